@@ -1,0 +1,130 @@
+"""The masked attention that mappers and fusion strategies share."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the real tokens of a context.
+
+    softmax(Q K^T / sqrt(d)) V per head (Vaswani et al. 2017, eq. 1), padding left out of the softmax. The key projection has no
+    bias: a key bias adds the same number to every score of a query, so the softmax cancels it.
+
+    Args:
+        dim: width of queries and output, a multiple of `num_heads`.
+        context_dim: width of the context; None means `dim`.
+        num_heads: at least 1.
+        dropout: probability in [0, 1) of dropping an attention weight while training.
+
+    Raises:
+        ValueError: when `dim` is not a multiple of `num_heads`.
+
+    Example:
+        >>> import torch
+        >>> attention = Attention(8, num_heads=2)
+        >>> attention(torch.zeros(1, 3, 8), torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)).shape
+        torch.Size([1, 3, 8])
+    """
+
+    def __init__(self, dim: int, context_dim: int | None = None, *, num_heads: int = 8, dropout: float = 0.0):
+        super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(
+                f"num_heads must be a divisor of the width {dim}, got {num_heads!r}. "
+                f"Choose one of {[h for h in range(1, min(dim, 64) + 1) if dim % h == 0]}."
+            )
+        context_dim = dim if context_dim is None else context_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(context_dim, dim, bias=False)
+        self.value = nn.Linear(context_dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(
+        self, queries: Float[Tensor, "B Q D"], context: Float[Tensor, "B K E"], mask: Bool[Tensor, "B K"]
+    ) -> Float[Tensor, "B Q D"]:
+        """The context as each query sees it.
+
+        Args:
+            queries: [B, Q, D].
+            context: [B, K, E].
+            mask: True where a context token is real; at least one per row.
+        """
+        q, k, v = (
+            rearrange(x, "b n (h d) -> b h n d", h=self.num_heads)
+            for x in (self.query(queries), self.key(context), self.value(context))
+        )
+        # Padding may hold NaN or infinity: a masked score keeps those out of the softmax, not out of 0 * v.
+        v = torch.where(rearrange(mask, "b k -> b 1 k 1"), v, v.new_zeros(()))
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with GELU between them: W2 gelu(W1 x + b1) + b2.
+
+    Args:
+        dim: width in and out.
+        hidden_dim: width between; None means 4 x dim.
+        dropout: probability in [0, 1) after each layer while training.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int | None = None, dropout: float = 0.0):
+        hidden_dim = 4 * dim if hidden_dim is None else hidden_dim
+        super().__init__(
+            nn.Linear(dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_dim, dim), nn.Dropout(dropout)
+        )
+
+
+class AttentionBlock(nn.Module):
+    """A pre-norm transformer block: x + attention(norm(x), context), then x + feed_forward(norm(x)).
+
+    With no context given the tokens attend to themselves.
+
+    Args:
+        dim: width of the tokens.
+        context_dim: width of the context; None builds a block of self-attention.
+        num_heads: a divisor of dim.
+        hidden_dim: width of the feed-forward layer; None means 4 x dim.
+        dropout: probability in [0, 1).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        num_heads: int = 8,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.norm_context = None if context_dim is None else nn.LayerNorm(context_dim)
+        self.attention = Attention(dim, context_dim, num_heads=num_heads, dropout=dropout)
+        self.norm_out = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, hidden_dim, dropout)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B Q D"],
+        mask: Bool[Tensor, "B K"],
+        context: Float[Tensor, "B K E"] | None = None,
+    ) -> Float[Tensor, "B Q D"]:
+        """The tokens after attending.
+
+        Args:
+            tokens: [B, Q, D].
+            mask: which tokens of the context (or of `tokens`, without one) are real; at least one per row.
+            context: [B, K, E], exactly where the block was built with a `context_dim`.
+        """
+        normed = self.norm(tokens)
+        seen = normed if self.norm_context is None or context is None else self.norm_context(context)
+        tokens = tokens + self.attention(normed, seen, mask)
+        return tokens + self.feed_forward(self.norm_out(tokens))

@@ -1,0 +1,596 @@
+"""ImageEncoder and TextEncoder: any backbone behind one contract, encoded whole or walked block by block."""
+
+import inspect
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import peft
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .backbones import (
+    OneBlock,
+    custom_backbone,
+    hf_image_family,
+    hf_text_family,
+    pool_by,
+    position_offset,
+    registered_name,
+    text_runner,
+    timm_family,
+    features_to_encoded,
+)
+from .configuration import closest
+from .loading import load_weights, raise_for_loading_info
+from .outputs import Encoded, Hidden
+from .timm_models import build_timm, timm_input_spec
+
+Weights = str | os.PathLike[str] | Mapping[str, Tensor]
+
+
+class Encoder(nn.Module, ABC):
+    """What image and text encoders share: a backbone behind a family's adapter, and what of it trains.
+
+    Attributes:
+        config: the JSON-able description from which the encoder is rebuilt.
+        dim: width D of tokens and pooled vector.
+        num_blocks: how many blocks the walk has (1 where the inside is unknown).
+        takes_tokens: whether tokens of another modality may join its sequence between two blocks.
+        num_prefix: how many tokens (class token, registers) stand before the patches.
+    """
+
+    def __init__(self, name: object, config: dict[str, Any], backbone: nn.Module):
+        super().__init__()
+        self.config = config
+        self.backbone = backbone
+        self.family = self._make_family()
+        self.dim: int = self.family.dim
+        self.num_blocks: int = self.family.num_blocks
+        self.takes_tokens: bool = self.family.takes_tokens
+        self.num_prefix: int = self.family.num_prefix
+        self._frozen: list[nn.Module] = []
+        # from_pretrained leaves buffers that are not saved uninitialised: this is what they were built as.
+        self._unsaved_buffers = {n: b.clone() for n, b in _unsaved_buffers(backbone) if not b.is_meta}
+
+    @abstractmethod
+    def _make_family(self) -> Any:
+        """The adapter for this backbone."""
+
+    @property
+    def block_dims(self) -> list[int]:
+        """The width of the state that enters each block; empty where the blocks cannot be entered."""
+        return self.family.block_dims()
+
+    @property
+    def num_frozen_blocks(self) -> int:
+        """How many blocks, from the first, are frozen together with everything before them."""
+        trainable = self.config.get("trainable", "all")
+        if self.config.get("lora") or trainable == "all":
+            return 0
+        return self.num_blocks if trainable == "frozen" else self.num_blocks - int(trainable)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of it trains."""
+        return self.config.get("trainable") == "frozen" and not self.config.get("lora")
+
+    def block(self, index: int, hidden: Hidden) -> Hidden:
+        """The state that leaves block `index`, from the one that enters it."""
+        return self.family.block(index, hidden)
+
+    def pool(self, hidden: Hidden) -> Encoded:
+        """The encoded input, from the state that leaves the last block."""
+        return self.family.pool(hidden)
+
+    def freeze(self, *, keep_last: int = 0) -> Self:
+        """This encoder with all but its last `keep_last` blocks frozen: no gradient, and pinned to eval.
+
+        Args:
+            keep_last: how many blocks at the end still train, with what comes after them; 0 freezes everything.
+
+        Raises:
+            ValueError: when there are not that many blocks.
+
+        Example:
+            >>> from mmfusion import ImageEncoder
+            >>> encoder = ImageEncoder("resnet18", pretrained=False).freeze(keep_last=1)
+            >>> encoder.num_frozen_blocks, encoder.num_blocks
+            (3, 4)
+        """
+        if not 0 <= keep_last <= self.num_blocks:
+            raise ValueError(f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 freezes all.")
+        self.config["trainable"] = keep_last or "frozen"
+        self.backbone.requires_grad_(False)
+        self._frozen = [self.backbone]
+        if keep_last:
+            blocks, tail = self.family.parts()
+            training = [module for block in blocks[self.num_blocks - keep_last :] for module in block] + tail
+            kept = {id(inner) for module in training for inner in module.modules()}
+            for module in training:
+                module.requires_grad_(True)
+            self._frozen = [m for m in self.backbone.modules() if id(m) not in kept and not _holds(m, kept)]
+        return self.train(self.training)
+
+    def unfreeze(self) -> Self:
+        """This encoder with every parameter training (those of LoRA's base excepted: see `add_lora`)."""
+        self.config["trainable"] = "all"
+        self._frozen = []
+        self.backbone.requires_grad_(True)
+        return self.train(self.training)
+
+    def add_lora(
+        self, *, r: int = 8, alpha: int = 16, dropout: float = 0.0, target_modules: list[str] | None = None
+    ) -> Self:
+        """This encoder with its weights frozen and low-rank adapters beside them: W x + (alpha / r) B A x.
+
+        Args:
+            r: rank of the adapters, at least 1.
+            alpha: their scale is alpha / r.
+            dropout: probability in [0, 1) on the adapters' input.
+            target_modules: names of the modules that get one; None means every linear layer, or every ungrouped convolution of a
+                backbone that has none.
+
+        Raises:
+            ValueError: when the encoder has adapters already.
+
+        Source: Hu et al. 2021, LoRA (arXiv 2106.09685), eq. 3; done by peft.
+        """
+        if self.config.get("lora"):
+            raise ValueError("add_lora must be called once, got a second call. Build the encoder anew for other adapters.")
+        targets = _lora_targets(self.backbone) if target_modules is None else target_modules
+        lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
+        peft.inject_adapter_in_model(lora, self.backbone)
+        self.config["lora"] = {"r": r, "alpha": alpha, "dropout": dropout, "target_modules": target_modules}
+        self.config["trainable"] = "frozen"
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+        self._frozen = [self.backbone]
+        return self.train(self.training)
+
+    def apply_training_config(self) -> Self:
+        """This encoder, frozen or with adapters as its config says."""
+        trainable, lora = self.config.get("trainable", "all"), self.config.get("lora")
+        if lora:
+            del self.config["lora"]
+            return self.add_lora(**lora)
+        if trainable == "all":
+            return self
+        return self.freeze(keep_last=0 if trainable == "frozen" else int(trainable))
+
+    def restore_gradient_flags(self) -> None:
+        """Set requires_grad as the config says, after a loader that replaced the parameters."""
+        if self.config.get("lora"):
+            for name, parameter in self.backbone.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+        elif self.config.get("trainable", "all") != "all":
+            self.freeze(keep_last=0 if self.is_frozen else int(self.config["trainable"]))
+
+    def restore_unsaved_buffers(self) -> None:
+        """Put the buffers that are not saved back to what they were built as."""
+        for name, value in self._unsaved_buffers.items():
+            owner, _, leaf = name.rpartition(".")
+            buffers = self.backbone.get_submodule(owner)._buffers
+            held = buffers[leaf]
+            assert held is not None
+            buffers[leaf] = value.to(device=held.device, dtype=held.dtype, copy=True)
+
+    def train(self, mode: bool = True) -> Self:
+        """This encoder in training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self._frozen:
+            # A frozen whole is pinned with all it holds, a frozen part of a trainable whole by itself.
+            (module.eval if module is self.backbone else lambda m=module: setattr(m, "training", False))()
+        if self.config.get("lora"):
+            for name, module in self.backbone.named_modules():
+                if "lora_dropout" in name:
+                    module.train(mode)
+        return self
+
+
+class ImageEncoder(Encoder):
+    """Any image backbone: pixels in, `Encoded` out.
+
+    Args:
+        name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a folder, or another name with a slash),
+            a transformers config object (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of a
+            registered class.
+        source: "timm", "transformers" or "custom"; None tells from the name.
+        pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
+        weights: a safetensors file, a state dict that torch reads with weights_only=True, or a mapping of tensors. Missing or mis-shaped
+            keys are an error that lists them; a head that is left over is dropped and listed in the log.
+        **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm; config fields for transformers).
+
+    Attributes:
+        input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in [0, 1], `interpolation`.
+
+    Raises:
+        ValueError: for a name that nobody knows (the closest one is named), an option the backbone does not take, or weights that do
+            not fit.
+
+    Shape:
+        pixel_values [B, C, H, W] -> tokens [B, N, D], mask [B, N], pooled [B, D].
+
+    Example:
+        >>> import torch
+        >>> encoder = ImageEncoder("resnet18", pretrained=False)
+        >>> encoder.dim, encoder.num_blocks
+        (512, 4)
+        >>> encoder(torch.zeros(2, 3, 64, 64)).tokens.shape
+        torch.Size([2, 4, 512])
+    """
+
+    def __init__(
+        self,
+        name: str | PreTrainedConfig | nn.Module,
+        *,
+        source: str | None = None,
+        pretrained: bool | None = None,
+        weights: Weights | None = None,
+        **backbone_options: Any,
+    ):
+        source = _source(name, source, kind="image")
+        load = _pretrained(name, pretrained, weights)
+        config: dict[str, Any] = {"source": source, "name": _label(name)}
+        if source == "timm":
+            backbone, described = build_timm(str(name), load, backbone_options)
+            config |= described
+            config["input_spec"] = timm_input_spec(backbone)
+        elif source == "transformers":
+            backbone = _build_hf(name, load, backbone_options, tower="vision_config")
+            config["backbone"] = _config_dict(backbone.config)
+            config["input_spec"] = _hf_input_spec(backbone.config, str(name) if load else None)
+        else:
+            backbone, options = _build_custom(name, backbone_options)
+            config |= {"options": options, "input_spec": dict(getattr(backbone, "input_spec", None) or _default_spec())}
+        if weights is not None:
+            load_weights(backbone, weights)
+        super().__init__(name, config, backbone)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, attn_implementation: str | None = None) -> Self:
+        """An encoder with random weights, rebuilt from the `config` of another, without network."""
+        return _from_config(cls, config, attn_implementation)
+
+    @property
+    def input_spec(self) -> dict[str, Any]:
+        """What the backbone expects: `size` [H, W], `channels`, `mean`, `std`, `interpolation`."""
+        return dict(self.config["input_spec"])
+
+    @property
+    def gradient_checkpointing(self) -> bool:
+        """Whether activations are recomputed in the backward pass; transformers sets it, timm models are told."""
+        return bool(getattr(self.backbone, "grad_checkpointing", getattr(self.backbone, "gradient_checkpointing", False)))
+
+    @gradient_checkpointing.setter
+    def gradient_checkpointing(self, enable: bool) -> None:
+        if hasattr(self.backbone, "set_grad_checkpointing"):
+            self.backbone.set_grad_checkpointing(enable)
+
+    def _make_family(self) -> Any:
+        if self.config["source"] == "timm":
+            return timm_family(self.backbone)
+        if self.config["source"] == "transformers":
+            return hf_image_family(self.backbone)
+        dim = _declared_dim(self.backbone)
+
+        def run(pixels: Tensor) -> Encoded:
+            features = self.backbone(pixels)
+            return features if isinstance(features, Encoded) else features_to_encoded(features, dim)
+
+        return OneBlock(self.backbone, dim, run)
+
+    def forward(self, pixel_values: Float[Tensor, "B C H W"]) -> Encoded:
+        """The encoded images, by the backbone's own forward.
+
+        Args:
+            pixel_values: normalised pixels [B, C, H, W].
+        """
+        return self.family.forward(pixel_values)
+
+    def embed(self, pixel_values: Float[Tensor, "B C H W"]) -> Hidden:
+        """The state that enters block 0."""
+        return self.family.embed(pixel_values)
+
+
+class TextEncoder(Encoder):
+    """Any text backbone: token ids in, `Encoded` out, whatever the side and length of the padding.
+
+    Texts enter the backbone with their real tokens first and without the columns in which no text of the batch has a token; positions
+    count real tokens. `tokens` come back in that order.
+
+    Args:
+        name: a transformers checkpoint (a hub name or a folder), a transformers config object (random weights, no network), a name given
+            to `register_backbone`, or an `nn.Module` of a registered class.
+        source: "transformers" or "custom"; None tells from the name.
+        pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
+        weights: as for `ImageEncoder`.
+        pooling: "mean" over the real tokens, or "cls", the first real token.
+        padding: "auto" or "padded"; both compute padded batches, cut to their longest text.
+        **backbone_options: fields of the transformers config, or options of the registered class.
+
+    Attributes:
+        max_length: the most tokens a text may have, or None where the backbone sets no limit.
+
+    Raises:
+        ValueError: as for `ImageEncoder`, and for a text longer than `max_length`.
+
+    Shape:
+        input_ids, attention_mask [B, L] -> tokens [B, L', D], mask [B, L'], pooled [B, D], L' the longest text of the batch.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> small = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+        >>> encoder = TextEncoder(small).eval()
+        >>> left = encoder(torch.tensor([[0, 0, 5, 6]]), torch.tensor([[0, 0, 1, 1]]))
+        >>> right = encoder(torch.tensor([[5, 6, 7]]), torch.tensor([[1, 1, 0]]))
+        >>> torch.equal(left.pooled, right.pooled)
+        True
+    """
+
+    def __init__(
+        self,
+        name: str | PreTrainedConfig | nn.Module,
+        *,
+        source: str | None = None,
+        pretrained: bool | None = None,
+        weights: Weights | None = None,
+        pooling: str = "mean",
+        padding: str = "auto",
+        **backbone_options: Any,
+    ):
+        source = _source(name, source, kind="text")
+        load = _pretrained(name, pretrained, weights)
+        pool_by(pooling)
+        config: dict[str, Any] = {"source": source, "name": _label(name), "pooling": pooling}
+        if source == "transformers":
+            backbone = _build_hf(name, load, backbone_options, tower="text_config")
+            config["backbone"] = _config_dict(backbone.config)
+        else:
+            backbone, config["options"] = _build_custom(name, backbone_options)
+        if weights is not None:
+            load_weights(backbone, weights)
+        super().__init__(name, config, backbone)
+        self.padding = padding
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], *, attn_implementation: str | None = None) -> Self:
+        """An encoder with random weights, rebuilt from the `config` of another, without network."""
+        return _from_config(cls, config, attn_implementation)
+
+    @property
+    def padding(self) -> str:
+        """How padding is computed: "auto" or "padded"."""
+        return str(self.config["padding"])
+
+    @padding.setter
+    def padding(self, value: str) -> None:
+        allowed = ["auto", "padded"]
+        if value not in allowed:
+            raise ValueError(f"padding must be 'auto' or 'padded', got {value!r}. {closest(value, allowed)}")
+        self.config["padding"] = value
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens a text may have, or None where the backbone sets no limit."""
+        limit = getattr(getattr(self.backbone, "config", None), "max_position_embeddings", None)
+        return None if limit is None else int(limit) - position_offset(self.backbone)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """How many token ids the backbone knows, or None where it does not say."""
+        size = getattr(getattr(self.backbone, "config", None), "vocab_size", None)
+        return None if size is None else int(size)
+
+    def _make_family(self) -> Any:
+        pool_tokens = pool_by(self.config["pooling"])
+        if self.config["source"] == "transformers":
+            return hf_text_family(self.backbone, pool_tokens)
+        return OneBlock(self.backbone, _declared_dim(self.backbone), text_runner(self.backbone, pool_tokens))
+
+    def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None) -> Encoded:
+        """The encoded texts, by the backbone's own forward.
+
+        Args:
+            input_ids: token ids [B, L].
+            attention_mask: 1 or True where a token is real [B, L], at least one per row; None means all are.
+        """
+        return self.family.forward(*self.real_tokens_first(input_ids, attention_mask))
+
+    def embed(self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None) -> Hidden:
+        """The state that enters block 0, real tokens first."""
+        return self.family.embed(*self.real_tokens_first(input_ids, attention_mask))
+
+    def real_tokens_first(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids and mask with the real tokens of each text first, in their order, and the padding neutral.
+
+        Args:
+            input_ids: [B, L].
+            attention_mask: [B, L], or None for all real.
+
+        Raises:
+            ValueError: when a text is longer than the backbone's positions, or a token id is outside its vocabulary.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        mask = attention_mask.bool()
+        order = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)
+        input_ids, mask = input_ids.gather(1, order), mask.gather(1, order)
+        padding = getattr(getattr(self.backbone, "config", None), "pad_token_id", None)
+        input_ids = torch.where(mask, input_ids, 0 if padding is None else padding)
+        if torch.compiler.is_compiling():
+            return input_ids, mask
+        longest = int(mask.sum(1).max()) if len(mask) else 0
+        if self.max_length is not None and longest > self.max_length:
+            raise ValueError(
+                f"input_ids must be at most {self.max_length} tokens per text, got {longest}. "
+                "Truncate in the processor, which knows the limit."
+            )
+        if self.vocab_size is not None and input_ids.numel() and int(input_ids.max()) >= self.vocab_size:
+            raise ValueError(
+                f"input_ids must be below the vocabulary's size {self.vocab_size}, got {int(input_ids.max())}. "
+                "Is this the tokenizer of this text encoder?"
+            )
+        return input_ids[:, :longest], mask[:, :longest]
+
+
+def _from_config(cls: Any, config: Mapping[str, Any], attn_implementation: str | None) -> Any:
+    """An encoder of class `cls` rebuilt from its config; a config that is only a name builds random weights under that name."""
+    config = dict(config)
+    allowed = {"source", "name", "architecture", "options", "backbone", "input_spec", "pooling", "padding", "trainable", "lora"}
+    for key in config:
+        if key not in allowed:
+            raise ValueError(f"an encoder's config has no option {key!r}. {closest(key, sorted(allowed))}")
+    source = config.get("source")
+    options = dict(config.get("options") or {})
+    if config.get("backbone") is not None:
+        backbone_config = dict(config["backbone"])
+        name: Any = AutoConfig.for_model(backbone_config.pop("model_type"), **backbone_config)
+        if attn_implementation is not None:
+            name._attn_implementation = attn_implementation
+    else:
+        name = config.get("architecture") or config["name"]
+    extra = {key: config[key] for key in ("pooling", "padding") if key in config and cls is TextEncoder}
+    # Built on a real device even where from_pretrained asks for meta: buffers that are not saved must get their values.
+    real = torch.device("cpu") if source in ("timm", "custom", None) else torch.get_default_device()
+    with real:
+        encoder = cls(name, source=source, pretrained=False, **extra, **options)
+    encoder.config |= {key: value for key, value in config.items() if key not in ("lora",)}
+    if config.get("lora"):
+        encoder.config["lora"] = dict(config["lora"])
+    return encoder.apply_training_config()
+
+
+def _source(name: object, source: str | None, *, kind: str) -> str:
+    allowed = ["timm", "transformers", "custom"] if kind == "image" else ["transformers", "custom"]
+    if source is not None:
+        if source not in allowed:
+            raise ValueError(f"source must be one of {allowed}, got {source!r}. {closest(source, allowed)}")
+        return source
+    if isinstance(name, nn.Module):
+        return "custom"
+    if isinstance(name, PreTrainedConfig):
+        return "transformers"
+    if not isinstance(name, str) or not name:
+        raise TypeError(
+            f"name must be a model name, a transformers config or an nn.Module, got {name!r}. "
+            f"For example {'resnet18' if kind == 'image' else 'google-bert/bert-base-uncased'!r}."
+        )
+    from .backbones import _CUSTOM
+
+    if name in _CUSTOM:
+        return "custom"
+    timm_name = name.startswith(("timm/", "hf-hub:", "local-dir:")) or ("/" not in name and not Path(name).is_dir())
+    return "timm" if kind == "image" and timm_name else "transformers"
+
+
+def _pretrained(name: object, pretrained: bool | None, weights: Weights | None) -> bool:
+    if pretrained and weights is not None:
+        raise ValueError("pretrained must be False or None when weights are given, got True. Give one of the two.")
+    if pretrained and not isinstance(name, str):
+        raise ValueError(f"pretrained must be False or None for {type(name).__name__}, got True. Give a name, or weights.")
+    return isinstance(name, str) and weights is None if pretrained is None else pretrained
+
+
+def _label(name: object) -> str:
+    if isinstance(name, str):
+        return name
+    return str(getattr(name, "model_type", "")) or type(name).__name__
+
+
+def _build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> PreTrainedModel:
+    """A transformers backbone without the pooler that is not used; of a dual encoder, the tower asked for."""
+    try:
+        config = name if isinstance(name, PreTrainedConfig) else AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"name must be a transformers checkpoint (a hub name or a folder), got {name!r}, which could not be read: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    config = getattr(config, tower, config)
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model.")
+    known = config.to_dict()
+    for key, value in options.items():
+        if key not in known:
+            raise ValueError(f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(known))}")
+        setattr(config, key, value)
+    model_class = AutoModel._model_mapping[type(config)]
+    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
+    if not load:
+        return model_class._from_config(config, **pooler) if isinstance(name, PreTrainedConfig) or options else model_class(config, **pooler)
+    model, info = model_class.from_pretrained(name, config=config, output_loading_info=True, **pooler)
+    raise_for_loading_info(info, what=f"checkpoint {name!r}", known_heads=True)
+    return model
+
+
+def _config_dict(config: PreTrainedConfig) -> dict[str, Any]:
+    """A backbone's config as JSON: what differs from the defaults, and the model type."""
+    known: dict[str, Any] = config.to_diff_dict()
+    return {"model_type": config.model_type} | {
+        key: value for key, value in known.items() if key not in ("transformers_version", "architectures", "dtype")
+    }
+
+
+def _hf_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str, Any]:
+    size = getattr(config, "image_size", 224)
+    spec = _default_spec() | {
+        "size": list(size) if isinstance(size, (list, tuple)) else [size, size],
+        "channels": getattr(config, "num_channels", 3),
+        "mean": [0.5] * getattr(config, "num_channels", 3),
+        "std": [0.5] * getattr(config, "num_channels", 3),
+        "interpolation": "bilinear",
+    }
+    if checkpoint is not None:
+        from transformers import AutoImageProcessor
+
+        processor = AutoImageProcessor.from_pretrained(checkpoint)
+        spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+        size = dict(getattr(processor, "crop_size", None) or processor.size)
+        if {"height", "width"} <= size.keys():
+            spec["size"] = [size["height"], size["width"]]
+        names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
+        spec["interpolation"] = names.get(int(processor.resample), "bilinear")
+    return spec
+
+
+def _default_spec() -> dict[str, Any]:
+    """What is assumed of a backbone that declares nothing: 224 pixels, ImageNet's mean and deviation."""
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    return {"size": [224, 224], "channels": 3, "mean": mean, "std": std, "interpolation": "bilinear"}
+
+
+def _build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    if isinstance(name, nn.Module):
+        if options:
+            raise ValueError(f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out.")
+        registered_name(name)
+        return name, dict(name.get_config()) if hasattr(name, "get_config") else {}
+    return custom_backbone(str(name), **options), options
+
+
+def _declared_dim(module: nn.Module) -> int:
+    dim = getattr(module, "dim", getattr(module, "num_features", None))
+    if not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"{type(module).__name__}.dim must be its output's width, got {dim!r}. Set self.dim in its constructor.")
+    return dim
+
+
+def _unsaved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    saved = set(module.state_dict())
+    return [(name, buffer) for name, buffer in module.named_buffers() if name not in saved]
+
+
+def _holds(module: nn.Module, ids: set[int]) -> bool:
+    return any(id(inner) in ids for inner in module.modules())
+
+
+def _lora_targets(module: nn.Module) -> list[str]:
+    linear = [name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)]
+    convolutions = [n for n, inner in module.named_modules() if isinstance(inner, nn.Conv2d) and inner.groups == 1]
+    return linear or convolutions
