@@ -200,6 +200,19 @@ class FusionClassifier(PreTrainedModel):
                 tower.restore_unsaved_buffers()
         return (model, info) if wants_info else model
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write config and weights (safetensors) into a folder, under the names the parameters have here.
+
+        Args:
+            save_directory: the folder; made if it does not exist.
+            *args: as transformers takes them.
+            **kwargs: as transformers takes them.
+        """
+        # transformers would write a tower under the names of older checkpoints, which the Trainer, loading its best checkpoint
+        # or resuming, does not translate back: it would go on with other weights and log a warning.
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities it has a tower for: "image", "text" or both."""

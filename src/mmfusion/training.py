@@ -1,0 +1,348 @@
+"""Fit and evaluate on the Hugging Face Trainer: engine, progress bar, distribution and resume are its; what is here is what it lacks.
+
+That is: a choice of the last *complete* checkpoint after a crash, caching of frozen towers, and evaluation with intervals.
+"""
+
+import difflib
+import inspect
+import json
+import os
+import tempfile
+import time
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import datasets
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from .cache import cache_features
+from .data import Augment, Augmented, FusionCollator
+from .intervals import Interval, evaluate_predictions
+from .metrics import accuracy, auroc
+from .modeling import FusionClassifier
+from .processing import FusionProcessor
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training came to.
+
+    Attributes:
+        history: what the Trainer logged, one dict per entry (loss, eval_loss, eval_accuracy, learning_rate, epoch ...).
+        best_metric: the best validation value of `metric_for_best_model`, or None without validation.
+        epochs: how many epochs were trained (early stopping counted in).
+        seconds_per_epoch: the mean time of an epoch's training steps, validation left out, of this run alone.
+        trained_parameters: how many parameters train.
+        folder: where the model and the processor were saved.
+    """
+
+    history: list[dict[str, float]]
+    best_metric: float | None
+    epochs: float
+    seconds_per_epoch: float
+    trained_parameters: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model came to on a dataset.
+
+    Attributes:
+        metrics: name -> Interval(estimate, low, high): accuracy, balanced_accuracy, auroc, cross_entropy, ece.
+        logits: [B, C] float32.
+        labels: [B] or [B, C].
+        groups: the group (patient) of each sample, over which the intervals were resampled; None where each is its own.
+    """
+
+    metrics: dict[str, Interval]
+    logits: np.ndarray[Any, Any] = field(repr=False)
+    labels: np.ndarray[Any, Any] = field(repr=False)
+    groups: list[str] | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics as JSON."""
+        return {name: asdict(interval) for name, interval in self.metrics.items()}
+
+
+def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> TrainingArguments:
+    """transformers' `TrainingArguments`, with defaults that suit this library.
+
+    Validation and a checkpoint after every epoch, the best one kept by validation loss, two checkpoints on disk, no reports to
+    other services, and what bit-exact resumption needs.
+
+    Args:
+        output_dir: where checkpoints and the model go.
+        **options: any option of `TrainingArguments` (`num_train_epochs`, `per_device_train_batch_size`, `learning_rate`, `bf16`, `seed` ...).
+
+    Raises:
+        ValueError: for an option that `TrainingArguments` does not have (the closest one is named).
+
+    Example:
+        >>> training_arguments("out", num_train_epochs=3).metric_for_best_model
+        'loss'
+        >>> training_arguments("out", num_epochs=3)
+        Traceback (most recent call last):
+            ...
+        ValueError: TrainingArguments has no option 'num_epochs'. Did you mean 'num_train_epochs'?
+    """
+    known = list(inspect.signature(TrainingArguments.__init__).parameters)
+    for name in options:
+        if name not in known:
+            match = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(f"TrainingArguments has no option {name!r}.{f' Did you mean {match[0]!r}?' if match else ''}")
+    defaults: dict[str, Any] = {
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "save_total_limit": 2,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "greater_is_better": None,
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 64,
+        "report_to": "none",
+        # A batch whose images are all missing on one process uses no image tower there.
+        "ddp_find_unused_parameters": True,
+        # The columns are pictures and texts; the collator makes the model's inputs of them.
+        "remove_unused_columns": False,
+        "restore_callback_states_from_checkpoint": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
+    }
+    merged = defaults | options
+    if "metric_for_best_model" in options and "greater_is_better" not in options:
+        merged["greater_is_better"] = not str(options["metric_for_best_model"]).endswith("loss")
+    return TrainingArguments(output_dir=os.fspath(output_dir), **merged)
+
+
+def fit(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    train: datasets.Dataset,
+    validation: datasets.Dataset | None = None,
+    *,
+    arguments: TrainingArguments,
+    augment: Augment | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    patience: int | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+) -> FitResult:
+    """Train the model in place, and save it with its processor in `arguments.output_dir`.
+
+    A run that was stopped, however rudely, goes on from its last complete checkpoint when it is called again with the same
+    arguments, and ends at the same weights as one that was not stopped. The model ends with the weights of the best checkpoint.
+
+    Args:
+        model: the classifier, with freshly drawn or pretrained weights.
+        processor: its processor.
+        train: rows with `image`, `text`, `label`, as `load_manifest` reads them.
+        validation: rows to choose the best epoch on; None trains to the end and keeps the last weights.
+        arguments: from `training_arguments`, or a `TrainingArguments` of your own.
+        augment: `augment(picture, rng)` returns another picture; seeded by (seed, epoch, index).
+        cache: a folder for what frozen towers compute; see `cache_features`.
+        patience: stop when the metric has not got better for so many validations; None never stops early.
+        callbacks: more of the Trainer's callbacks.
+
+    Raises:
+        ValueError: when `augment` and `cache` are both given, or `patience` is without validation.
+    """
+    if augment is not None and cache is not None:
+        raise ValueError(
+            "augment must be None with a cache, got both: a cached picture cannot be another one in every epoch. Leave one out."
+        )
+    if patience is not None and validation is None:
+        raise ValueError(f"patience must be None without validation data, got {patience!r}. Pass validation=.")
+    if validation is None:
+        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False  # type: ignore[assignment]
+    rows: Any = Augmented(train, seed=arguments.seed) if augment is not None else train
+    held_out: Any = validation
+    collate: Any = FusionCollator(processor, augment=augment)
+    if cache is not None:
+        # One process encodes, the others find it done.
+        with arguments.main_process_first(desc="cache"):
+            _move(model, arguments)
+            rows, collate = cache_features(model, processor, train, cache)
+            held_out = None if validation is None else cache_features(model, processor, validation, cache)[0]
+    clock = _Clock()
+    stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=held_out,
+        data_collator=collate,
+        compute_metrics=_validation_metrics,
+        callbacks=[*stopping, clock, *(callbacks or [])],
+    )
+    checkpoint = last_complete_checkpoint(arguments.output_dir)
+    if checkpoint is not None:
+        logger.warning(f"Going on from {checkpoint}.")
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(arguments.output_dir)
+        processor.save_pretrained(arguments.output_dir)
+    trainer.accelerator.wait_for_everyone()
+    return FitResult(
+        history=trainer.state.log_history,
+        best_metric=trainer.state.best_metric,
+        epochs=float(trainer.state.epoch or 0),
+        seconds_per_epoch=clock.seconds_per_epoch,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        folder=str(arguments.output_dir),
+    )
+
+
+def predict(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    dataset: datasets.Dataset,
+    *,
+    arguments: TrainingArguments | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> np.ndarray[Any, Any]:
+    """The logits [B, C] of every row, in order; on several processes each gets them all.
+
+    Args:
+        model: the classifier.
+        processor: its processor.
+        dataset: rows with `image` and `text`; a `label` column is not looked at.
+        arguments: batch size, workers and device; None means the defaults of `training_arguments`.
+        cache: a folder for what frozen towers compute.
+    """
+    unlabelled = dataset.remove_columns([name for name in ("label",) if name in dataset.column_names])
+    if arguments is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return predict(model, processor, dataset, arguments=training_arguments(folder), cache=cache)
+    rows: Any = unlabelled
+    collate: Any = FusionCollator(processor)
+    if cache is not None:
+        with arguments.main_process_first(desc="cache"):
+            _move(model, arguments)
+            rows, collate = cache_features(model, processor, unlabelled, cache)
+    # The Trainer asks for validation data wherever its arguments plan a validation, also when it is to predict alone.
+    trainer = Trainer(model=model, args=arguments, data_collator=collate, eval_dataset=rows)
+    logits = trainer.predict(rows).predictions
+    return np.asarray(logits, dtype=np.float32)
+
+
+def evaluate(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    dataset: datasets.Dataset,
+    *,
+    arguments: TrainingArguments | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    group: str | None = "group",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """Metrics with 95 % bootstrap intervals, resampled by patient where the dataset has a group column.
+
+    Args:
+        model: the classifier.
+        processor: its processor.
+        dataset: rows with `image`, `text` and `label`.
+        arguments: as for `predict`.
+        cache: as for `predict`.
+        group: the column that holds the patient; a dataset without it resamples single rows. None: the same.
+        resamples: bootstrap resamples, at least 1.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: when the dataset has no labels.
+    """
+    if "label" not in dataset.column_names:
+        raise ValueError(f"dataset must have a column 'label', got {dataset.column_names}. Use predict for unlabelled data.")
+    logits = predict(model, processor, dataset, arguments=arguments, cache=cache)
+    labels = np.asarray(dataset["label"])
+    groups = [str(g) for g in dataset[group]] if group is not None and group in dataset.column_names else None
+    metrics = evaluate_predictions(
+        logits, labels, groups=groups, problem_type=model.config.problem_type, resamples=resamples, seed=seed
+    )
+    return Evaluation(metrics, logits, labels, groups)
+
+
+def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The newest checkpoint in `folder` that was written to its end, or None.
+
+    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it or ends in the middle of it; one
+    killed while being deleted lacks another file. Either is passed over, and the log says so.
+
+    Args:
+        folder: the Trainer's output_dir; it need not exist.
+    """
+    steps = {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in Path(folder).glob("checkpoint-*")
+        if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()
+    }
+    for _, path in sorted(steps.items(), reverse=True):
+        fault = _fault_of(path)
+        if fault is None:
+            return str(path)
+        logger.warning(f"Passing over {path}, which is incomplete: {fault}.")
+    return None
+
+
+def _fault_of(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        random_states = sorted(checkpoint.glob("rng_state*.pth"))
+        if not random_states:
+            return "no rng_state"
+        for path in (checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *random_states):
+            with zipfile.ZipFile(path) as archive:
+                archive.namelist()
+        weights = sorted(checkpoint.glob("model*.safetensors"))
+        if not weights:
+            return "no model.safetensors"
+        for path in weights:
+            with safe_open(path, framework="pt") as tensors:
+                tensors.keys()
+        return None if state.get("global_step") == int(checkpoint.name.removeprefix("checkpoint-")) else "another step's state"
+    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@final
+class _Clock(TrainerCallback):
+    """Times the epochs without their validation and checkpoints."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._seconds: list[float] = []
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        """The mean, or NaN where no epoch was trained."""
+        return float(np.mean(self._seconds)) if self._seconds else float("nan")
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        """Stop it, before validation begins."""
+        self._seconds.append(time.perf_counter() - self._started)
+
+
+def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy and AUROC of a validation pass; AUROC is left out where one class alone occurs."""
+    logits, labels = np.asarray(prediction.predictions, dtype=np.float32), np.asarray(prediction.label_ids)
+    area = auroc(logits, labels)
+    return {"accuracy": accuracy(logits, labels)} | ({} if np.isnan(area) else {"auroc": area})
+
+
+def _move(model: FusionClassifier, arguments: TrainingArguments) -> None:
+    if model.device != arguments.device:
+        model.to(arguments.device)
