@@ -181,7 +181,7 @@ def fit(
         eval_dataset=held_out,
         data_collator=collate,
         compute_metrics=_validation_metrics,
-        callbacks=[*stopping, clock, *(callbacks or [])],
+        callbacks=[*stopping, clock, *([_Epochs(rows)] if augment is not None else []), *(callbacks or [])],
     )
     checkpoint = last_complete_checkpoint(arguments.output_dir)
     if checkpoint is not None:
@@ -334,6 +334,21 @@ class _Clock(TrainerCallback):
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         """Stop it, before validation begins."""
         self._seconds.append(time.perf_counter() - self._started)
+
+
+@final
+class _Epochs(TrainerCallback):
+    """Tells the augmented rows the epoch.
+
+    Accelerate does so too, but not in an epoch that is resumed in its middle, whose batch sampler it wraps.
+    """
+
+    def __init__(self, rows: Augmented) -> None:
+        self._rows = rows
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Tell the epoch that begins, or goes on."""
+        self._rows.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:

@@ -1,0 +1,113 @@
+"""Train, get killed with SIGKILL at random moments (some of them while a checkpoint is being written), resume, compare.
+
+Usage: python kill_and_resume.py FOLDER KILLS. Prints one JSON line.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)  # before anything forks: threads do not survive a fork
+
+sys.path.insert(0, str(Path(__file__).parent))
+from safetensors.torch import load_file
+from small_training import brighten, compose, rows_in
+
+from mmfusion.training import fit, last_complete_checkpoint, training_arguments
+
+
+def train(folder: Path, data: Path) -> None:
+    """One attempt at the whole training."""
+    rows = rows_in(data)
+    model, processor = compose(rows, dropout=0.1, modality_dropout=0.3, auxiliary_loss_weight=0.1)
+    arguments = training_arguments(
+        folder,
+        num_train_epochs=6,
+        per_device_train_batch_size=6,
+        learning_rate=1e-3,
+        save_strategy="steps",
+        eval_strategy="steps",
+        save_steps=2,
+        eval_steps=2,
+        gradient_accumulation_steps=1,
+        disable_tqdm=True,
+        logging_strategy="no",
+    )
+    fit(model, processor, rows, rows.select(range(12)), arguments=arguments, augment=brighten, patience=50)
+
+
+def attempt(folder: Path, data: Path) -> int:
+    """The process id of a child that trains."""
+    child = os.fork()
+    if child:
+        return child
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    try:
+        train(folder, data)
+        os._exit(0)
+    except BaseException:
+        import traceback
+
+        (folder / "fault.txt").write_text(traceback.format_exc())
+        os._exit(1)
+
+
+def wait_for_a_half_written_checkpoint(folder: Path, child: int, done: set[Path]) -> bool:
+    """Return once a new checkpoint's folder exists that is not finished; False where the child ended before."""
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        for path in set(folder.glob("checkpoint-*")) - done:
+            if not (path / "trainer_state.json").exists():
+                time.sleep(random.uniform(0, 0.01))
+                return True
+        time.sleep(0.0005)
+    return False
+
+
+def main() -> None:
+    """Run the comparison."""
+    base, kills = Path(sys.argv[1]), int(sys.argv[2])
+    data = base / "data"
+    rows_in(data)
+    random.seed(1)
+    straight, broken = base / "straight", base / "broken"
+    for folder in (straight, broken):
+        folder.mkdir()
+    started = time.perf_counter()
+    _, status = os.waitpid(attempt(straight, data), 0)
+    if status:
+        raise SystemExit((straight / "fault.txt").read_text())
+    whole = time.perf_counter() - started
+    half_written, killed = 0, 0
+    while killed < kills:
+        child = attempt(broken, data)
+        if killed % 2:
+            alive = wait_for_a_half_written_checkpoint(broken, child, set(broken.glob("checkpoint-*")))
+        else:
+            time.sleep(random.uniform(0.02, 0.5) * whole)
+            alive = os.waitpid(child, os.WNOHANG) == (0, 0)
+        if not alive:
+            break
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        killed += 1
+        newest = max(broken.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), default=None)
+        if newest is not None and str(newest) != last_complete_checkpoint(broken):
+            half_written += 1
+    _, status = os.waitpid(attempt(broken, data), 0)
+    if status:
+        raise SystemExit((broken / "fault.txt").read_text())
+    first, second = (load_file(folder / "model.safetensors") for folder in (straight, broken))
+    different = [key for key in first if not torch.equal(first[key], second[key])]
+    print(json.dumps({"killed": killed, "half_written": half_written, "tensors": len(first), "different": different}))
+
+
+if __name__ == "__main__":
+    main()
