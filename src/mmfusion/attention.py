@@ -16,11 +16,12 @@ class Attention(nn.Module):
     Args:
         dim: width of queries and output, a multiple of `num_heads`.
         context_dim: width of the context; None means `dim`.
-        num_heads: at least 1.
+        num_heads: a divisor of the width in which queries and keys meet.
+        inner_dim: that width; None means `dim`. A smaller one makes attention between wide embeddings cheap.
         dropout: probability in [0, 1) of dropping an attention weight while training.
 
     Raises:
-        ValueError: when `dim` is not a multiple of `num_heads`.
+        ValueError: when that width is not a multiple of `num_heads`.
 
     Example:
         >>> import torch
@@ -29,20 +30,29 @@ class Attention(nn.Module):
         torch.Size([1, 3, 8])
     """
 
-    def __init__(self, dim: int, context_dim: int | None = None, *, num_heads: int = 8, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        num_heads: int = 8,
+        inner_dim: int | None = None,
+        dropout: float = 0.0,
+    ):
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
+        inner_dim = dim if inner_dim is None else inner_dim
+        if num_heads < 1 or inner_dim < 1 or inner_dim % num_heads:
             raise ValueError(
-                f"num_heads must be a divisor of the width {dim}, got {num_heads!r}. "
-                f"Choose one of {[h for h in range(1, min(dim, 64) + 1) if dim % h == 0]}."
+                f"num_heads must be a divisor of the width {inner_dim}, got {num_heads!r}. "
+                f"Choose one of {[h for h in range(1, min(inner_dim, 64) + 1) if inner_dim % h == 0]}."
             )
         context_dim = dim if context_dim is None else context_dim
         self.num_heads = num_heads
         self.dropout = dropout
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(context_dim, dim, bias=False)
-        self.value = nn.Linear(context_dim, dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = nn.Linear(dim, inner_dim)
+        self.key = nn.Linear(context_dim, inner_dim, bias=False)
+        self.value = nn.Linear(context_dim, inner_dim)
+        self.out = nn.Linear(inner_dim, dim)
 
     def forward(
         self, queries: Float[Tensor, "B Q D"], context: Float[Tensor, "B K E"], mask: Bool[Tensor, "B K"]
@@ -54,12 +64,12 @@ class Attention(nn.Module):
             context: [B, K, E].
             mask: True where a context token is real; at least one per row.
         """
+        # Padding may hold NaN or infinity, which neither a masked score (NaN - inf) nor a weight of zero (0 * NaN) keeps out.
+        context = torch.where(mask.unsqueeze(-1), context, context.new_zeros(()))
         q, k, v = (
             rearrange(x, "b n (h d) -> b h n d", h=self.num_heads)
             for x in (self.query(queries), self.key(context), self.value(context))
         )
-        # Padding may hold NaN or infinity: a masked score keeps those out of the softmax, not out of 0 * v.
-        v = torch.where(rearrange(mask, "b k -> b 1 k 1"), v, v.new_zeros(()))
         attended = F.scaled_dot_product_attention(
             q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=self.dropout if self.training else 0.0
         )
@@ -90,7 +100,8 @@ class AttentionBlock(nn.Module):
     Args:
         dim: width of the tokens.
         context_dim: width of the context; None builds a block of self-attention.
-        num_heads: a divisor of dim.
+        num_heads: a divisor of the attention's width.
+        inner_dim: width in which queries and keys meet; None means `dim`.
         hidden_dim: width of the feed-forward layer; None means 4 x dim.
         dropout: probability in [0, 1).
     """
@@ -101,13 +112,14 @@ class AttentionBlock(nn.Module):
         context_dim: int | None = None,
         *,
         num_heads: int = 8,
+        inner_dim: int | None = None,
         hidden_dim: int | None = None,
         dropout: float = 0.0,
     ):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.norm_context = None if context_dim is None else nn.LayerNorm(context_dim)
-        self.attention = Attention(dim, context_dim, num_heads=num_heads, dropout=dropout)
+        self.attention = Attention(dim, context_dim, num_heads=num_heads, inner_dim=inner_dim, dropout=dropout)
         self.norm_out = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, hidden_dim, dropout)
 

@@ -70,7 +70,7 @@ class OneBlock(Family):
     Args:
         module: the backbone.
         dim: width of its output.
-        run: called with the inputs; gives the `Encoded`.
+        run: called with the module and the inputs; gives the `Encoded`. It holds no module of its own, so that a copy runs the copy.
     """
 
     def __init__(self, module: nn.Module, dim: int, run: Callable[..., Encoded]):
@@ -78,13 +78,13 @@ class OneBlock(Family):
         self.run = run
 
     def forward(self, *inputs: Tensor) -> Encoded:
-        return self.run(*inputs)
+        return self.run(self.module, *inputs)
 
     def embed(self, *inputs: Tensor) -> Hidden:
         return Hidden(inputs[0], inputs[1].bool() if len(inputs) > 1 else None)
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
-        return Hidden(*self.run(*(x for x in hidden[:2] if x is not None)))
+        return Hidden(*self.run(self.module, *(x for x in hidden[:2] if x is not None)))
 
     def pool(self, hidden: Hidden) -> Encoded:
         assert hidden.mask is not None and hidden.pooled is not None
@@ -302,7 +302,7 @@ def timm_family(module: nn.Module) -> Family:
     stages = _timm_stages(module, own)
     if stages is not None:
         return TimmStages(module, *stages)
-    return OneBlock(module, module.num_features, lambda pixels: _timm_encoded(module, pixels))
+    return OneBlock(module, module.num_features, _timm_encoded)
 
 
 def _timm_stages(module: Any, own: Any) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]] | None:
@@ -376,7 +376,7 @@ def hf_image_family(module: PreTrainedModel) -> Family:
     dim = hf_width(module)
     prefix = _prefix_tokens(module)
 
-    def run(pixels: Tensor) -> Encoded:
+    def run(module: nn.Module, pixels: Tensor) -> Encoded:
         features = module(pixels).last_hidden_state
         encoded = features_to_encoded(features, dim)
         return encoded._replace(pooled=features[:, 0]) if prefix and features.ndim == 3 else encoded
@@ -388,14 +388,16 @@ def hf_text_family(module: PreTrainedModel, pool_tokens: Callable[[Tensor, Tenso
     """The adapter for a transformers text encoder."""
     if module.config.model_type in WALKED_TEXT:
         return HfText(module, pool_tokens)
-    return OneBlock(module, hf_width(module), text_runner(module, pool_tokens))
+    return OneBlock(module, hf_width(module), text_runner(pool_tokens))
 
 
-def text_runner(module: nn.Module, pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Encoded]:
-    """(input_ids, mask) -> Encoded, by a module that returns tokens [B, L, D] or a transformers output."""
+def text_runner(pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Encoded]:
+    """(module, input_ids, mask) -> Encoded, by a module that returns tokens [B, L, D], an `Encoded` or a transformers output."""
 
-    def run(input_ids: Tensor, mask: Tensor) -> Encoded:
+    def run(module: nn.Module, input_ids: Tensor, mask: Tensor) -> Encoded:
         output = module(input_ids=input_ids, attention_mask=mask.long())
+        if isinstance(output, Encoded):
+            return output
         tokens = output if isinstance(output, Tensor) else output[0]
         return Encoded(tokens, mask.bool(), pool_tokens(tokens, mask.bool()))
 

@@ -178,6 +178,16 @@ class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """The names of the columns of the dataset behind it."""
         return list(self.dataset.column_names)
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are stored."""
+        return tuple(self.caches)
+
+    def select(self, indices: Sequence[int]) -> "CachedDataset":
+        """The rows at `indices`, in that order."""
+        keys = {name: [column[index] for index in indices] for name, column in self.keys.items()}
+        return CachedDataset(self.dataset.select(indices), keys, self.caches)
+
     def __len__(self) -> int:
         """How many rows there are."""
         return len(self.dataset)
@@ -255,7 +265,7 @@ def cache_features(
     caches, keys = {}, {}
     for name in modalities:
         caches[name] = TowerCache(model, processor, name, Path(folder))
-        column = dataset[name]
+        column = list(dataset[name])
         keys[name] = [_content_key(source, name) for source in column]
         sources = {key: source for key, source in zip(keys[name], column, strict=True) if key is not None}
         caches[name].add(sources, batch_size=batch_size)

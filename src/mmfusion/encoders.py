@@ -10,12 +10,15 @@ from typing import Any, Self
 import peft
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from .backbones import (
     OneBlock,
     custom_backbone,
+    features_to_encoded,
     hf_image_family,
     hf_text_family,
     pool_by,
@@ -23,12 +26,13 @@ from .backbones import (
     registered_name,
     text_runner,
     timm_family,
-    features_to_encoded,
 )
 from .configuration import closest
 from .loading import load_weights, raise_for_loading_info
 from .outputs import Encoded, Hidden
 from .timm_models import build_timm, timm_input_spec
+
+logger = logging.get_logger(__name__)
 
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 
@@ -239,7 +243,7 @@ class ImageEncoder(Encoder):
         if source == "timm":
             backbone, described = build_timm(str(name), load, backbone_options)
             config |= described
-            config["input_spec"] = timm_input_spec(backbone)
+            config["input_spec"] = timm_input_spec(backbone, described["options"])
         elif source == "transformers":
             backbone = _build_hf(name, load, backbone_options, tower="vision_config")
             config["backbone"] = _config_dict(backbone.config)
@@ -278,8 +282,8 @@ class ImageEncoder(Encoder):
             return hf_image_family(self.backbone)
         dim = _declared_dim(self.backbone)
 
-        def run(pixels: Tensor) -> Encoded:
-            features = self.backbone(pixels)
+        def run(module: nn.Module, pixels: Tensor) -> Encoded:
+            features = module(pixels)
             return features if isinstance(features, Encoded) else features_to_encoded(features, dim)
 
         return OneBlock(self.backbone, dim, run)
@@ -391,7 +395,7 @@ class TextEncoder(Encoder):
         pool_tokens = pool_by(self.config["pooling"])
         if self.config["source"] == "transformers":
             return hf_text_family(self.backbone, pool_tokens)
-        return OneBlock(self.backbone, _declared_dim(self.backbone), text_runner(self.backbone, pool_tokens))
+        return OneBlock(self.backbone, _declared_dim(self.backbone), text_runner(pool_tokens))
 
     def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None) -> Encoded:
         """The encoded texts, by the backbone's own forward.
@@ -431,11 +435,13 @@ class TextEncoder(Encoder):
                 f"input_ids must be at most {self.max_length} tokens per text, got {longest}. "
                 "Truncate in the processor, which knows the limit."
             )
-        if self.vocab_size is not None and input_ids.numel() and int(input_ids.max()) >= self.vocab_size:
-            raise ValueError(
-                f"input_ids must be below the vocabulary's size {self.vocab_size}, got {int(input_ids.max())}. "
-                "Is this the tokenizer of this text encoder?"
-            )
+        if self.vocab_size is not None and input_ids.numel():
+            for extreme in (int(input_ids.min()), int(input_ids.max())):
+                if not 0 <= extreme < self.vocab_size:
+                    raise ValueError(
+                        f"input_ids must be in 0 .. {self.vocab_size - 1} (the vocabulary), got {extreme}. "
+                        "Is this the tokenizer of this text encoder?"
+                    )
         return input_ids[:, :longest], mask[:, :longest]
 
 
@@ -451,7 +457,8 @@ def _from_config(cls: Any, config: Mapping[str, Any], attn_implementation: str |
     if config.get("backbone") is not None:
         backbone_config = dict(config["backbone"])
         name: Any = AutoConfig.for_model(backbone_config.pop("model_type"), **backbone_config)
-        if attn_implementation is not None:
+        # A backbone chooses "sdpa" by itself where it has it; MPNet, which has not, would refuse it when told to.
+        if attn_implementation not in (None, "sdpa"):
             name._attn_implementation = attn_implementation
     else:
         name = config.get("architecture") or config["name"]
@@ -500,6 +507,8 @@ def _pretrained(name: object, pretrained: bool | None, weights: Weights | None) 
 def _label(name: object) -> str:
     if isinstance(name, str):
         return name
+    if isinstance(name, nn.Module):
+        return registered_name(name)
     return str(getattr(name, "model_type", "")) or type(name).__name__
 
 
@@ -512,6 +521,7 @@ def _build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> 
             f"name must be a transformers checkpoint (a hub name or a folder), got {name!r}, which could not be read: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    is_dual = hasattr(config, tower)
     config = getattr(config, tower, config)
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model.")
@@ -524,8 +534,17 @@ def _build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> 
     pooler = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
     if not load:
         return model_class._from_config(config, **pooler) if isinstance(name, PreTrainedConfig) or options else model_class(config, **pooler)
-    model, info = model_class.from_pretrained(name, config=config, output_loading_info=True, **pooler)
-    raise_for_loading_info(info, what=f"checkpoint {name!r}", known_heads=True)
+    what = f"checkpoint {name!r}"
+    # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
+    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    try:
+        model, info = model_class.from_pretrained(name, config=config, **options, **pooler)
+    except SafetensorError as error:
+        raise ValueError(f"{what} must hold undamaged weights, got {error}. Fetch it again.") from error
+    if is_dual:
+        prefix = "vision_model." if tower == "vision_config" else "text_model."
+        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if key.startswith(prefix)}
+    raise_for_loading_info(info, what=what, known_heads=True)
     return model
 
 
@@ -549,7 +568,11 @@ def _hf_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str
     if checkpoint is not None:
         from transformers import AutoImageProcessor
 
-        processor = AutoImageProcessor.from_pretrained(checkpoint)
+        try:
+            processor = AutoImageProcessor.from_pretrained(checkpoint)
+        except OSError:
+            logger.warning(f"{checkpoint!r} has no preprocessor_config.json: {spec} is assumed of its pixels.")
+            return spec
         spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
         size = dict(getattr(processor, "crop_size", None) or processor.size)
         if {"height", "width"} <= size.keys():
@@ -569,7 +592,6 @@ def _build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[s
     if isinstance(name, nn.Module):
         if options:
             raise ValueError(f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out.")
-        registered_name(name)
         return name, dict(name.get_config()) if hasattr(name, "get_config") else {}
     return custom_backbone(str(name), **options), options
 

@@ -155,13 +155,24 @@ class Joint(Fusion):
         at: 0 .. number of image blocks. None means the last quarter of a tower that takes foreign tokens, else after the tower.
         shared_blocks: transformer blocks after the tower; None means 0, or 1 where `at` is after the tower, the least possible there.
         num_heads: attention heads of the shared blocks.
+        inner_dim: width of their attention; None means the image tower's.
+        hidden_dim: width of their feed-forward layers; None means 4 x the image tower's.
 
     Raises:
         ValueError: (from `build`) when the tower takes no foreign tokens at `at`, or the mapped text has another width.
     """
 
-    def __init__(self, at: int | None = None, shared_blocks: int | None = None, num_heads: int = 8):
-        super().__init__(at=at, shared_blocks=shared_blocks, num_heads=num_heads)
+    def __init__(
+        self,
+        at: int | None = None,
+        shared_blocks: int | None = None,
+        num_heads: int = 8,
+        inner_dim: int | None = None,
+        hidden_dim: int | None = None,
+    ):
+        super().__init__(
+            at=at, shared_blocks=shared_blocks, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim
+        )
 
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
@@ -178,9 +189,8 @@ class Joint(Fusion):
             raise ValueError(f"shared_blocks must be at least {1 if at == depth else 0} with at={at}, got {shared!r}. Leave it out.")
         _same_width(shapes, "joint")
         self.at, self.first_image_block, self.first_text_block = at, at, shapes.text_blocks
-        self.blocks = nn.ModuleList(
-            AttentionBlock(shapes.image_dim, num_heads=self.options["num_heads"]) for _ in range(shared)
-        )
+        widths = {name: self.options[name] for name in ("num_heads", "inner_dim", "hidden_dim")}
+        self.blocks = nn.ModuleList(AttentionBlock(shapes.image_dim, **widths) for _ in range(shared))
         self.head = Head([shapes.image_dim], shapes.num_labels, shapes.head_dropout)
         return self
 
@@ -223,20 +233,29 @@ class CrossAttention(Fusion):
 
     Args:
         num_heads: attention heads.
+        inner_dim: width of the attention; None means the image tower's.
+        hidden_dim: width of the feed-forward layer; None means 4 x the image tower's.
         gate: where g starts, not 0.
         dropout: probability in [0, 1) inside the block.
     """
 
-    def __init__(self, num_heads: int = 8, gate: float = 0.1, dropout: float = 0.0):
-        super().__init__(num_heads=num_heads, gate=gate, dropout=dropout)
+    def __init__(
+        self,
+        num_heads: int = 8,
+        inner_dim: int | None = None,
+        hidden_dim: int | None = None,
+        gate: float = 0.1,
+        dropout: float = 0.0,
+    ):
+        super().__init__(num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim, gate=gate, dropout=dropout)
 
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
         self._act_after_the_towers(shapes)
         if self.options["gate"] == 0:
             raise ValueError("gate must be other than 0, got 0. A gate at zero lets no gradient through to the text.")
-        heads, dropout = self.options["num_heads"], self.options["dropout"]
-        self.block = AttentionBlock(shapes.image_dim, shapes.mapped_dim, num_heads=heads, dropout=dropout)
+        widths = {name: self.options[name] for name in ("num_heads", "inner_dim", "hidden_dim", "dropout")}
+        self.block = AttentionBlock(shapes.image_dim, shapes.mapped_dim, **widths)
         self.gate = nn.Parameter(torch.tensor([float(self.options["gate"])]))
         self.head = Head([shapes.image_dim], shapes.num_labels, shapes.head_dropout)
         return self

@@ -27,7 +27,8 @@ class EmbeddingMapper(nn.Module):
         out_dim: width of the image embeddings (for `identity` equal to `in_dim`).
         num_queries: how many learned queries, hence mapped tokens M, `cross_attention` has.
         queries: "learned", or "image" for one mapped token per image token.
-        num_heads: attention heads of `cross_attention`, a divisor of out_dim.
+        num_heads: attention heads of `cross_attention`, a divisor of inner_dim.
+        inner_dim: width in which queries and text tokens meet in `cross_attention`; None means out_dim.
         hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None means 2 x and 4 x out_dim.
         dropout: probability in [0, 1) while training.
 
@@ -54,6 +55,7 @@ class EmbeddingMapper(nn.Module):
         num_queries: int = 16,
         queries: str = "learned",
         num_heads: int = 8,
+        inner_dim: int | None = None,
         hidden_dim: int | None = None,
         dropout: float = 0.0,
     ):
@@ -72,7 +74,7 @@ class EmbeddingMapper(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. 0 switches it off.")
         self.kind, self.in_dim, self.out_dim = kind, in_dim, out_dim
         self.options = {"kind": kind, "num_queries": num_queries, "queries": queries, "num_heads": num_heads}
-        self.options |= {"hidden_dim": hidden_dim, "dropout": dropout}
+        self.options |= {"inner_dim": inner_dim, "hidden_dim": hidden_dim, "dropout": dropout}
         self.asks_image = queries == "image"
         if kind == "linear":
             self.map = nn.Sequential(nn.Linear(in_dim, out_dim), nn.Dropout(dropout))
@@ -82,7 +84,9 @@ class EmbeddingMapper(nn.Module):
             feed_forward[3] = nn.Linear(hidden, out_dim)
             self.map = feed_forward
         elif kind == "cross_attention":
-            self.block = AttentionBlock(out_dim, in_dim, num_heads=num_heads, hidden_dim=hidden_dim, dropout=dropout)
+            self.block = AttentionBlock(
+                out_dim, in_dim, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim, dropout=dropout
+            )
             self.norm = nn.LayerNorm(out_dim)
             if not self.asks_image:
                 self.queries = nn.Parameter(torch.randn(num_queries, out_dim) * 0.02)

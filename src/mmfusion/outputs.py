@@ -76,11 +76,11 @@ class FusionOutput(ModelOutput):
         text_embedding: the pooled vector of the mapped text [B, D]; only with `output_embeddings=True`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    embedding: torch.FloatTensor | None = None
-    image_embedding: torch.FloatTensor | None = None
-    text_embedding: torch.FloatTensor | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    embedding: Tensor | None = None
+    image_embedding: Tensor | None = None
+    text_embedding: Tensor | None = None
 
 
 def masked_mean(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:

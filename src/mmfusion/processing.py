@@ -192,7 +192,9 @@ class FusionProcessor(ProcessorMixin):
         options: dict[str, Any] = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
         encoded = self.tokenizer(filled, padding=True, return_tensors="pt", return_overflowing_tokens=False, **options)
         mask = encoded["attention_mask"] * torch.tensor(present)[:, None]
-        if self.max_length and bool((mask.sum(1) >= self.max_length).any()):
+        reached = self.max_length is not None and bool((mask.sum(1) >= self.max_length).any())
+        # A fast tokenizer tells what it left out; of another one, a text that reaches the limit may have been cut.
+        if reached and (not encoded.encodings or any(one.overflowing for one in encoded.encodings)):
             logger.warning_once(f"Texts are cut to the text encoder's limit of {self.max_length} tokens.")
         return {"input_ids": encoded["input_ids"], "attention_mask": mask, "text_present": torch.tensor(present)}
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
 from torch import nn
@@ -26,12 +27,9 @@ def build_timm(name: str, pretrained: bool, options: dict[str, Any]) -> tuple[nn
         name = f"hf-hub:{name}"
     scheme, location = parse_model_name(name)
     architecture, options = name, dict(options)
-    if scheme == "hf-hub":
-        _, architecture, arguments = load_model_config_from_hf(location)
-        options = {**(arguments or {}), **options}
-    elif scheme == "local-dir":
-        _, architecture, arguments = load_model_config_from_path(location)
-        options = {**(arguments or {}), **options}
+    if scheme:
+        architecture, published = _described(name, scheme, location)
+        options = published | options
     elif not timm.is_model(name):
         raise ValueError(
             f"image encoder must be a timm model, a transformers checkpoint (a name with a slash) or a folder, got {name!r}. "
@@ -41,14 +39,41 @@ def build_timm(name: str, pretrained: bool, options: dict[str, Any]) -> tuple[nn
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
         raise ValueError(f"backbone_options must be what {name!r} takes, got {sorted(options)}: {error}.") from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"name must be a timm model whose weights can be read and fit, got {name!r}: {str(error).splitlines()[0]} "
+            "Pass pretrained=False, or weights=a file."
+        ) from error
     _drop_unused_head(model)
     return model, {"architecture": architecture, "options": options}
 
 
-def timm_input_spec(model: nn.Module) -> dict[str, Any]:
-    """Size, channels, mean, std and interpolation that a timm model was made for."""
+def _described(name: str, scheme: str, location: str) -> tuple[str, dict[str, Any]]:
+    """The architecture and options that a hub repository or a folder names in its config.json."""
+    read = load_model_config_from_hf if scheme == "hf-hub" else load_model_config_from_path
+    try:
+        _, architecture, options = read(location)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"name must be a timm model on the hub or in a folder, got {name!r}, whose config.json could not be read: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    # Here a backbone is built without its classifier, whatever number of classes it was published with.
+    return architecture, {key: value for key, value in (options or {}).items() if key != "num_classes"}
+
+
+def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """Size, channels, mean, std and interpolation that a timm model was made for.
+
+    Args:
+        model: the model.
+        options: what it was made with; an `img_size` among them goes before the published size.
+    """
     data = timm.data.resolve_model_data_config(model)
     channels, height, width = data["input_size"]
+    size = options.get("img_size")
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
     first = next(model.parameters())
     channels = getattr(model, "in_chans", channels if first.ndim != 4 else None) or channels
     mean, std = list(data["mean"]), list(data["std"])

@@ -18,10 +18,11 @@ import datasets
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from .cache import cache_features
+from .cache import CachedCollator, CachedDataset, cache_features
 from .data import Augment, Augmented, FusionCollator
 from .intervals import Interval, evaluate_predictions
 from .metrics import accuracy, auroc
@@ -127,8 +128,8 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
 def fit(
     model: FusionClassifier,
     processor: FusionProcessor,
-    train: datasets.Dataset,
-    validation: datasets.Dataset | None = None,
+    train: datasets.Dataset | CachedDataset,
+    validation: datasets.Dataset | CachedDataset | None = None,
     *,
     arguments: TrainingArguments,
     augment: Augment | None = None,
@@ -139,12 +140,13 @@ def fit(
     """Train the model in place, and save it with its processor in `arguments.output_dir`.
 
     A run that was stopped, however rudely, goes on from its last complete checkpoint when it is called again with the same
-    arguments, and ends at the same weights as one that was not stopped. The model ends with the weights of the best checkpoint.
+    arguments, and ends at the same weights as one that was not stopped. The model ends with the weights of the best epoch; with
+    `save_strategy="no"` these are kept in memory, and nothing is written.
 
     Args:
         model: the classifier, with freshly drawn or pretrained weights.
         processor: its processor.
-        train: rows with `image`, `text`, `label`, as `load_manifest` reads them.
+        train: rows with `image`, `text`, `label`, as `load_manifest` reads them, or what `cache_features` made of them.
         validation: rows to choose the best epoch on; None trains to the end and keeps the last weights.
         arguments: from `training_arguments`, or a `TrainingArguments` of your own.
         augment: `augment(picture, rng)` returns another picture; seeded by (seed, epoch, index).
@@ -155,25 +157,24 @@ def fit(
     Raises:
         ValueError: when `augment` and `cache` are both given, or `patience` is without validation.
     """
-    if augment is not None and cache is not None:
+    if augment is not None and (cache is not None or isinstance(train, CachedDataset)):
         raise ValueError(
             "augment must be None with a cache, got both: a cached picture cannot be another one in every epoch. Leave one out."
         )
     if patience is not None and validation is None:
         raise ValueError(f"patience must be None without validation data, got {patience!r}. Pass validation=.")
+    writes = arguments.save_strategy != "no"
     if validation is None:
-        arguments.eval_strategy, arguments.load_best_model_at_end = "no", False  # type: ignore[assignment]
-    rows: Any = Augmented(train, seed=arguments.seed) if augment is not None else train
-    held_out: Any = validation
-    collate: Any = FusionCollator(processor, augment=augment)
-    if cache is not None:
-        # One process encodes, the others find it done.
-        with arguments.main_process_first(desc="cache"):
-            _move(model, arguments)
-            rows, collate = cache_features(model, processor, train, cache)
-            held_out = None if validation is None else cache_features(model, processor, validation, cache)[0]
-    clock = _Clock()
-    stopping = [] if patience is None else [EarlyStoppingCallback(early_stopping_patience=patience)]
+        arguments.eval_strategy = IntervalStrategy.NO
+    arguments.load_best_model_at_end = writes and validation is not None
+    rows, collate = _rows_and_collator(model, processor, train, arguments, cache, augment)
+    held_out = None if validation is None else _rows_and_collator(model, processor, validation, arguments, cache)[0]
+    clock, best = _Clock(), _BestInMemory(arguments)
+    extra: list[TrainerCallback] = [clock] if writes or validation is None else [clock, best]
+    if patience is not None:
+        extra.append(EarlyStoppingCallback(early_stopping_patience=patience))
+    if augment is not None:
+        extra.append(_Epochs(rows))
     trainer = Trainer(
         model=model,
         args=arguments,
@@ -181,19 +182,23 @@ def fit(
         eval_dataset=held_out,
         data_collator=collate,
         compute_metrics=_validation_metrics,
-        callbacks=[*stopping, clock, *([_Epochs(rows)] if augment is not None else []), *(callbacks or [])],
+        callbacks=[*extra, *(callbacks or [])],
     )
-    checkpoint = last_complete_checkpoint(arguments.output_dir)
+    if arguments.disable_tqdm:
+        # Quiet is quiet: without its bar the Trainer would print every log entry.
+        trainer.remove_callback(PrinterCallback)
+    checkpoint = last_complete_checkpoint(arguments.output_dir) if writes else None
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.is_world_process_zero():
+    best.restore(model)
+    if writes and trainer.is_world_process_zero():
         model.save_pretrained(arguments.output_dir)
         processor.save_pretrained(arguments.output_dir)
     trainer.accelerator.wait_for_everyone()
     return FitResult(
         history=trainer.state.log_history,
-        best_metric=trainer.state.best_metric,
+        best_metric=trainer.state.best_metric if best.value is None else best.value,
         epochs=float(trainer.state.epoch or 0),
         seconds_per_epoch=clock.seconds_per_epoch,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -204,7 +209,7 @@ def fit(
 def predict(
     model: FusionClassifier,
     processor: FusionProcessor,
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | CachedDataset,
     *,
     arguments: TrainingArguments | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -218,16 +223,12 @@ def predict(
         arguments: batch size, workers and device; None means the defaults of `training_arguments`.
         cache: a folder for what frozen towers compute.
     """
-    unlabelled = dataset.remove_columns([name for name in ("label",) if name in dataset.column_names])
     if arguments is None:
         with tempfile.TemporaryDirectory() as folder:
             return predict(model, processor, dataset, arguments=training_arguments(folder), cache=cache)
-    rows: Any = unlabelled
-    collate: Any = FusionCollator(processor)
-    if cache is not None:
-        with arguments.main_process_first(desc="cache"):
-            _move(model, arguments)
-            rows, collate = cache_features(model, processor, unlabelled, cache)
+    if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
+        dataset = dataset.remove_columns("label")
+    rows, collate = _rows_and_collator(model, processor, dataset, arguments, cache)
     # The Trainer asks for validation data wherever its arguments plan a validation, also when it is to predict alone.
     trainer = Trainer(model=model, args=arguments, data_collator=collate, eval_dataset=rows)
     logits = trainer.predict(rows).predictions
@@ -237,7 +238,7 @@ def predict(
 def evaluate(
     model: FusionClassifier,
     processor: FusionProcessor,
-    dataset: datasets.Dataset,
+    dataset: datasets.Dataset | CachedDataset,
     *,
     arguments: TrainingArguments | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -263,8 +264,9 @@ def evaluate(
     if "label" not in dataset.column_names:
         raise ValueError(f"dataset must have a column 'label', got {dataset.column_names}. Use predict for unlabelled data.")
     logits = predict(model, processor, dataset, arguments=arguments, cache=cache)
-    labels = np.asarray(dataset["label"])
-    groups = [str(g) for g in dataset[group]] if group is not None and group in dataset.column_names else None
+    table = dataset.dataset if isinstance(dataset, CachedDataset) else dataset
+    labels = np.asarray(table["label"])
+    groups = [str(g) for g in table[group]] if group is not None and group in dataset.column_names else None
     metrics = evaluate_predictions(
         logits, labels, groups=groups, problem_type=model.config.problem_type, resamples=resamples, seed=seed
     )
@@ -314,6 +316,52 @@ def _fault_of(checkpoint: Path) -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
+def _rows_and_collator(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    dataset: Any,
+    arguments: TrainingArguments,
+    cache: str | os.PathLike[str] | None,
+    augment: Augment | None = None,
+) -> tuple[Any, Any]:
+    """What the Trainer reads: the rows (cached, augmented, or as they are) and the collator that fits them."""
+    if isinstance(dataset, CachedDataset):
+        return dataset, CachedCollator(processor, dataset.modalities)
+    if cache is not None:
+        # One process encodes, the others find it done.
+        with arguments.main_process_first(desc="cache"):
+            if model.device != arguments.device:
+                model.to(arguments.device)
+            return cache_features(model, processor, dataset, cache)
+    rows = Augmented(dataset, seed=arguments.seed) if augment is not None else dataset
+    return rows, FusionCollator(processor, augment=augment)
+
+
+@final
+class _BestInMemory(TrainerCallback):
+    """Keeps what trained, as it was at the best validation, where no checkpoints are written."""
+
+    def __init__(self, arguments: TrainingArguments) -> None:
+        name = arguments.metric_for_best_model or "loss"
+        self._metric = name if name.startswith("eval_") else f"eval_{name}"
+        self._sign = 1 if arguments.greater_is_better else -1
+        self._weights: dict[str, torch.Tensor] = {}
+        self.value: float | None = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, *, metrics: dict[str, float], model: Any, **_: Any) -> None:
+        """Keep the weights if the metric is better than ever."""
+        value = metrics.get(self._metric)
+        if value is not None and (self.value is None or self._sign * value > self._sign * self.value):
+            self.value = value
+            frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+            self._weights = {k: v.detach().clone() for k, v in model.state_dict().items() if k not in frozen}
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Put the best weights back."""
+        if self._weights:
+            model.load_state_dict(self._weights, strict=False)
+
+
 @final
 class _Clock(TrainerCallback):
     """Times the epochs without their validation and checkpoints."""
@@ -356,8 +404,3 @@ def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     logits, labels = np.asarray(prediction.predictions, dtype=np.float32), np.asarray(prediction.label_ids)
     area = auroc(logits, labels)
     return {"accuracy": accuracy(logits, labels)} | ({} if np.isnan(area) else {"auroc": area})
-
-
-def _move(model: FusionClassifier, arguments: TrainingArguments) -> None:
-    if model.device != arguments.device:
-        model.to(arguments.device)

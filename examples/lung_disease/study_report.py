@@ -1,0 +1,186 @@
+"""What the study writes: results.json, report.md, learning curves and a confusion matrix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.metrics import ConfusionMatrixDisplay
+from study_data import StudyData
+from study_rows import Outcome, Part, Row
+
+from mmfusion import accuracy, auroc, bootstrap_interval, mcnemar, paired_bootstrap
+
+Results = dict[Row, Outcome]
+
+
+def choose(results: Results, rows: Sequence[Row], parts: Sequence[Part]) -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Returns the logits of a model that is chosen, in every fold, among `rows` by its validation AUROC, and the choices."""
+    logits = np.zeros_like(next(iter(results.values())).logits)
+    names = []
+    for number, part in enumerate(parts):
+        best = max(rows, key=lambda row: results[row].validation[number])
+        logits[part.test] = results[best].logits[part.test]
+        names.append(best.model)
+    return logits, names
+
+
+def summarise(
+    protocol: str, results: Results, parts: Sequence[Part], labels: np.ndarray[Any, Any], groups: Sequence[str]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Returns the table's rows of one protocol, and the comparison of the chosen fused with the chosen single modality."""
+    single_rows = [row for row in results if not row.is_fused and not row.model.startswith("TF-IDF")]
+    single, single_names = choose(results, single_rows, parts)
+    rows = []
+    for row, outcome in results.items():
+        interval = bootstrap_interval(accuracy, outcome.logits, labels, groups=groups)
+        area = bootstrap_interval(auroc, outcome.logits, labels, groups=groups)
+        difference = paired_bootstrap(auroc, outcome.logits, single, labels, groups=groups)
+        rows.append(
+            {
+                "protocol": protocol,
+                "model": row.model,
+                "modality": row.modality,
+                "mapper": row.mapper,
+                "fusion": row.fusion,
+                "segmented": False,
+                "accuracy": interval.estimate,
+                "accuracy_low": interval.low,
+                "accuracy_high": interval.high,
+                "auroc": area.estimate,
+                "auroc_low": area.low,
+                "auroc_high": area.high,
+                "auroc_minus_single": difference.difference,
+                "auroc_minus_single_low": difference.low,
+                "auroc_minus_single_high": difference.high,
+                "auroc_minus_single_p": difference.p_value,
+                "mcnemar_p": mcnemar(outcome.logits, single, labels).p_value,
+                "validation_auroc": float(np.mean(outcome.validation)),
+                "seconds_per_epoch": outcome.seconds_per_epoch or None,
+                "parameters_trained": outcome.trained_parameters,
+                "published_accuracy": row.published,
+            }
+        )
+    fused, fused_names = choose(results, [row for row in results if row.is_fused], parts)
+    difference = paired_bootstrap(auroc, fused, single, labels, groups=groups)
+    comparison = {
+        "protocol": protocol,
+        "fused_chosen": fused_names,
+        "single_chosen": single_names,
+        "fused_accuracy": accuracy(fused, labels),
+        "single_accuracy": accuracy(single, labels),
+        "fused_auroc": auroc(fused, labels),
+        "single_auroc": auroc(single, labels),
+        "difference": difference.difference,
+        "difference_low": difference.low,
+        "difference_high": difference.high,
+        "p": difference.p_value,
+        "fused_significantly_worse": bool(difference.high < 0),
+        "fused_significantly_better": bool(difference.low > 0),
+    }
+    return rows, comparison
+
+
+def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None:
+    """Writes results.json and report.md into the folder."""
+    (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    lines = [f"# Lung disease study: {data.name}", ""]
+    if data.synthetic_images:
+        lines += [
+            "**The pictures are synthetic**, drawn from a seed and the reports' headings: every figure with the modality image in it "
+            "says how the models read drawings, not how they read X-rays. The reports are real.",
+            "",
+        ]
+    lines += [f"- {note.strip()}" for note in data.notes]
+    lines += ["", f"Command: `{results['command']}`; {results['settings']['folds']} folds, 95 % intervals by patient.", ""]
+    for comparison in results["comparisons"]:
+        protocol = comparison["protocol"]
+        lines += [f"## Protocol: {protocol}", "", _verdict(comparison), ""]
+        lines += _table([row for row in results["rows"] if row["protocol"] == protocol], data.synthetic_images)
+        lines += ["", f"![learning curves]({_file('curves', protocol)})", f"![confusion]({_file('confusion', protocol)})", ""]
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _verdict(comparison: dict[str, Any]) -> str:
+    word = "is not distinguishable from"
+    if comparison["fused_significantly_better"]:
+        word = "is better than"
+    elif comparison["fused_significantly_worse"]:
+        word = "is worse than"
+    return (
+        f"Each chosen on validation data, the fused model {word} the best single modality on the test folds: AUROC "
+        f"{comparison['fused_auroc']:.3f} against {comparison['single_auroc']:.3f}, difference {comparison['difference']:+.3f} "
+        f"({comparison['difference_low']:+.3f} to {comparison['difference_high']:+.3f})."
+    )
+
+
+def _table(rows: list[dict[str, Any]], synthetic: bool) -> list[str]:
+    lines = [
+        "| model | images | accuracy | AUROC | AUROC minus best single | s / epoch | parameters trained | published accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        seconds = "" if row["seconds_per_epoch"] is None else f"{row['seconds_per_epoch']:.2f}"
+        published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
+        images = "none" if row["modality"] == "text" else ("synthetic" if synthetic else "real")
+        lines.append(
+            f"| {row['model']} | {images} | {row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}) "
+            f"| {row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f}) "
+            f"| {row['auroc_minus_single']:+.3f} ({row['auroc_minus_single_low']:+.3f} to {row['auroc_minus_single_high']:+.3f}) "
+            f"| {seconds} | {row['parameters_trained']:,} | {published} |"
+        )
+    return lines
+
+
+def draw_curves(folder: Path, protocol: str, results: Results, data: StudyData) -> None:
+    """Draws validation loss and AUROC by epoch, the mean over folds, one line per row."""
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    for row, outcome in results.items():
+        for axis, name in zip(axes, ("eval_loss", "eval_auroc"), strict=True):
+            curves = [[entry[name] for entry in curve if name in entry] for curve in outcome.curves]
+            length = min((len(curve) for curve in curves), default=0)
+            if length:
+                mean = np.mean([curve[:length] for curve in curves], axis=0)
+                axis.plot(range(1, length + 1), mean, label=row.model, linewidth=2 if row.is_fused else 3, alpha=0.8)
+    for axis, name in zip(axes, ("validation loss", "validation AUROC"), strict=True):
+        axis.set(xlabel="epoch", ylabel=name)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.suptitle(f"{data.name}, {protocol}: mean over folds{_warning(data)}")
+    figure.savefig(folder / _file("curves", protocol), dpi=110)
+    plt.close(figure)
+
+
+def draw_confusion(
+    folder: Path, protocol: str, results: Results, parts: Sequence[Part], labels: np.ndarray[Any, Any], names: list[str], data: StudyData
+) -> None:
+    """Draws the confusion matrices of the chosen single modality and the chosen fused model, over all test folds."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    groups = {
+        "best single modality": [r for r in results if not r.is_fused and not r.model.startswith("TF-IDF")],
+        "fused": [r for r in results if r.is_fused],
+    }
+    for axis, (title, rows) in zip(axes, groups.items(), strict=True):
+        logits, _ = choose(results, rows, parts)
+        ConfusionMatrixDisplay.from_predictions(
+            labels, logits.argmax(1), display_labels=names, ax=axis, colorbar=False, cmap="Blues"
+        )
+        axis.set_title(f"{title} (chosen on validation data)", fontsize=10)
+    figure.suptitle(f"{data.name}, {protocol}{_warning(data)}")
+    figure.savefig(folder / _file("confusion", protocol), dpi=110)
+    plt.close(figure)
+
+
+def _file(kind: str, protocol: str) -> str:
+    return f"{kind}-{protocol.replace(' ', '-')}.png"
+
+
+def _warning(data: StudyData) -> str:
+    return " (synthetic pictures)" if data.synthetic_images else ""

@@ -1,0 +1,290 @@
+"""The rows of the study's table: which model, and what it comes to on the folds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from transformers import set_seed
+
+from mmfusion import (
+    FusionClassifier,
+    FusionProcessor,
+    ImageEncoder,
+    TextEncoder,
+    auroc,
+    cache_features,
+    fit,
+    predict,
+)
+from mmfusion.splits import folds, split
+from mmfusion.training import training_arguments
+
+MAPPERS: dict[str, dict[str, Any]] = {
+    "linear": {"kind": "linear"},
+    "mlp": {"kind": "mlp", "hidden_dim": 256},
+    "cross_attention": {"kind": "cross_attention", "num_queries": 4, "inner_dim": 256, "hidden_dim": 256},
+}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "joint": {"name": "joint"},
+    "cross_attention": {"name": "cross_attention"},
+    "mmtm": {"name": "mmtm", "pairs": 1},
+    "late": {"name": "late", "combine": "product"},
+}
+_NARROW = {"inner_dim": 256, "hidden_dim": 256}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        model: its name.
+        modality: "image", "text" or "image+text".
+        mapper: the table name of the mapper, or None.
+        fusion: the table name of the strategy, or None.
+        published: the published accuracy of its counterpart, or None.
+    """
+
+    model: str
+    modality: str
+    mapper: str | None = None
+    fusion: str | None = None
+    published: float | None = None
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether it sees both modalities."""
+        return self.modality == "image+text"
+
+
+def table_rows(published: bool) -> list[Row]:
+    """Returns the rows of one protocol.
+
+    Args:
+        published: whether the published study did this too, so that its figures stand beside ours.
+    """
+    image, text, fused = (0.77, 0.88, 0.79) if published else (None, None, None)
+    after = [Row(f"after mapping ({m}): concat", "image+text", m, "concat", fused) for m in MAPPERS]
+    others = [Row(f"after mapping (linear): {s}", "image+text", "linear", s) for s in STRATEGIES]
+    return [
+        Row("TF-IDF + logistic regression", "text"),
+        Row("image only", "image", published=image),
+        Row("text only", "text", published=text),
+        Row("before mapping: concat", "image+text", None, "concat"),
+        *after,
+        *others,
+    ]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the rows are trained; a change of any of them is another run.
+
+    Attributes:
+        preset: "small" or "published".
+        train: "frozen", "all" or "lora".
+        folds: test folds, at least 2.
+        epochs: most epochs per fold; the best one on validation data is kept.
+        seeds: each row is trained once per seed, and the probabilities are averaged.
+        batch_size: samples per step.
+        learning_rate: of AdamW.
+        max_length: the most tokens of a text; None is the text encoder's own limit.
+        image_encoder: a hub name or folder instead of the preset's.
+        text_encoder: a hub name or folder instead of the preset's.
+    """
+
+    preset: str = "small"
+    train: str = "frozen"
+    folds: int = 5
+    epochs: int = 6
+    seeds: tuple[int, ...] = (0,)
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    max_length: int | None = 128
+    image_encoder: str | None = None
+    text_encoder: str | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One test fold: indices into the samples."""
+
+    train: np.ndarray[Any, Any]
+    validation: np.ndarray[Any, Any]
+    test: np.ndarray[Any, Any]
+
+
+@dataclass
+class Outcome:
+    """What a row came to.
+
+    Attributes:
+        logits: test logits of every sample [B, C], each from the fold in which it was tested.
+        validation: validation AUROC per fold.
+        seconds_per_epoch: mean over folds and seeds.
+        trained_parameters: how many parameters trained.
+        curves: one list of log entries per fold.
+    """
+
+    logits: np.ndarray[Any, Any]
+    validation: list[float]
+    seconds_per_epoch: float
+    trained_parameters: int
+    curves: list[list[dict[str, float]]] = field(default_factory=list)
+
+
+def parts_of(samples: datasets.Dataset, n: int, texts_identify: bool, seed: int = 0) -> list[Part]:
+    """Returns the folds, each with a validation part; no patient and no identical text is in two parts."""
+    text = "text" if texts_identify else None
+    result = []
+    for train, test in folds(samples, n=n, seed=seed, text=text):
+        numbered = samples.select(train).add_column("row", train.tolist())
+        inner = split(numbered, sizes={"train": 0.85, "validation": 0.15}, seed=seed, text=text)
+        result.append(Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test))
+    return result
+
+
+class Runner:
+    """Trains rows on the folds of one protocol; what was done is kept on disk, so a stopped study goes on."""
+
+    def __init__(
+        self,
+        samples: datasets.Dataset,
+        parts: list[Part],
+        settings: Settings,
+        make_image: Callable[[], ImageEncoder],
+        make_text: Callable[[], TextEncoder],
+        folder: Path,
+    ):
+        self.samples, self.parts, self.settings, self.folder = samples, parts, settings, folder
+        self.make_image, self.make_text = make_image, make_text
+        self.classes = samples.features["label"].num_classes
+        self.labels = np.asarray(samples["label"])
+        self._prepared: tuple[Row | None, Any] = (None, None)
+        described = json.dumps([asdict(settings), list(samples["image"]), list(samples["text"]), self.labels.tolist()])
+        self._key = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def run(self, row: Row, advance: Callable[[], None] = lambda: None) -> Outcome:
+        """Returns what the row came to; `advance` is called after every fold and seed."""
+        outcomes = []
+        for seed in self.settings.seeds:
+            for number, part in enumerate(self.parts):
+                name = f"{row.model}-{row.mapper}-{number}-{seed}".replace(" ", "_").replace(":", "")
+                path = self.folder / "folds" / f"{name}-{self._key}.json"
+                if path.exists():
+                    done = json.loads(path.read_text(encoding="utf-8"))
+                else:
+                    done = self._fold(row, part, seed)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    partial = path.with_suffix(".part")
+                    partial.write_text(json.dumps(done), encoding="utf-8")
+                    partial.replace(path)
+                outcomes.append((part, done))
+                advance()
+        return self._joined(outcomes)
+
+    def _joined(self, outcomes: list[tuple[Part, dict[str, Any]]]) -> Outcome:
+        probabilities = np.zeros((len(self.samples), self.classes))
+        for part, done in outcomes:
+            logits = torch.tensor(done["logits"], dtype=torch.float64)
+            probabilities[part.test] += logits.softmax(-1).numpy() / len(self.settings.seeds)
+        return Outcome(
+            logits=np.log(np.clip(probabilities, 1e-12, 1)),
+            validation=[float(np.mean([d["validation"] for p, d in outcomes if p is part])) for part in self.parts],
+            seconds_per_epoch=float(np.mean([done["seconds_per_epoch"] for _, done in outcomes])),
+            trained_parameters=int(outcomes[0][1]["trained_parameters"]),
+            curves=[done["curve"] for _, done in outcomes],
+        )
+
+    def _fold(self, row: Row, part: Part, seed: int) -> dict[str, Any]:
+        if row.model.startswith("TF-IDF"):
+            return self._linear_on_words(part)
+        wanted = [name for name in ("image", "text") if name in row.modality]
+        here = {name: self._with(wanted, getattr(part, name)) for name in ("train", "validation", "test")}
+        set_seed(seed)
+        model, processor = self._compose(row, wanted)
+        rows = self._rows(row, wanted, model, processor)
+        arguments = training_arguments(
+            self.folder / "scratch",
+            num_train_epochs=self.settings.epochs,
+            per_device_train_batch_size=self.settings.batch_size,
+            per_device_eval_batch_size=64,
+            learning_rate=self.settings.learning_rate,
+            weight_decay=0.05,
+            warmup_steps=0.1,
+            lr_scheduler_type="cosine",
+            metric_for_best_model="auroc",
+            save_strategy="no",
+            load_best_model_at_end=False,
+            seed=seed,
+            disable_tqdm=True,
+        )
+        result = fit(model, processor, rows.select(here["train"]), rows.select(here["validation"]), arguments=arguments)
+        logits = {name: self._prior(part, len(getattr(part, name))) for name in ("validation", "test")}
+        for name, filled in logits.items():
+            has = np.isin(getattr(part, name), here[name])
+            filled[has] = predict(model, processor, rows.select(here[name]), arguments=arguments)
+        curve = [{k: v for k, v in entry.items() if isinstance(v, float | int)} for entry in result.history]
+        return {
+            "logits": logits["test"].tolist(),
+            "validation": auroc(logits["validation"], self.labels[part.validation]),
+            "seconds_per_epoch": result.seconds_per_epoch,
+            "trained_parameters": result.trained_parameters,
+            "curve": curve,
+        }
+
+    def _rows(self, row: Row, wanted: list[str], model: FusionClassifier, processor: FusionProcessor) -> Any:
+        """The samples as the row's model reads them; what its frozen towers make of them is looked up once for all folds."""
+        if self._prepared[0] != row:
+            rows: Any = self.samples.select_columns([*wanted, "label", "group"])
+            if self.settings.train == "frozen":
+                rows, _ = cache_features(model, processor, rows, self.folder.parent / "cache")
+            self._prepared = (row, rows)
+        return self._prepared[1]
+
+    def _compose(self, row: Row, wanted: list[str]) -> tuple[FusionClassifier, FusionProcessor]:
+        image = self.make_image() if "image" in wanted else None
+        text = self.make_text() if "text" in wanted else None
+        options: dict[str, Any] = {"num_labels": self.classes}
+        if row.is_fused:
+            fusion = dict(STRATEGIES.get(str(row.fusion), {"name": row.fusion}))
+            if fusion["name"] in ("joint", "cross_attention") and self.settings.preset == "small":
+                # EfficientNet's embeddings are 1,280 wide: attention in that width would take most of the study's time.
+                fusion |= _NARROW
+            options |= {"fusion": fusion, "mapper": MAPPERS.get(str(row.mapper), {"kind": "identity"})}
+        model = FusionClassifier(image_encoder=image, text_encoder=text, **options)
+        return model, FusionProcessor.from_encoders(image, text, max_length=self.settings.max_length)
+
+    def _with(self, wanted: list[str], indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Those of the samples that have at least one of the wanted modalities."""
+        columns = [list(self.samples[name]) for name in wanted]
+        return np.asarray([i for i in indices if any(column[i] is not None for column in columns)], dtype=int)
+
+    def _prior(self, part: Part, n: int) -> np.ndarray[Any, Any]:
+        """What is said of a sample without the one modality a model sees: the classes' shares in training."""
+        shares = np.bincount(self.labels[part.train], minlength=self.classes) / len(part.train)
+        return np.tile(np.log(shares), (n, 1))
+
+    def _linear_on_words(self, part: Part) -> dict[str, Any]:
+        texts = np.asarray([text or "" for text in self.samples["text"]], dtype=object)
+        model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10.0, max_iter=2000))
+        model.fit(texts[part.train], self.labels[part.train])
+        logits = {name: model.predict_log_proba(texts[getattr(part, name)]) for name in ("validation", "test")}
+        return {
+            "logits": logits["test"].tolist(),
+            "validation": auroc(logits["validation"], self.labels[part.validation]),
+            "seconds_per_epoch": 0.0,
+            "trained_parameters": int(model[-1].coef_.size + model[-1].intercept_.size),
+            "curve": [],
+        }

@@ -1,0 +1,292 @@
+"""A table of samples on disk, read into a dataset; every way it can be bad is answered by row and value."""
+
+import logging
+import math
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import datasets
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .splits import closest, is_blank
+from .tables import read_table
+
+logger = logging.getLogger(__name__)
+
+RESULT_COLUMNS = ("image", "text", "label", "group")
+SHOWN = 10
+LONGEST = 200
+# Line breaks and tabs are layout, not noise; they stay.
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+
+def load_manifest(
+    path: str | os.PathLike[str],
+    *,
+    image: str | None = "image",
+    text: str | None = "text",
+    label: str | Sequence[str] | None = "label",
+    group: str | None = "group",
+    label_names: Sequence[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> datasets.Dataset:
+    r"""Return the samples that a manifest lists, one row each, with the pictures left undecoded on disk.
+
+    Columns of the result: `image` (absolute path or None), `text` (or None), `label`, `group`, then all
+    further columns of the manifest but those whose name is taken. Empty cells and white space are None.
+    Control characters in a text become spaces; a text of any length is kept (the tokenizer cuts it). Cells of
+    a CSV file stay strings, so that "007" keeps its zeros. Rows are counted from 1 in every message.
+
+    Args:
+        path: A table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or .parquet.
+        image: Column of paths, relative to the manifest's folder (or to `root`, where they are not found
+            there). None: there are no pictures, and the result has no such column.
+        text: Column of texts. None: there are no texts, and the result has no such column.
+        label: A column of class names or whole numbers gives a `ClassLabel`; a list of columns of 0, 1 or
+            nothing gives multi-label rows of 1, 0 and NaN (unknown), in that order. None: nothing to learn
+            from, for prediction.
+        group: Column that names the patient. None, or the default name where it is absent: each row is a
+            group of its own, as is a row whose cell is empty.
+        label_names: The classes in order, for one label column; cells then hold these names or their numbers
+            from 0. None: the names that occur, sorted (by value if all are whole numbers).
+        root: Folder that must contain the pictures. None: the manifest's folder.
+
+    Returns:
+        The dataset, in the manifest's order.
+
+    Raises:
+        TypeError: If `label_names` is not a list of strings.
+        ValueError: If the manifest cannot be read, is empty or lacks a column; if a picture is missing or
+            lies outside the folder (by "..", an absolute path or a link); if a label is missing, unknown or
+            not 0 or 1; if a row has neither image nor text. The message names the rows and values.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     manifest = pathlib.Path(folder, "manifest.csv")
+        ...     _ = manifest.write_text("notes,finding,patient\nclear lungs,normal,7\nopacity,ill,8\n")
+        ...     rows = load_manifest(manifest, image=None, text="notes", label="finding", group="patient")
+        >>> rows[1], rows.features["label"].names
+        ({'text': 'opacity', 'label': 0, 'group': '8'}, ['ill', 'normal'])
+    """
+    manifest = Path(path).absolute()
+    table = read_table(manifest)
+    labels = () if label is None else (label,) if isinstance(label, str) else tuple(label)
+    if label is not None and not (labels and all(isinstance(name, str) for name in labels)):
+        raise ValueError(
+            f"label must be a column, a list of columns or None, got {label!r}. Name the columns."
+        )
+    _check_roles(manifest, table, image, text, labels, group, label_names)
+    result: dict[str, pa.Array] = {}
+    features = datasets.Features()
+
+    def add(name: str, values: Sequence[object], feature: Any) -> None:
+        features[name] = feature
+        result[name] = pa.array(values, type=datasets.Features({name: feature}).arrow_schema.field(name).type)
+
+    def cells(column: str) -> list[Any]:
+        values: list[Any] = table[column].to_pylist()
+        return values
+
+    if image is not None:
+        add("image", _image_paths(manifest, image, cells(image), root), datasets.Value("string"))
+    if text is not None:
+        add("text", _texts(manifest, text, cells(text)), datasets.Value("string"))
+    _check_presence(manifest, result)
+    if isinstance(label, str):
+        add("label", *_class_numbers(manifest, label, cells(label), label_names))
+    elif labels:
+        known = np.stack([_yes_no(manifest, name, cells(name)) for name in labels], axis=1)
+        add("label", known.tolist(), datasets.List(datasets.Value("float32"), length=len(labels)))
+    patients = cells(group) if group and group in table.column_names else [None] * table.num_rows
+    add("group", _groups(manifest, patients), datasets.Value("string"))
+    for name in table.column_names:
+        if name in RESULT_COLUMNS and name not in (image, text, group, *labels):
+            logger.info("%s: column %r is left out, the name stands for something else here.", manifest, name)
+        elif name not in (image, text, group, *labels):
+            feature, values = _further(manifest, name, table[name])
+            features[name], result[name] = feature, values
+    return datasets.Dataset(pa.table(result), info=datasets.DatasetInfo(features=features))
+
+
+def _check_roles(
+    path: Path,
+    table: pa.Table,
+    image: str | None,
+    text: str | None,
+    labels: Sequence[str],
+    group: str | None,
+    label_names: Sequence[str] | None,
+) -> None:
+    names = table.column_names
+    if image is None and text is None:
+        raise ValueError("image and text must be not both None, got None twice. Name at least one column.")
+    asked = [("image", image), ("text", text), *(("label", name) for name in labels)]
+    # The default name is a guess where patients are concerned, a promise where samples and labels are.
+    if group != "group":
+        asked.append(("group", group))
+    for role, name in asked:
+        if name is not None and name not in names:
+            hint = f"{closest(name, names)}Pass {role}=None if there is no such column."
+            if len(names) == 1 and re.search(r"[;\t|]", names[0]):
+                hint = "The columns must be separated by commas."
+            raise ValueError(f"{role} must be one of the columns {names} of {path}, got {name!r}. {hint}")
+    used = [name for role, name in asked if role != "group" and name is not None]
+    if len(set(used)) < len(used):
+        raise ValueError(f"image, text and label must be different columns, got {used!r}. Name each once.")
+    if group is not None and group not in names:
+        logger.warning("%s has no column %r: every row counts as a group of its own.", path, group)
+    if label_names is None:
+        return
+    if len(labels) != 1:
+        raise ValueError(
+            f"label_names must be None unless there is one label column, got {label_names!r}. "
+            "With several columns their own names are the classes."
+        )
+    if isinstance(label_names, str) or not all(isinstance(name, str) and name for name in label_names):
+        raise TypeError(f'label_names must be a list of strings, got {label_names!r}. Write ["no", "yes"].')
+    if not label_names or len(set(label_names)) < len(label_names):
+        raise ValueError(
+            f"label_names must be one or more different names, got {label_names!r}. Name each once."
+        )
+
+
+def _refuse_other_than_strings(path: Path, column: str, values: Sequence[object], what: str) -> None:
+    found = [
+        (row, value)
+        for row, value in enumerate(values, start=1)
+        if not isinstance(value, str) and not is_blank(value)
+    ]
+    if found:
+        _refuse(f"column {column!r} of {path}", f"{what} or nothing in every row", found, "Write strings.")
+
+
+def _image_paths(
+    manifest: Path, column: str, values: Sequence[Any], root: str | os.PathLike[str] | None
+) -> list[str | None]:
+    _refuse_other_than_strings(manifest, column, values, "a path")
+    folder = manifest.parent
+    inside = Path(os.path.realpath(folder if root is None else root))
+    if not inside.is_dir():
+        raise ValueError(f"root must be a folder, got {str(root)!r}. Check the path.")
+    paths: list[str | None] = []
+    outside: list[tuple[int, object]] = []
+    missing: list[tuple[int, object]] = []
+    for row, value in enumerate(values, start=1):
+        if is_blank(value):
+            paths.append(None)
+            continue
+        # realpath follows links, so that a link cannot lead out of the folder unseen.
+        bases = (folder, inside) if "\0" not in value else ()
+        candidates = [Path(os.path.realpath(base / value.strip())) for base in bases]
+        candidates = [path for path in candidates if path.is_relative_to(inside)]
+        found = next((path for path in candidates if os.path.isfile(path)), None)
+        paths.append(str(found))
+        if found is None:
+            (missing if candidates else outside).append((row, value))
+    name = f"column {column!r} of {manifest}"
+    if outside:
+        _refuse(
+            name, f"a path inside {inside}", outside, "Pass root= to name a folder that holds all pictures."
+        )
+    if missing:
+        _refuse(
+            name, "an existing file in every row", missing, "Correct the paths, or leave the cells empty."
+        )
+    return paths
+
+
+def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
+    _refuse_other_than_strings(path, column, values, "a text")
+    cleaned = (None if value is None else CONTROL.sub(" ", value.replace("\r\n", "\n")) for value in values)
+    return [None if is_blank(value) else value for value in cleaned]
+
+
+def _check_presence(path: Path, result: dict[str, pa.Array]) -> None:
+    columns = [result[name].to_pylist() for name in ("image", "text") if name in result]
+    empty = [(row, None) for row, cells in enumerate(zip(*columns, strict=True), start=1) if not any(cells)]
+    if empty:
+        _refuse(f"{path}", "a table with a picture or a text in every row", empty, "Leave such rows out.")
+
+
+def _written(value: object) -> str | None:
+    if is_blank(value):
+        return None
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    return str(value).strip()
+
+
+def _class_numbers(
+    path: Path, column: str, values: Sequence[object], label_names: Sequence[str] | None
+) -> tuple[list[int], datasets.ClassLabel]:
+    keys = [_written(value) for value in values]
+    where = f"column {column!r} of {path}"
+    empty = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key is None]
+    if empty:
+        _refuse(where, "a label in every row", empty, "Leave such rows out, or pass label=None to predict.")
+    odd = [
+        (row, value)
+        for row, value in enumerate(values, start=1)
+        if isinstance(value, list | dict) or (isinstance(value, float) and not value.is_integer())
+    ]
+    if odd:
+        _refuse(where, "a name or a whole number in every row", odd, "Several labels need a column each.")
+    found = {key for key in keys if key is not None}
+    if label_names is not None:
+        names = list(label_names)
+    elif all(re.fullmatch("-?[0-9]+", key) for key in found):
+        names = sorted(found, key=int)
+    else:
+        names = sorted(found)
+    number = {str(at): at for at in range(len(names))} if label_names is not None else {}
+    number.update({name: at for at, name in enumerate(names)})
+    unknown = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in number]
+    if unknown:
+        advice = f"{closest(str(unknown[0][1]), names)}Correct the cells, or extend label_names."
+        _refuse(where, f"one of {names} or a number from 0 to {len(names) - 1}", unknown, advice)
+    return [number[key] for key in keys if key is not None], datasets.ClassLabel(names=names)
+
+
+def _yes_no(path: Path, column: str, values: Sequence[object]) -> NDArray[np.float32]:
+    meaning = {None: math.nan, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
+    keys = [_written(value) for value in values]
+    wrong = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in meaning]
+    if wrong:
+        _refuse(f"column {column!r} of {path}", "0, 1 or nothing (unknown)", wrong, "Correct the cells.")
+    return np.array([meaning[key] for key in keys], dtype=np.float32)
+
+
+def _groups(path: Path, values: Sequence[object]) -> list[str]:
+    keys = [_written(value) for value in values]
+    alone = keys.count(None)
+    if 0 < alone < len(keys):
+        logger.warning("%s: %d rows without a group count as groups of their own.", path, alone)
+    # The full path keeps apart the lone rows of two manifests that are audited together.
+    return [f"{path}:{row}" if key is None else key for row, key in enumerate(keys, start=1)]
+
+
+def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
+    kind = column.type
+    if pa.types.is_null(kind):
+        kind = pa.string()
+    elif pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    try:
+        feature = datasets.Features.from_arrow_schema(pa.schema([(name, kind)]))[name]
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"column {name!r} of {path} must be of a type that datasets knows, got {kind} ({error}). Drop it."
+        ) from error
+    return feature, column.cast(kind)
+
+
+def _refuse(name: str, rule: str, found: Sequence[tuple[int, object]], advice: str) -> NoReturn:
+    shown = ", ".join(f"{repr(value)[:LONGEST]} in row {row}" for row, value in found[:SHOWN])
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    raise ValueError(f"{name} must be {rule}, got {shown}{more}. {advice}")

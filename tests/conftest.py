@@ -1,0 +1,51 @@
+"""What holds for every test: no network, shapes checked at run time, real data only where a variable says."""
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+# Before transformers is imported, which reads them once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import beartype
+import jaxtyping
+import pytest
+import torch
+
+
+def _checked(function: Callable[..., Any]) -> Any:
+    """`function` checked by beartype, but for Self, which beartype takes in decorated classes alone."""
+    function.__annotations__ = {
+        name: hint for name, hint in function.__annotations__.items() if hint is not Self
+    }
+    return beartype.beartype(function)
+
+
+# The hook wants the checker's name in a module that can be imported.
+_checker = types.ModuleType("mmfusion_shape_checker")
+vars(_checker)["checked"] = _checked
+sys.modules[_checker.__name__] = _checker
+
+# `configuration` holds no tensors. torch.compile is tested in a process of its own, for the two clash.
+SHAPED = ("outputs", "attention", "mapper", "backbones", "encoders", "towers", "fusion", "modeling")
+_loaded = [name for name in SHAPED if f"mmfusion.{name}" in sys.modules]
+assert not _loaded, f"the shape check comes too late for {_loaded}, imported already"
+jaxtyping.install_import_hook([f"mmfusion.{name}" for name in SHAPED], "mmfusion_shape_checker.checked")
+
+if os.environ.get("PYTEST_XDIST_WORKER"):
+    # Each worker has a core of its own to itself at best.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real data sets."""
+    folder = os.environ.get("MMFUSION_DATA")
+    if not folder:
+        pytest.skip("needs the real data: set MMFUSION_DATA to their folder")
+    return Path(folder)

@@ -1,0 +1,267 @@
+"""Every law over every strategy x mapper x kind of encoder, with parameters drawn anew."""
+
+import copy
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mmfusion import EmbeddingMapper, FusionClassifier, FusionConfig, ImageEncoder, TextEncoder
+from mmfusion import testing as kit
+
+FUSIONS: dict[str, Any] = {
+    "concat": "concat",
+    "joint": "joint",
+    "cross_attention": "cross_attention",
+    "mmtm": "mmtm",
+    "late": "late",
+}
+VARIANTS: dict[str, Any] = {
+    "joint-early": {"name": "joint", "at": 0},
+    "joint-middle-shared": {"name": "joint", "at": 2, "shared_blocks": 1},
+    "joint-after": {"name": "joint", "at": 4, "shared_blocks": 2},
+    "mmtm-first-blocks": {"name": "mmtm", "blocks": [[0, 0], [2, 1]]},
+    "mmtm-one-pair": {"name": "mmtm", "pairs": 1},
+    "late-learned": {"name": "late", "combine": "learned"},
+    "late-product": {"name": "late", "combine": "product"},
+}
+MAPPERS: dict[str, Any] = {
+    "linear": "linear",
+    "mlp": "mlp",
+    "cross_attention": {"kind": "cross_attention", "num_queries": 5},
+    "image_queries": {"kind": "cross_attention", "queries": "image"},
+}
+WALKED_IMAGE = ("timm_vit", "transformers_vit", "cnn")
+WALKED_TEXT = ("bert", "roberta", "distilbert", "mpnet", "modernbert")
+
+
+def _cases() -> list[Any]:
+    """Every strategy x mapper x image kind, the texts in turn; then every text kind and every variant."""
+    cases = []
+    for fusion in FUSIONS:
+        for image in kit.IMAGE_KINDS if fusion != "mmtm" else WALKED_IMAGE:
+            texts = WALKED_TEXT if fusion == "mmtm" else kit.TEXT_KINDS
+            cases += [(fusion, mapper, image, texts[len(cases) % len(texts)]) for mapper in MAPPERS]
+        for text in WALKED_TEXT if fusion == "mmtm" else kit.TEXT_KINDS:
+            cases.append((fusion, "linear", "timm_vit", text))
+    cases += [(variant, "linear", "timm_vit", "bert") for variant in VARIANTS]
+    cases += [(variant, "cross_attention", "transformers_vit", "modernbert") for variant in VARIANTS]
+    cases += [
+        (variant, "mlp", "cnn", "mpnet")
+        for variant in VARIANTS
+        if not variant.startswith(("joint-early", "joint-middle"))
+    ]
+    return [pytest.param(*case, id="-".join(case)) for case in dict.fromkeys(cases)]
+
+
+def _model(fusion: str, mapper: str, image: str, text: str) -> FusionClassifier:
+    return kit.tiny_classifier((FUSIONS | VARIANTS)[fusion], MAPPERS[mapper], image, text)
+
+
+@pytest.mark.parametrize(("fusion", "mapper", "image", "text"), _cases())
+def test_laws(fusion: str, mapper: str, image: str, text: str) -> None:
+    model = _model(fusion, mapper, image, text)
+    batch = kit.tiny_batch(model)
+    kit.check_batch_law(model, batch)
+    kit.check_padding_law(model, batch)
+    kit.check_missing_law(model, batch)
+    kit.check_gradient_law(model, batch)
+    kit.check_frozen_law(model, batch)
+    kit.check_static_law(model, batch)
+
+
+@pytest.mark.parametrize("image", kit.IMAGE_KINDS)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_multi_label(fusion: str, image: str) -> None:
+    if fusion == "mmtm" and image not in WALKED_IMAGE:
+        pytest.skip("mmtm acts inside the towers")
+    options: Any = {"problem_type": "multi_label_classification", "auxiliary_loss_weight": 0.5}
+    model = kit.tiny_classifier(fusion, "linear", image, "bert", **options)
+    batch = kit.tiny_batch(model)
+    kit.check_missing_law(model, batch)
+    kit.check_gradient_law(model, batch)
+
+
+@pytest.mark.parametrize(("image", "text"), [("opaque", "bert"), ("custom", "bert"), ("timm_vit", "custom")])
+def test_mmtm_refuses_a_tower_it_cannot_enter(image: str, text: str) -> None:
+    side = "text" if text == "custom" else "image"
+    with pytest.raises(
+        ValueError, match=rf"{side}_encoder must be a backbone that can be walked .* Use 'concat'"
+    ):
+        kit.tiny_classifier("mmtm", "linear", image, text)
+
+
+@pytest.mark.parametrize("image", ["cnn", "opaque", "custom"])
+def test_joint_refuses_an_early_block_where_no_foreign_tokens_are_taken(image: str) -> None:
+    with pytest.raises(ValueError, match="at must be"):
+        kit.tiny_classifier({"name": "joint", "at": 0}, "linear", image, "bert")
+
+
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_mmtm_spends_nothing_on_an_absent_sample_in_any_block(modality: str) -> None:
+    model = kit.tiny_classifier("mmtm")
+    batch = kit.tiny_batch(model)
+    rows = batch[f"{modality}_present"]
+    present = {name: value[rows] for name, value in batch.items()}
+    spent = kit.tower_work(model, batch, modality, whole=True)
+    assert spent == kit.tower_work(model, present, modality, whole=True) > 0
+
+
+@pytest.mark.parametrize("kind", kit.IMAGE_KINDS)
+def test_image_only(kind: str) -> None:
+    _check_alone(kit.tiny_classifier(image=kind, text=None))
+
+
+@pytest.mark.parametrize("kind", kit.TEXT_KINDS)
+def test_text_only(kind: str) -> None:
+    model = kit.tiny_classifier(image=None, text=kind)
+    _check_alone(model)
+    kit.check_padding_law(model, kit.tiny_batch(model))
+
+
+def _check_alone(model: FusionClassifier) -> None:
+    batch = kit.tiny_batch(model)
+    kit.check_batch_law(model, batch)
+    kit.check_missing_law(model, batch)
+    kit.check_gradient_law(model, batch)
+    kit.check_frozen_law(model, batch)
+    kit.check_composing_law(model)
+
+
+@pytest.mark.parametrize("kind", kit.IMAGE_KINDS)
+def test_walk_of_images(kind: str) -> None:
+    model = kit.tiny_classifier(image=kind, text=None)
+    assert isinstance(model.image_encoder, ImageEncoder)
+    kit.check_walk_law(model.image_encoder, kit.tiny_batch(model)["pixel_values"])
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("kind", kit.TEXT_KINDS)
+def test_walk_of_texts(kind: str, pooling: str) -> None:
+    encoder = kit.tiny_text_encoder(kind)
+    encoder = TextEncoder.from_config(encoder.config | {"pooling": pooling})
+    kit.redraw_parameters(encoder, 0)
+    batch = kit.repadded(kit.tiny_batch(kit.tiny_classifier(image=None, text=encoder)), side="left", extra=2)
+    kit.check_walk_law(encoder, batch["input_ids"], batch["attention_mask"])
+
+
+@pytest.mark.parametrize(
+    ("fusion", "mapper"), [*((name, "linear") for name in FUSIONS), *(("concat", name) for name in MAPPERS)]
+)
+def test_composing_and_repeatable(fusion: str, mapper: str) -> None:
+    for image, text in (("timm_vit", "bert"), ("cnn", "mpnet")):
+        model = _model(fusion, mapper, image, text)
+        kit.check_composing_law(model)
+        kit.check_repeatable_law(
+            lambda model=model: FusionClassifier(FusionConfig.from_dict(model.config.to_dict()))
+        )
+
+
+def test_a_partly_frozen_and_an_adapted_tower_obey_the_laws() -> None:
+    frozen = (
+        kit.tiny_classifier("concat", image="cnn").freeze("image", keep_last=2).freeze("text", keep_last=1)
+    )
+    adapted = kit.tiny_classifier("late")
+    adapted.text_encoder.add_lora(r=2)
+    adapted.image_encoder.add_lora(r=2)
+    kit.redraw_parameters(adapted, 0)
+    for model in (frozen, adapted):
+        batch = kit.tiny_batch(model)
+        kit.check_batch_law(model, batch)
+        kit.check_padding_law(model, batch)
+        kit.check_missing_law(model, batch)
+        kit.check_gradient_law(model, batch)
+        kit.check_static_law(model, batch)
+
+
+def test_partly_frozen_towers_keep_their_batch_statistics() -> None:
+    model = kit.tiny_classifier("concat", image="cnn").freeze("image", keep_last=1).train()
+    before = {name: value.clone() for name, value in model.image_encoder.named_buffers()}
+    model(**kit.tiny_batch(model))
+    changed = {
+        name for name, value in model.image_encoder.named_buffers() if not torch.equal(value, before[name])
+    }
+    assert changed and all("layer4" in name for name in changed)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_modality_dropout_draws_a_modality_away_only_in_training(fusion: str) -> None:
+    model = kit.tiny_classifier(fusion, image="timm_vit", text="distilbert")
+    batch = kit.tiny_batch(model, 8, missing=False)
+    plain = model(**batch).logits
+    model.config.modality_dropout = 0.9
+    assert torch.equal(plain, model(**batch).logits)
+    torch.manual_seed(0)
+    seen: list[int] = []
+    handle = next(model.image_encoder.backbone.children()).register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
+    )
+    model.train()(**batch).loss.backward()
+    handle.remove()
+    assert 0 < sum(seen) < 8
+
+
+def test_a_new_process_gives_the_same_logits_to_the_bit() -> None:
+    """All in one process, for importing takes most of the time."""
+    names = [(fusion, "linear", "timm_vit", "bert") for fusion in FUSIONS | VARIANTS]
+    names += [("concat", mapper, "cnn", "modernbert") for mapper in MAPPERS]
+    names += [
+        ("cross_attention", "mlp", image, text)
+        for image, text in zip(kit.IMAGE_KINDS, kit.TEXT_KINDS, strict=False)
+    ]
+    models = [_model(*name) for name in names]
+    models += [kit.tiny_classifier(image=kind, text=None) for kind in kit.IMAGE_KINDS]
+    models += [kit.tiny_classifier(image=None, text=kind) for kind in kit.TEXT_KINDS]
+    models.append(
+        kit.tiny_classifier("concat", problem_type="multi_label_classification").freeze("image", keep_last=1)
+    )
+    adapted = kit.tiny_classifier("late", auxiliary_loss_weight=0.1)
+    adapted.text_encoder.add_lora(r=2)
+    kit.redraw_parameters(adapted, 3)
+    models.append(adapted)
+    kit.check_round_trip_law(*((model, kit.tiny_batch(model)) for model in models))
+
+
+COMPILED = """
+import torch
+from mmfusion import testing as kit
+torch.set_num_threads(1)
+for fusion, mapper, image, text in [
+    ("joint", "cross_attention", "timm_vit", "bert"),
+    ("mmtm", "linear", "cnn", "distilbert"),
+    ("late", "mlp", "transformers_vit", "roberta"),
+]:
+    model = kit.tiny_classifier(fusion, mapper, image, text)
+    kit.check_compiled_law(model, kit.tiny_batch(model))
+"""
+
+
+def test_compiled_equals_eager() -> None:
+    """In a process of its own, for compiling and the run-time check of shapes clash."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED], env=os.environ.copy(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("mapper", MAPPERS)
+def test_mapper(mapper: str) -> None:
+    options = {"kind": mapper} if isinstance(MAPPERS[mapper], str) else MAPPERS[mapper]
+    kit.check_mapper(EmbeddingMapper(in_dim=12, out_dim=16, **options), in_dim=12, out_dim=16)
+
+
+def test_a_copy_of_a_model_is_a_model_of_its_own() -> None:
+    for image, text in zip(kit.IMAGE_KINDS, kit.TEXT_KINDS, strict=False):
+        model = kit.tiny_classifier("concat", image=image, text=text)
+        batch = kit.tiny_batch(model)
+        copied = copy.deepcopy(model)
+        expected = model(**batch).logits
+        assert torch.equal(expected, copied(**batch).logits)
+        for parameter in copied.parameters():
+            nn.init.zeros_(parameter)
+        assert torch.equal(expected, model(**batch).logits)
+        assert not copied(**batch).logits.any()

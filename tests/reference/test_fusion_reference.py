@@ -1,0 +1,256 @@
+"""The fusion strategies against the papers' formulas, written out by hand in numpy loops."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import BertConfig, ViTConfig
+
+from mmfusion.encoders import ImageEncoder
+from mmfusion.fusion import Late
+from mmfusion.modeling import FusionClassifier
+from mmfusion.outputs import Encoded, Hidden
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+Array = NDArray[np.float64]
+
+
+def classifier(**options: Any) -> FusionClassifier:
+    """A small classifier with every parameter drawn anew, so that nothing hides behind a zero or a one."""
+    torch.manual_seed(0)
+    image = options.pop("image_encoder", ViTConfig(**SMALL, image_size=16, patch_size=8))
+    text = BertConfig(**SMALL, vocab_size=30, max_position_embeddings=20)
+    model = FusionClassifier(image_encoder=image, text_encoder=text, num_labels=3, **options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.3)
+    return model
+
+
+def batch(size: int = 16) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    return {
+        "pixel_values": torch.randn(3, 3, size, size, generator=generator),
+        "input_ids": torch.randint(3, 30, (3, 5), generator=generator) * mask,
+        "attention_mask": mask,
+    }
+
+
+def array(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def layer_norm(x: Array, norm: nn.LayerNorm) -> Array:
+    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+    return (x - mean) / np.sqrt(variance + norm.eps) * array(norm.weight) + array(norm.bias)
+
+
+def affine(x: Array, layer: nn.Linear) -> Array:
+    return x @ array(layer.weight).T + (array(layer.bias) if layer.bias is not None else 0)
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max())
+    return e / e.sum()
+
+
+def head(part: Any, *vectors: Array) -> Array:
+    normed = [layer_norm(vector, norm) for vector, norm in zip(vectors, part.norms, strict=True)]
+    return affine(np.concatenate(normed, -1), part.out)
+
+
+def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
+    """One sample's tokens [N, D] through a pre-norm block whose context holds real tokens alone."""
+    attention, width = block.attention, x.shape[-1] // heads
+    seen = layer_norm(context, block.norm_context or block.norm)
+    q, k, v = affine(layer_norm(x, block.norm), attention.query), affine(seen, attention.key), affine(seen, attention.value)
+    taken = np.zeros_like(q)
+    for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        for n in range(len(x)):
+            scores = np.array([q[n, part] @ k[m, part] / np.sqrt(width) for m in range(len(context))])
+            taken[n, part] = softmax(scores) @ v[:, part]
+    x = x + affine(taken, attention.out)
+    inner = affine(layer_norm(x, block.norm_out), block.feed_forward[0])
+    gelu = inner * 0.5 * (1 + array(torch.erf(torch.from_numpy(inner / np.sqrt(2)))))
+    return x + affine(gelu, block.feed_forward[3])
+
+
+def encoded(model: FusionClassifier, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
+    with torch.no_grad():
+        return model.image_encoder(inputs["pixel_values"]), model.text_encoder(inputs["input_ids"], inputs["attention_mask"])
+
+
+def real(encoded: Encoded, row: int) -> Array:
+    return array(encoded.tokens[row][encoded.mask[row]])
+
+
+def close(logits: Tensor, expected: list[Array]) -> None:
+    np.testing.assert_allclose(array(logits), np.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def mapped(model: FusionClassifier, tokens: Array) -> Array:
+    return affine(tokens, model.mapper.map[0])
+
+
+def test_concat() -> None:
+    model, inputs = classifier(fusion="concat"), batch()
+    image, text = encoded(model, inputs)
+    expected = [
+        head(model.fusion.head, array(image.pooled[row]), mapped(model, real(text, row)).mean(0)) for row in range(3)
+    ]
+    close(model(**inputs).logits, expected)
+
+
+def test_cross_attention() -> None:
+    model, inputs = classifier(fusion={"name": "cross_attention", "num_heads": 4}), batch()
+    image, text = encoded(model, inputs)
+    expected = []
+    for row in range(3):
+        x = real(image, row)
+        moved = attention_block(model.fusion.block, x, mapped(model, real(text, row)), heads=4)
+        gated = x + np.tanh(array(model.fusion.gate)) * (moved - x)
+        expected.append(head(model.fusion.head, array(image.pooled[row]) + gated.mean(0) - x.mean(0)))
+    close(model(**inputs).logits, expected)
+
+
+def test_joint_after_the_tower() -> None:
+    model, inputs = classifier(fusion={"name": "joint", "at": 3, "shared_blocks": 2, "num_heads": 4}), batch()
+    image, text = encoded(model, inputs)
+    expected = []
+    for row in range(3):
+        sequence = np.concatenate([real(image, row), mapped(model, real(text, row))])
+        for block in model.fusion.blocks:
+            sequence = attention_block(block, sequence, sequence, heads=4)
+        expected.append(head(model.fusion.head, sequence.mean(0)))
+    close(model(**inputs).logits, expected)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_joint_inside_the_tower(at: int) -> None:
+    """Sample by sample, without padding: the remaining layers of the image tower see one plain sequence."""
+    model, inputs = classifier(fusion={"name": "joint", "at": at}), batch()
+    _, text = encoded(model, inputs)
+    vit, expected = model.image_encoder.backbone, []
+    with torch.no_grad():
+        for row in range(3):
+            sequence = vit.embeddings(inputs["pixel_values"][row : row + 1])
+            for layer in vit.layers[:at]:
+                sequence = layer(sequence)
+            words = torch.from_numpy(mapped(model, real(text, row))).float().unsqueeze(0)
+            sequence = torch.cat([sequence, words], 1)
+            for layer in vit.layers[at:]:
+                sequence = layer(sequence)
+            expected.append(head(model.fusion.head, array(vit.layernorm(sequence)[0, 0])))
+    close(model(**inputs).logits, expected)
+
+
+def gates(unit: Any, image: Array, text: Array) -> tuple[Array, Array]:
+    """MMTM, equations 1 to 4: the joint squeeze Z, then a gate in (0, 2) for every channel of each modality."""
+    z = np.maximum(affine(np.concatenate([image, text]), unit.squeeze), 0)
+    return 2 * sigmoid(affine(z, unit.excite_image)), 2 * sigmoid(affine(z, unit.excite_text))
+
+
+def test_mmtm_with_a_vit() -> None:
+    model, inputs = classifier(fusion={"name": "mmtm", "blocks": [[0, 1], [2, 2]]}), batch()
+    image_encoder, text_encoder, expected = model.image_encoder, model.text_encoder, []
+    with torch.no_grad():
+        for row in range(3):
+            length = int(inputs["attention_mask"][row].sum())
+            image = image_encoder.embed(inputs["pixel_values"][row : row + 1])
+            text = text_encoder.embed(inputs["input_ids"][row : row + 1, :length])
+            walked = [0, 0]
+            for (i, j), unit in zip([(0, 1), (2, 2)], model.fusion.units, strict=True):
+                for block in range(walked[0], i):
+                    image = image_encoder.block(block, image)
+                for block in range(walked[1], j):
+                    text = text_encoder.block(block, text)
+                walked = [i, j]
+                for_image, for_text = gates(unit, array(image.values[0]).mean(0), array(text.values[0]).mean(0))
+                image = image._replace(values=image.values * torch.from_numpy(for_image).float())
+                text = text._replace(values=text.values * torch.from_numpy(for_text).float())
+            seen = image_encoder.pool(image_encoder.block(2, image)).pooled[0]
+            read = text_encoder.pool(text_encoder.block(2, text)).tokens[0]
+            expected.append(head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0)))
+    close(model(**inputs).logits, expected)
+
+
+def test_mmtm_scales_the_channels_of_a_cnn() -> None:
+    encoder = ImageEncoder("resnet10t", pretrained=False)
+    model, inputs = classifier(image_encoder=encoder, fusion={"name": "mmtm", "blocks": [[3, 2]]}), batch(32)
+    # Random batch norms of a drawn network explode; those of a fresh one do not.
+    encoder.backbone.load_state_dict(ImageEncoder("resnet10t", pretrained=False).backbone.state_dict())
+    unit, expected = model.fusion.units[0], []
+    with torch.no_grad():
+        for row in range(3):
+            length = int(inputs["attention_mask"][row].sum())
+            image = encoder.embed(inputs["pixel_values"][row : row + 1])
+            for block in range(3):
+                image = encoder.block(block, image)
+            text = model.text_encoder.embed(inputs["input_ids"][row : row + 1, :length])
+            for block in range(2):
+                text = model.text_encoder.block(block, text)
+            for_image, for_text = gates(unit, array(image.values[0]).mean((1, 2)), array(text.values[0]).mean(0))
+            scaled = np.empty_like(array(image.values[0]))
+            for channel in range(len(for_image)):
+                scaled[channel] = array(image.values[0, channel]) * for_image[channel]
+            seen = encoder.pool(encoder.block(3, Hidden(torch.from_numpy(scaled).float().unsqueeze(0)))).pooled[0]
+            text = text._replace(values=text.values * torch.from_numpy(for_text).float())
+            read = model.text_encoder.pool(model.text_encoder.block(2, text)).tokens[0]
+            expected.append(head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0)))
+    close(model(**inputs).logits, expected)
+
+
+def probabilities(scores: Array, multi_label: bool) -> Array:
+    return sigmoid(scores) if multi_label else softmax(scores)
+
+
+def joined(combine: str, experts: list[Array], weights: list[float], multi_label: bool) -> Array:
+    """The joint probabilities of the modalities that are present."""
+    if combine == "product":
+        product = np.prod(experts, axis=0)
+        against = np.prod([1 - p for p in experts], axis=0) if multi_label else product.sum()
+        return product / (product + against) if multi_label else product / against
+    if combine == "mean":
+        weights = [1.0] * len(experts)
+    share = np.exp(weights) / np.exp(weights).sum() if combine == "learned" else np.array(weights) / len(weights)
+    return sum(w * p for w, p in zip(share, experts, strict=True))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification"])
+@pytest.mark.parametrize("combine", ["mean", "learned", "product"])
+def test_late(combine: str, problem: str) -> None:
+    multi_label = problem.startswith("multi")
+    model, inputs = classifier(fusion={"name": "late", "combine": combine}, problem_type=problem), batch()
+    image, text = encoded(model, inputs)
+    present = {"image_present": torch.tensor([True, False, True]), "text_present": torch.tensor([True, True, False])}
+    logits = model(**inputs, **present).logits
+    learned = array(model.fusion.weights) if combine == "learned" else np.zeros(2)
+    for row in range(3):
+        scores = [
+            head(model.fusion.image_head, array(image.pooled[row])),
+            head(model.fusion.text_head, mapped(model, real(text, row)).mean(0)),
+        ]
+        here = [i for i, name in enumerate(("image_present", "text_present")) if present[name][row]]
+        experts = [probabilities(scores[i], multi_label) for i in here]
+        expected = joined(combine, experts, [learned[i] for i in here], multi_label)
+        ours = probabilities(array(logits[row]), multi_label)
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+        if not multi_label:
+            np.testing.assert_allclose(expected.sum(), 1)
+
+
+def test_late_is_exact_where_probabilities_underflow() -> None:
+    late = Late("mean")
+    late.multi_label = False
+    scores = torch.tensor([[[0.0, -300.0]], [[0.0, -200.0]]])
+    joint = late._joined(scores, torch.ones(2, 1, dtype=torch.bool)).log_softmax(-1)
+    torch.testing.assert_close(joint[0, 1], torch.tensor(-200.0 - float(np.log(2))), rtol=1e-6, atol=0)
