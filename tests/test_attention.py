@@ -8,7 +8,9 @@ from mmfusion.attention import Attention, AttentionBlock, FeedForward
 
 @pytest.mark.parametrize("heads", [0, 3, 16])
 def test_heads_must_divide_the_width(heads: int) -> None:
-    with pytest.raises(ValueError, match=rf"num_heads must be a divisor of the width 8, got {heads}. Choose one of \[1, 2, 4, 8\]"):
+    with pytest.raises(
+        ValueError, match=rf"num_heads must be a divisor of the width 8, got {heads}. Choose one of \[1, 2, 4, 8\]"
+    ):
         Attention(8, num_heads=heads)
 
 

@@ -73,6 +73,7 @@ def test_pictures_are_compared_by_their_pixels(tmp_path: Path) -> None:
     assert leak.severity == "error"
     assert leak.count == 1
     assert "renamed.bmp" in leak.examples[0]
+    assert "reshaped.png" not in leak.examples[0]
     assert found(report, "image_within_split").examples[0].startswith("train[0]")
     assert found(report, "missing_image").message == "1 of 4 rows of train have no image."
 

@@ -1,5 +1,6 @@
 """The families: a walk is the backbone's own forward, and what cannot be walked is one block."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -82,7 +83,14 @@ HF_TEXT: dict[str, tuple[PreTrainedConfig, int]] = {
     # A window of 4 tokens on texts of up to 9: the sliding layers see another mask than the global ones.
     "modernbert": (
         ModernBertConfig(
-            **SMALL, **WORDS, local_attention=4, global_attn_every_n_layers=2, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3
+            **SMALL,
+            **WORDS,
+            local_attention=4,
+            global_attn_every_n_layers=2,
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
         ),
         3,
     ),
@@ -130,7 +138,7 @@ def check_walk(encoder: Encoder, *inputs: Tensor) -> Encoded:
     assert bool(own.mask.any(1).all()) and bool(own.pooled.isfinite().all())
     blocks, tail = encoder.family.parts()
     assert len(blocks) == encoder.num_blocks
-    held = [id(p) for module in [*sum(blocks, []), *tail] for p in module.parameters()]
+    held = [id(p) for module in [*itertools.chain(*blocks), *tail] for p in module.parameters()]
     assert len(held) == len(set(held)) and set(held) <= {id(p) for p in encoder.backbone.parameters()}
     return own
 
@@ -221,7 +229,9 @@ def test_masked_places_of_a_vit_are_not_seen() -> None:
 
 
 def test_nhwc_features_become_tokens_in_reading_order() -> None:
-    encoder = ImageEncoder("swin_tiny_patch4_window7_224", pretrained=False, img_size=64, window_size=2, depths=(1, 1, 1, 1)).eval()
+    encoder = ImageEncoder(
+        "swin_tiny_patch4_window7_224", pretrained=False, img_size=64, window_size=2, depths=(1, 1, 1, 1)
+    ).eval()
     assert isinstance(encoder.family, OneBlock)
     with torch.no_grad():
         own = check_walk(encoder, pixels(64))

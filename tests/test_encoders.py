@@ -501,8 +501,6 @@ def test_buffers_that_are_not_saved_are_restored() -> None:
     assert all(torch.equal(restored[name], value) for name, value in unsaved.items())
 
 
-
-
 def test_gradient_checkpointing_is_told_to_timm_and_read_from_transformers() -> None:
     encoder = ENCODERS["timm vit"]()
     encoder.gradient_checkpointing = True

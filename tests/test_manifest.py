@@ -50,7 +50,7 @@ def test_the_three_formats_agree(folder: Path) -> None:
     rows = list(csv.DictReader(GOOD.splitlines()))
     frame = pd.DataFrame(rows).astype({"label": "category"})
     frame.to_parquet(folder / "rows.parquet")
-    write(folder, "\n\n".join(map(json.dumps, rows)), "rows.jsonl")
+    write(folder, "\ufeff" + "\r\n\r\n".join(map(json.dumps, rows)), "rows.jsonl")
     expected = load_manifest(write(folder, GOOD)).remove_columns("age").to_dict()
     for name in ("rows.jsonl", "rows.parquet"):
         assert load_manifest(folder / name).remove_columns("age").to_dict() == expected
@@ -59,7 +59,7 @@ def test_the_three_formats_agree(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"\xef\xbb\xbftext\nclear\n", "clear"),
+        (b"\xef\xbb\xbftext\n007\n", "007"),
         (b"text\r\nclear\r\n", "clear"),
         (b"text\nclear", "clear"),
         (b'text\n"one, ""two""\nthree"\n', 'one, "two"\nthree'),

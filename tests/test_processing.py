@@ -115,7 +115,10 @@ def test_a_processor_of_one_modality() -> None:
     [
         ({}, "tokenizer or input_spec must be given, got neither"),
         ({"input_spec": SPEC, "fit": "sqash"}, "fit must be one of .* got 'sqash'. Did you mean 'squash'"),
-        ({"input_spec": SPEC | {"interpolation": "bicubik"}}, "interpolation must be one of .* got 'bicubik'. Did you mean 'bicubic'"),
+        (
+            {"input_spec": SPEC | {"interpolation": "bicubik"}},
+            "interpolation must be one of .* got 'bicubik'. Did you mean 'bicubic'",
+        ),
         ({"input_spec": SPEC | {"sise": 3}}, "input_spec has an unknown entry 'sise'. Did you mean 'size'"),
         ({"input_spec": {key: value for key, value in SPEC.items() if key != "std"}}, "input_spec lacks entry 'std'"),
         ({"input_spec": SPEC | {"channels": 2}}, "channels must be 1 or 3 with a mean and std for each"),

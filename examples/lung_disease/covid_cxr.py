@@ -111,10 +111,7 @@ def read(folder: str | Path) -> Selection:
     for name, prepare in (("labels.csv", _from_copy), ("metadata.csv", _from_published)):
         if (place / name).is_file():
             return _select(prepare(pd.read_csv(place / name, dtype=str, keep_default_na=False), name), place)
-    raise ValueError(
-        f"folder must be one with labels.csv or metadata.csv, got {str(folder)!r}. "
-        "Name the folder that holds it."
-    )
+    raise ValueError(f"folder must be one with labels.csv or metadata.csv, got {str(folder)!r}. Name the folder that holds it.")
 
 
 def _columns(table: pd.DataFrame, wanted: list[str], name: str) -> pd.DataFrame:
@@ -130,9 +127,7 @@ def _from_copy(table: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def _from_published(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    chosen = _columns(
-        table, ["filename", "folder", "patientid", "clinical_notes", "modality", *_SHARED], name
-    )
+    chosen = _columns(table, ["filename", "folder", "patientid", "clinical_notes", "modality", *_SHARED], name)
     chosen = chosen.rename(columns={"patientid": "group", "clinical_notes": "text"})
     return chosen.assign(image=chosen["folder"] + "/" + chosen["filename"], mask="")
 
@@ -143,24 +138,16 @@ def _select(table: pd.DataFrame, folder: Path) -> Selection:
     reasons = pd.Series("", index=table.index)
     reasons[labels.isna()] = "finding " + table["finding"].where(table["finding"] != "", "empty")
     reasons[~table["view"].isin(FRONTAL)] = "view " + table["view"].where(table["view"] != "", "empty")
-    reasons[table["modality"] != "X-ray"] = "modality " + table["modality"].where(
-        table["modality"] != "", "empty"
-    )
+    reasons[table["modality"] != "X-ray"] = "modality " + table["modality"].where(table["modality"] != "", "empty")
     kept = table[reasons == ""]
     if kept.empty:
-        raise ValueError(
-            f"folder must be one with X-rays of COVID-19 or pneumonia, got none in {str(folder)!r}. Check it."
-        )
+        raise ValueError(f"folder must be one with X-rays of COVID-19 or pneumonia, got none in {str(folder)!r}. Check it.")
     missing = [image for image in kept["image"] if not (folder / image).is_file()]
     if missing:
-        raise ValueError(
-            f"image must be a file, got {len(missing)} that are not: {some(missing)}. Fetch the whole set."
-        )
+        raise ValueError(f"image must be a file, got {len(missing)} that are not: {some(missing)}. Fetch the whole set.")
     anonymous = [int(number) + 2 for number in kept.index[kept["group"] == ""]]
     if anonymous:
-        raise ValueError(
-            f"patient must be given, got none in row {anonymous[0]}. Without it patients cannot be split."
-        )
+        raise ValueError(f"patient must be given, got none in row {anonymous[0]}. Without it patients cannot be split.")
     rows = pd.DataFrame(
         {
             "image": [(folder / image).resolve().as_posix() for image in kept["image"]],
@@ -177,12 +164,8 @@ def _select(table: pd.DataFrame, folder: Path) -> Selection:
 
 
 def main(
-    folder: Annotated[
-        Path, typer.Argument(help="A clone of covid-chestxray-dataset, or a small copy with labels.csv.")
-    ],
-    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path(
-        "covid_cxr.csv"
-    ),
+    folder: Annotated[Path, typer.Argument(help="A clone of covid-chestxray-dataset, or a small copy with labels.csv.")],
+    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path("covid_cxr.csv"),
 ) -> None:
     """Write the manifest of COVID-19 against other pneumonia."""
     console = Console()
@@ -199,9 +182,7 @@ def main(
         of_class = rows[rows["label"] == label]
         silent = of_class["text"].isna().sum()
         console.print(f"{len(of_class):>6,}  X-rays of class {label}, {silent} of them without a note")
-    console.print(
-        f"{rows['names_diagnosis'].sum():>6,}  notes name a diagnosis: text alone may give the label away"
-    )
+    console.print(f"{rows['names_diagnosis'].sum():>6,}  notes name a diagnosis: text alone may give the label away")
     console.print(f"{len(rows):>6,}  rows of {rows['group'].nunique()} patients written to {path}")
 
 

@@ -33,18 +33,12 @@ def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(
-            f"path must be a file ending in .csv or .jsonl, got {str(path)!r}. Rename the manifest."
-        )
+        raise ValueError(f"path must be a file ending in .csv or .jsonl, got {str(path)!r}. Rename the manifest.")
     missing = [column for column in REQUIRED if column not in rows.columns]
     if missing:
-        raise ValueError(
-            f"rows must be given with the columns {list(REQUIRED)}, got none of {missing}. Add them."
-        )
+        raise ValueError(f"rows must be given with the columns {list(REQUIRED)}, got none of {missing}. Add them.")
     if rows.empty:
-        raise ValueError(
-            "rows must be at least one sample, got 0. Check the folder and the rules of selection."
-        )
+        raise ValueError("rows must be at least one sample, got 0. Check the folder and the rules of selection.")
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()
     written = rows.copy()

@@ -129,9 +129,7 @@ def read_reports(archive: str | Path | None = None) -> list[Report]:
                 if stream is not None:
                     reports.append(parse_report(stream.read(), member.name))
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise ValueError(
-            f"archive must be a readable tar file, got {str(path)!r} ({error}). Fetch it again."
-        ) from error
+        raise ValueError(f"archive must be a readable tar file, got {str(path)!r} ({error}). Fetch it again.") from error
     if not reports:
         raise ValueError(f"archive must be one with XML reports, got none in {str(path)!r}. Check the file.")
     return sorted(reports, key=lambda report: (int(re.sub(r"\D", "", report.uid) or 0), report.uid))
@@ -155,9 +153,7 @@ def parse_report(content: bytes, name: str) -> Report:
     try:
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
-        raise ValueError(
-            f"report must be well-formed XML, got {name!r} ({error}). Fetch the archive again."
-        ) from error
+        raise ValueError(f"report must be well-formed XML, got {name!r} ({error}). Fetch the archive again.") from error
     uid = root.find("uId")
     if uid is None or not uid.get("id"):
         raise ValueError(f"report must be one with a uId, got none in {name!r}. Fetch the archive again.")
@@ -193,22 +189,15 @@ def cohort(reports: Iterable[Report], *, seed: int = 0, balanced: bool = True) -
     everything = list(reports)
     twice = [uid for uid, count in Counter(report.uid for report in everything).items() if count > 1]
     if twice:
-        raise ValueError(
-            f"reports must be given once each, got {some(twice)} more than once. Drop the copies."
-        )
+        raise ValueError(f"reports must be given once each, got {some(twice)} more than once. Drop the copies.")
     pictured = [report for report in everything if report.images]
     classes = {label: [report for report in pictured if report.label == label] for label in LABELS}
     empty = [label for label in LABELS if not classes[label]]
     if empty:
-        raise ValueError(
-            f"reports must be of both classes, got no {empty[0]!r} with images. Give all reports."
-        )
+        raise ValueError(f"reports must be of both classes, got no {empty[0]!r} with images. Give all reports.")
     size = min(map(len, classes.values())) if balanced else None
     # One generator per class: how many reports one class has may not change which are drawn from the other.
-    kept = {
-        label: random.Random(f"{seed}/{label}").sample(found, size or len(found))
-        for label, found in classes.items()
-    }
+    kept = {label: random.Random(f"{seed}/{label}").sample(found, size or len(found)) for label, found in classes.items()}
     uids = {report.uid for found in kept.values() for report in found}
     chosen = tuple(report for report in pictured if report.uid in uids)
     steps = [
@@ -267,18 +256,12 @@ def manifest(reports: Sequence[Report], joined: Joined, protocol: str = "publish
 
 
 def main(
-    images: Annotated[
-        Path | None, typer.Option(help="Folder with the X-rays, in any published naming.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder with the X-rays, in any published naming.")] = None,
     download: Annotated[Path | None, typer.Option(help="Fetch the X-rays into this folder first.")] = None,
     url: Annotated[str, typer.Option(help="Where --download finds the archive.")] = ARCHIVE_URL,
-    known_hash: Annotated[
-        str | None, typer.Option(help="SHA-256 the archive must have, if you know it.")
-    ] = None,
+    known_hash: Annotated[str | None, typer.Option(help="SHA-256 the archive must have, if you know it.")] = None,
     output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path("openi.csv"),
-    protocol: Annotated[
-        str, typer.Option(help="published (findings) or leak-free (indication).")
-    ] = "published",
+    protocol: Annotated[str, typer.Option(help="published (findings) or leak-free (indication).")] = "published",
     seed: Annotated[int, typer.Option(help="Chooses the normals that are kept.")] = 0,
     balanced: Annotated[bool, typer.Option(help="Keep as many normals as lung reports.")] = True,
 ) -> None:

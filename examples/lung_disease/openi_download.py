@@ -172,8 +172,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             files.extractall(partial, filter="data")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise ValueError(
-            f"archive must be a whole tar file, got {str(archive)!r} ({error}). "
-            "Delete it and its .sha256, and run again."
+            f"archive must be a whole tar file, got {str(archive)!r} ({error}). Delete it and its .sha256, and run again."
         ) from error
     # Renamed only when whole, so that an interrupted run is not taken for a finished one.
     os.replace(partial, folder)

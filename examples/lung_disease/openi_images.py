@@ -67,9 +67,7 @@ def package_file(name: str) -> Path:
         )
     path = Path(next(iter(spec.submodule_search_locations))) / "data" / name
     if not path.is_file():
-        raise ValueError(
-            f"torchxrayvision must be a version with data/{name}, got none at {str(path)!r}. Update it."
-        )
+        raise ValueError(f"torchxrayvision must be a version with data/{name}, got none at {str(path)!r}. Update it.")
     return path
 
 
@@ -91,12 +89,9 @@ def read_views(metadata: str | Path | None = None) -> dict[str, View]:
     try:
         table = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"metadata must be a table with the columns {columns}, got {str(path)!r}: {error}"
-        ) from error
+        raise ValueError(f"metadata must be a table with the columns {columns}, got {str(path)!r}: {error}") from error
     return {
-        name: _view(position, orientation)
-        for name, position, orientation in table[columns].itertuples(index=False, name=None)
+        name: _view(position, orientation) for name, position, orientation in table[columns].itertuples(index=False, name=None)
     }
 
 
@@ -151,9 +146,7 @@ def _preference(path: Path) -> int:
     return _ENDINGS.index(path.suffix.lower())
 
 
-def join_images(
-    reports: Sequence[Pictured], folder: str | Path, views: Mapping[str, View], *, tolerance: float = 0.05
-) -> Joined:
+def join_images(reports: Sequence[Pictured], folder: str | Path, views: Mapping[str, View], *, tolerance: float = 0.05) -> Joined:
     """Returns the X-ray chosen for each report: the first frontal one, else of unknown view, else any.
 
     Args:

@@ -182,9 +182,7 @@ def render(
     choose(protocol, PROTOCOLS, "protocol")
     unlabelled = [report.uid for report in reports if report.label is None]
     if unlabelled:
-        raise ValueError(
-            f"reports must be of class normal or lung, got {unlabelled[0]!r}. Choose them with cohort()."
-        )
+        raise ValueError(f"reports must be of class normal or lung, got {unlabelled[0]!r}. Choose them with cohort().")
     folder = Path(folder)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -237,9 +235,7 @@ def _save(picture: Image.Image, path: Path, settings: str) -> None:
 
 def main(
     output: Annotated[Path, typer.Option(help="Folder for synthetic pictures, masks and manifest.csv.")],
-    protocol: Annotated[
-        str, typer.Option(help="published (findings) or leak-free (indication).")
-    ] = "published",
+    protocol: Annotated[str, typer.Option(help="published (findings) or leak-free (indication).")] = "published",
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 224,
     seed: Annotated[int, typer.Option(help="Chooses the normals that are kept, and draws the pictures.")] = 0,
 ) -> None:

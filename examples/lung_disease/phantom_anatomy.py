@@ -97,10 +97,7 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     assert list(spread) == [field.name for field in fields(Anatomy)]
     draws = np.clip(rng.standard_normal(len(spread)), -2.5, 2.5)
     return Anatomy(
-        **{
-            name: float(mean + scale * draw)
-            for (name, (mean, scale)), draw in zip(spread.items(), draws, strict=True)
-        }
+        **{name: float(mean + scale * draw) for (name, (mean, scale)), draw in zip(spread.items(), draws, strict=True)}
     )
 
 
@@ -193,10 +190,7 @@ class Canvas:
     def texture(self, cells: int) -> Array:
         """Returns smooth random noise, about `cells` blobs per edge, of mean 0 and deviation about 1."""
         coarse = Image.fromarray(self.rng.standard_normal((cells, cells)).astype(np.float32))
-        return (
-            np.asarray(coarse.resize((self.size, self.size), Image.Resampling.BICUBIC), dtype=np.float32)
-            * 1.4
-        )
+        return np.asarray(coarse.resize((self.size, self.size), Image.Resampling.BICUBIC), dtype=np.float32) * 1.4
 
     def _inside(self, side: int) -> Array:
         """Returns t, held at the chest wall: beyond it the abdomen's edge runs on level."""
@@ -209,9 +203,7 @@ class Canvas:
         wall = anatomy.width * (1 - (1 - q) ** 3) ** 0.5
         inner = 0.10 - 0.02 * bump(self.y + 0.35, 0.3)
         summit = anatomy.apex + 1.3 * np.square(t - 0.25)
-        inside = np.minimum.reduce(
-            [wall - t, t - inner, self.y - summit, 0.75 * (self.dome(t, side) - self.y)]
-        )
+        inside = np.minimum.reduce([wall - t, t - inner, self.y - summit, 0.75 * (self.dome(t, side) - self.y)])
         return step(inside, 0.014)
 
     def _heart(self) -> Array:
@@ -228,9 +220,7 @@ class Canvas:
 
     def _mediastinum(self) -> Array:
         anatomy = self.anatomy
-        half = (
-            0.085 + 0.05 * step(-0.58 - self.y, 0.10) + 0.02 * step(self.y - 0.05, 0.15)
-        ) * anatomy.mediastinum
+        half = (0.085 + 0.05 * step(-0.58 - self.y, 0.10) + 0.02 * step(self.y - 0.05, 0.15)) * anatomy.mediastinum
         band = step(half - np.abs(self.x - 0.012), 0.014)
         knob = np.hypot(self.x - 0.115, (self.y + 0.30) * 0.8) / (0.085 * anatomy.knob)
         artery = np.hypot(self.x - 0.12, (self.y + 0.14) * 0.55) / 0.062

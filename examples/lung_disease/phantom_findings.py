@@ -122,10 +122,8 @@ def read_heading(heading: str) -> Finding | None:
         True
     """
     first, *rest = (part.strip().lower() for part in heading.split("/"))
-    if first == "lung":
-        kind = next((_LUNG_KINDS[part] for part in rest if part in _LUNG_KINDS), None)
-    else:
-        kind = _KINDS.get(first)
+    of_lung = next((_LUNG_KINDS[part] for part in rest if part in _LUNG_KINDS), None)
+    kind = of_lung if first == "lung" else _KINDS.get(first)
     if kind is None:
         return None
     side: Side = "unknown"
@@ -150,17 +148,11 @@ def adjust(anatomy: Anatomy, findings: Iterable[Finding]) -> Anatomy:
     for finding in findings:
         s = finding.strength
         if finding.kind == "hypoinflation":
-            anatomy = replace(
-                anatomy, inflation=anatomy.inflation - 1.15 * s, vessels=anatomy.vessels + 0.25 * s
-            )
+            anatomy = replace(anatomy, inflation=anatomy.inflation - 1.15 * s, vessels=anatomy.vessels + 0.25 * s)
         elif finding.kind == "hyperdistention":
-            anatomy = replace(
-                anatomy, inflation=anatomy.inflation + 1.15 * s, vessels=anatomy.vessels - 0.15 * s
-            )
+            anatomy = replace(anatomy, inflation=anatomy.inflation + 1.15 * s, vessels=anatomy.vessels - 0.15 * s)
         elif finding.kind == "emphysema":
-            anatomy = replace(
-                anatomy, inflation=anatomy.inflation + 0.45 * s, vessels=anatomy.vessels - 0.2 * s
-            )
+            anatomy = replace(anatomy, inflation=anatomy.inflation + 0.45 * s, vessels=anatomy.vessels - 0.2 * s)
         elif finding.kind == "heart":
             anatomy = replace(anatomy, heart=anatomy.heart + 0.20 * s)
         elif finding.kind == "aorta":
@@ -207,9 +199,7 @@ def _distance(canvas: Canvas, spot: Point, wide: float, tall: float) -> Array:
 
 
 def _patch(canvas: Canvas, finding: Finding, side: int) -> Array:
-    far = _distance(
-        canvas, _spot(canvas, finding, side), canvas.rng.uniform(0.09, 0.19), canvas.rng.uniform(0.08, 0.16)
-    )
+    far = _distance(canvas, _spot(canvas, finding, side), canvas.rng.uniform(0.09, 0.19), canvas.rng.uniform(0.08, 0.16))
     mottled = np.clip(0.8 + 0.3 * canvas.texture(22), 0.2, 1.5)
     # A little of it shows through the heart, as behind a real one.
     return 0.22 * bump(far, 1.0) * mottled * np.maximum(canvas.lung(side), 0.25 * canvas.heart)
@@ -266,9 +256,7 @@ def _blunting(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 def _interstitial(canvas: Canvas, finding: Finding, side: int) -> Array:
     net = np.abs(canvas.texture(54)) + 0.6 * np.abs(canvas.texture(34))
-    place = (
-        1.0 if finding.zone is None else bump(_distance(canvas, _spot(canvas, finding, side), 0.3, 0.3), 1.0)
-    )
+    place = 1.0 if finding.zone is None else bump(_distance(canvas, _spot(canvas, finding, side), 0.3, 0.3), 1.0)
     return np.asarray(0.055 * net * place * canvas.lung(side), dtype=np.float32)
 
 
@@ -314,9 +302,7 @@ def _device(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 def _clips(canvas: Canvas, finding: Finding, side: int) -> Array:
     rows = np.linspace(-0.35, 0.25, 5)
-    wires = [
-        ([(-0.035, y), (0.0, y - 0.02), (0.035, y), (0.0, y + 0.02), (-0.035, y)], 0.012, 1.0) for y in rows
-    ]
+    wires = [([(-0.035, y), (0.0, y - 0.02), (0.035, y), (0.0, y + 0.02), (-0.035, y)], 0.012, 1.0) for y in rows]
     return 0.35 * canvas.lines(wires)
 
 

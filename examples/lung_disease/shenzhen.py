@@ -34,9 +34,7 @@ Unit = Literal["year", "month", "week", "day"]
 
 _NAME = re.compile(r"^CHNCXR_\d{4}_(?P<label>[01])$")
 # Typists left out letters: "femal", "mal" occur beside "Female" and "male,".
-_SEX = re.compile(
-    r"(?<![a-z])(?P<female>fe?mal\w?|f(?![a-z]))|(?<![a-z])(?P<male>mal\w?|m(?![a-z]))", re.IGNORECASE
-)
+_SEX = re.compile(r"(?<![a-z])(?P<female>fe?mal\w?|f(?![a-z]))|(?<![a-z])(?P<male>mal\w?|m(?![a-z]))", re.IGNORECASE)
 # No "m" for months: "45 M" is a man.
 _AGE = re.compile(
     r"(?P<age>\d+(?:\.\d+)?)\s*-?\s*(?P<unit>years?|yrs?|y|months?|mths?|mos?|weeks?|wks?|w|days?|d)(?![a-z])",
@@ -140,8 +138,7 @@ def read(folder: str | Path, masks: str | Path | None = None) -> Collection:
         if (root / "CXR_png").is_dir():
             return read_published(root, masks)
     raise ValueError(
-        f"folder must be one with labels.csv or with CXR_png/, got {str(folder)!r}. "
-        "Name the folder that holds them."
+        f"folder must be one with labels.csv or with CXR_png/, got {str(folder)!r}. Name the folder that holds them."
     )
 
 
@@ -167,9 +164,7 @@ def read_published(folder: Path, masks: str | Path | None = None) -> Collection:
         mask = mask_folder / f"{image.stem}_mask.png"
         cases.append(Case(image.stem, image, mask if mask.is_file() else None, _label(image.stem), patient))
     if not cases:
-        raise ValueError(
-            f"folder must be one with X-rays in CXR_png/, got none in {str(folder)!r}. Unpack the archive."
-        )
+        raise ValueError(f"folder must be one with X-rays in CXR_png/, got none in {str(folder)!r}. Unpack the archive.")
     return Collection(tuple(cases), tuple(unparsed))
 
 
@@ -186,22 +181,14 @@ def read_copy(folder: Path) -> Collection:
     wanted = ["image", "mask", "tuberculosis", "sex", "age"]
     absent = [column for column in wanted if column not in table.columns]
     if absent:
-        raise ValueError(
-            f"labels.csv must be a table with the columns {wanted}, got none of {absent}. Add them."
-        )
+        raise ValueError(f"labels.csv must be a table with the columns {wanted}, got none of {absent}. Add them.")
     cases, unparsed = [], []
-    for number, (image, mask, sick, sex, age) in enumerate(
-        table[wanted].itertuples(index=False, name=None), start=2
-    ):
+    for number, (image, mask, sick, sex, age) in enumerate(table[wanted].itertuples(index=False, name=None), start=2):
         path, uid = folder / image, Path(image).stem
         if not path.is_file():
-            raise ValueError(
-                f"image must be a file, got {image!r} in row {number} of labels.csv. Restore it."
-            )
+            raise ValueError(f"image must be a file, got {image!r} in row {number} of labels.csv. Restore it.")
         if LABELS.index(_label(uid)) != int(sick == "1"):
-            raise ValueError(
-                f"tuberculosis must be what the name says, got {sick!r} for {uid!r} in row {number}. Fix it."
-            )
+            raise ValueError(f"tuberculosis must be what the name says, got {sick!r} for {uid!r} in row {number}. Fix it.")
         patient = parse_demographics(f"{sex} {age}yrs")
         if patient.sex is None or patient.age is None:
             unparsed.append(uid)
@@ -212,9 +199,7 @@ def read_copy(folder: Path) -> Collection:
 def _label(uid: str) -> str:
     match = _NAME.match(uid)
     if match is None:
-        raise ValueError(
-            f"image must be named like CHNCXR_0001_0, got {uid!r}. The last digit tells the label."
-        )
+        raise ValueError(f"image must be named like CHNCXR_0001_0, got {uid!r}. The last digit tells the label.")
     return LABELS[int(match["label"])]
 
 
@@ -253,13 +238,9 @@ def manifest(cases: tuple[Case, ...], text: str = "sex-age") -> pd.DataFrame:
 
 def main(
     folder: Annotated[Path, typer.Argument(help="The unpacked archive, or a small copy with labels.csv.")],
-    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path(
-        "shenzhen.csv"
-    ),
+    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path("shenzhen.csv"),
     masks: Annotated[Path | None, typer.Option(help="Folder with the lung masks, if elsewhere.")] = None,
-    text: Annotated[
-        str, typer.Option(help="sex-age; the reading is the diagnosis and is refused.")
-    ] = "sex-age",
+    text: Annotated[str, typer.Option(help="sex-age; the reading is the diagnosis and is refused.")] = "sex-age",
 ) -> None:
     """Write the manifest of the Shenzhen X-rays."""
     console = Console()
@@ -273,9 +254,7 @@ def main(
         console.print(f"{count:>6,}  X-rays of class {label}")
     console.print(f"{sum(case.mask is not None for case in found.cases):>6,}  with a lung mask")
     if found.unparsed:
-        console.print(
-            f"{len(found.unparsed):>6,}  whose sex or age could not be read: {some(found.unparsed)}"
-        )
+        console.print(f"{len(found.unparsed):>6,}  whose sex or age could not be read: {some(found.unparsed)}")
     console.print(f"{len(found.cases):>6,}  rows written to {path}")
 
 

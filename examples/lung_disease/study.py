@@ -26,6 +26,7 @@ from typing import Annotated, Any
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
+import datasets
 import numpy as np
 import typer
 from encoders import image_encoder, text_encoder
@@ -89,8 +90,9 @@ def run(
     console: Console, data: StudyData, settings: Settings, folder: Path, only_rows: str, only_protocol: str, data_seed: int
 ) -> None:
     """Train every row on every fold, and write what came out."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    datasets.disable_progress_bars()
     for note in data.notes:
         console.print(note, highlight=False)
     if data.synthetic_images:
@@ -151,7 +153,7 @@ def _plain_rows(protocol: str, results: Results, samples: Any) -> list[dict[str,
     labels, groups = np.asarray(samples["label"]), list(samples["group"])
     table = []
     for row, outcome in results.items():
-        known = {"protocol": protocol, "model": row.model, "modality": row.modality, "mapper": row.mapper, "fusion": row.fusion}
+        known: dict[str, Any] = {"protocol": protocol, "model": row.model, "modality": row.modality, "mapper": row.mapper, "fusion": row.fusion}
         for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
             interval = bootstrap_interval(metric, outcome.logits, labels, groups=groups)
             known |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}

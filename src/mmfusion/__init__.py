@@ -30,7 +30,7 @@ _HOME = {
     "FusionProcessor": "processing",
     "load_image": "images",
     "ImageError": "images",
-    "load_manifest": "data",
+    "load_manifest": "manifest",
     "split": "splits",
     "folds": "splits",
     "audit": "auditing",
@@ -50,6 +50,8 @@ _HOME = {
     "bootstrap_interval": "intervals",
     "paired_bootstrap": "intervals",
     "mcnemar": "intervals",
+    "evaluate_predictions": "intervals",
+    "Interval": "intervals",
 }
 """Public name -> the module (room) that holds it."""
 
@@ -58,22 +60,47 @@ _AUTO = {"configuration", "modeling", "processing"}
 __all__ = ["__version__", *_HOME]  # noqa: PLE0604 (the table above is the single list of public names)
 
 if TYPE_CHECKING:
-    from .auditing import audit
-    from .backbones import register_backbone
-    from .cache import cache_features
-    from .configuration import FusionConfig
-    from .data import Augmented, FusionCollator, load_manifest
-    from .encoders import ImageEncoder, TextEncoder
-    from .fusion import MMTM, Concat, CrossAttention, Fusion, Joint, Late, register_fusion
-    from .images import ImageError, load_image
-    from .intervals import bootstrap_interval, mcnemar, paired_bootstrap
-    from .mapper import EmbeddingMapper
-    from .metrics import accuracy, auroc, balanced_accuracy, cross_entropy, dice, expected_calibration_error
-    from .modeling import FusionClassifier
-    from .outputs import Encoded, Fused, FusionOutput
-    from .processing import FusionProcessor
-    from .splits import folds, split
-    from .training import evaluate, fit, predict, training_arguments
+    from .auditing import audit as audit
+    from .backbones import register_backbone as register_backbone
+    from .cache import cache_features as cache_features
+    from .configuration import FusionConfig as FusionConfig
+    from .data import Augmented as Augmented
+    from .data import FusionCollator as FusionCollator
+    from .encoders import ImageEncoder as ImageEncoder
+    from .encoders import TextEncoder as TextEncoder
+    from .fusion import Concat as Concat
+    from .fusion import CrossAttention as CrossAttention
+    from .fusion import Fusion as Fusion
+    from .fusion import Joint as Joint
+    from .fusion import Late as Late
+    from .fusion import MMTM as MMTM
+    from .fusion import register_fusion as register_fusion
+    from .images import ImageError as ImageError
+    from .images import load_image as load_image
+    from .intervals import Interval as Interval
+    from .intervals import bootstrap_interval as bootstrap_interval
+    from .intervals import evaluate_predictions as evaluate_predictions
+    from .intervals import mcnemar as mcnemar
+    from .intervals import paired_bootstrap as paired_bootstrap
+    from .manifest import load_manifest as load_manifest
+    from .mapper import EmbeddingMapper as EmbeddingMapper
+    from .metrics import accuracy as accuracy
+    from .metrics import auroc as auroc
+    from .metrics import balanced_accuracy as balanced_accuracy
+    from .metrics import cross_entropy as cross_entropy
+    from .metrics import dice as dice
+    from .metrics import expected_calibration_error as expected_calibration_error
+    from .modeling import FusionClassifier as FusionClassifier
+    from .outputs import Encoded as Encoded
+    from .outputs import Fused as Fused
+    from .outputs import FusionOutput as FusionOutput
+    from .processing import FusionProcessor as FusionProcessor
+    from .splits import folds as folds
+    from .splits import split as split
+    from .training import evaluate as evaluate
+    from .training import fit as fit
+    from .training import predict as predict
+    from .training import training_arguments as training_arguments
 
 
 def __getattr__(name: str) -> Any:

@@ -33,6 +33,9 @@ class Family(ABC):
 
     takes_tokens = False
     num_prefix = 0
+    # Any: each family reaches for the parts of its own backbone, which nn.Module declares as Tensor | Module.
+    module: Any
+    layers: Any
 
     def __init__(self, module: nn.Module, dim: int, num_blocks: int):
         self.module = module
@@ -100,7 +103,7 @@ class OneBlock(Family):
 class TimmViT(Family):
     """timm's VisionTransformer."""
 
-    def __init__(self, module: vision_transformer.VisionTransformer):
+    def __init__(self, module: Any):
         super().__init__(module, module.num_features, len(module.blocks))
         self.takes_tokens = all(isinstance(block, vision_transformer.Block) for block in module.blocks)
         self.num_prefix = module.num_prefix_tokens
@@ -114,7 +117,7 @@ class TimmViT(Family):
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
         # A mask in which every token is real would only cost the fused attention kernel.
-        options = {} if hidden.mask is None else {"attn_mask": rearrange(hidden.mask, "b n -> b 1 1 n")}
+        options: dict[str, Any] = {} if hidden.mask is None else {"attn_mask": rearrange(hidden.mask, "b n -> b 1 1 n")}
         block = self.module.blocks[index]
         if self.module.grad_checkpointing and torch.is_grad_enabled():
             return hidden._replace(values=checkpoint(block, hidden.values, use_reentrant=False, **options))
@@ -141,7 +144,7 @@ class TimmViT(Family):
 class TimmStages(Family):
     """A timm CNN, walked by stage: stem, stages, tail, each a list of modules run in order."""
 
-    def __init__(self, module: nn.Module, stem: list[nn.Module], stages: list[nn.Module], tail: list[nn.Module]):
+    def __init__(self, module: Any, stem: list[nn.Module], stages: list[nn.Module], tail: list[nn.Module]):
         super().__init__(module, module.num_features, len(stages))
         self.stem, self.stages, self.tail = stem, stages, tail
 
@@ -187,7 +190,7 @@ class HfViT(Family):
 
     takes_tokens = True
 
-    def __init__(self, module: PreTrainedModel):
+    def __init__(self, module: Any):
         self.layers = module.layers if hasattr(module, "layers") else module.encoder.layer
         super().__init__(module, module.config.hidden_size, len(self.layers))
         self.num_prefix = _prefix_tokens(module)
@@ -228,7 +231,7 @@ class HfText(Family):
         pool_tokens: (tokens, mask) -> pooled.
     """
 
-    def __init__(self, module: PreTrainedModel, pool_tokens: Callable[[Tensor, Tensor], Tensor]):
+    def __init__(self, module: Any, pool_tokens: Callable[[Tensor, Tensor], Tensor]):
         layers = {"distilbert": lambda: module.transformer.layer, "modernbert": lambda: module.layers}
         self.kind = module.config.model_type
         self.layers = layers.get(self.kind, lambda: module.encoder.layer)()
@@ -249,7 +252,7 @@ class HfText(Family):
     def block(self, index: int, hidden: Hidden) -> Hidden:
         layer, values, config = self.layers[index], hidden.values, self.module.config
         options: dict[str, Any] = {}
-        make_mask = create_bidirectional_mask
+        make_mask: Callable[..., Any] = create_bidirectional_mask
         if self.kind == "modernbert":
             kind = layer.attention_type
             positions = torch.arange(values.shape[1], device=values.device).unsqueeze(0)
@@ -259,7 +262,7 @@ class HfText(Family):
         if self.kind == "mpnet":
             options["position_bias"] = self.module.encoder.compute_position_bias(values)
             assert hidden.mask is not None
-            mask = torch.zeros_like(hidden.mask, dtype=values.dtype).masked_fill(~hidden.mask, torch.finfo(values.dtype).min)
+            mask: Any = torch.zeros_like(hidden.mask, dtype=values.dtype).masked_fill(~hidden.mask, torch.finfo(values.dtype).min)
             mask = rearrange(mask, "b l -> b 1 1 l")
         else:
             mask = make_mask(config, values, hidden.mask)
@@ -294,7 +297,7 @@ def position_offset(module: nn.Module) -> int:
     return 0 if padding is None else int(padding) + 1
 
 
-def timm_family(module: nn.Module) -> Family:
+def timm_family(module: Any) -> Family:
     """The adapter for a timm model."""
     own = type(module).forward_features
     if own is vision_transformer.VisionTransformer.forward_features:
@@ -334,7 +337,7 @@ def _timm_stages(module: Any, own: Any) -> tuple[list[nn.Module], list[nn.Module
     return None
 
 
-def _timm_encoded(module: nn.Module, pixels: Tensor) -> Encoded:
+def _timm_encoded(module: Any, pixels: Tensor) -> Encoded:
     features = module.forward_features(pixels)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         kind = type(features).__name__ if not isinstance(features, Tensor) else f"a tensor {tuple(features.shape)}"
@@ -348,7 +351,7 @@ def _timm_encoded(module: nn.Module, pixels: Tensor) -> Encoded:
     return features_to_encoded(features, module.num_features, pooled)
 
 
-def _timm_pooled(module: nn.Module, features: Tensor) -> Tensor | None:
+def _timm_pooled(module: Any, features: Tensor) -> Tensor | None:
     """What the timm model itself pools (a class token, a normed mean), where that is as wide as its features."""
     if getattr(module, "head_hidden_size", None) != module.num_features:
         return None
@@ -369,7 +372,7 @@ def features_to_encoded(features: Tensor, dim: int, pooled: Tensor | None = None
     return Encoded(tokens, mask, tokens.mean(1) if pooled is None else pooled)
 
 
-def hf_image_family(module: PreTrainedModel) -> Family:
+def hf_image_family(module: Any) -> Family:
     """The adapter for a transformers vision model."""
     if module.config.model_type in WALKED_VIT:
         return HfViT(module)
@@ -384,7 +387,7 @@ def hf_image_family(module: PreTrainedModel) -> Family:
     return OneBlock(module, dim, run)
 
 
-def hf_text_family(module: PreTrainedModel, pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Family:
+def hf_text_family(module: Any, pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Family:
     """The adapter for a transformers text encoder."""
     if module.config.model_type in WALKED_TEXT:
         return HfText(module, pool_tokens)
@@ -404,7 +407,7 @@ def text_runner(pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Callable[...
     return run
 
 
-def hf_width(module: PreTrainedModel) -> int:
+def hf_width(module: Any) -> int:
     """The width of a transformers model's last hidden state."""
     config = module.config
     if getattr(config, "hidden_sizes", None):
@@ -430,7 +433,7 @@ def pool_by(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
     return pools[kind]
 
 
-def _prefix_tokens(module: nn.Module) -> int:
+def _prefix_tokens(module: Any) -> int:
     embeddings = getattr(module, "embeddings", module)
     names = ("cls_token", "class_embedding", "distillation_token")
     registers = getattr(module.config, "num_register_tokens", 0) or 0

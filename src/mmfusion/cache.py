@@ -77,6 +77,9 @@ class TowerCache:
         missing = [key for key in sources if key not in self._places]
         if not missing:
             return
+        if self.modality == "text":
+            # Texts of one length share a batch, so that little padding is computed.
+            missing.sort(key=lambda key: len(sources[key]))
         self.folder.mkdir(parents=True, exist_ok=True)
         # Written under another name and renamed when complete: a run that is killed leaves nothing that looks whole.
         unfinished = self.folder / f"{uuid.uuid4().hex}.part"
@@ -319,7 +322,7 @@ def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
         return {"input_spec": processor.input_spec, "fit": processor.fit}
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    table = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)  # type: ignore[union-attr]
+    table = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return {"tokenizer": hashlib.sha256(table.encode()).hexdigest(), "max_length": processor.max_length}
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 
 
-class Train(str, Enum):
+class Train(StrEnum):
     """What of the encoders trains."""
 
     all = "all"
@@ -123,7 +123,7 @@ def evaluate(
     from . import training
 
     classifier, processor = _open(model)
-    names = list((classifier.config.id2label or {}).values())
+    names = [str(name) for name in (classifier.config.id2label or {}).values()]
     rows = _load(manifest, label, image="image" in classifier.modalities, text="text" in classifier.modalities, names=names)
     arguments = training.training_arguments(_scratch(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json)
     result = training.evaluate(classifier, processor, rows, arguments=arguments)
@@ -153,15 +153,15 @@ def predict(
     for name, value in has.items():
         if value is not None and name not in classifier.modalities:
             raise ValueError(f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, got {value!r}.")
-    given = {"images": [image] if image else None, "text": [written] if written is not None else None}
-    if all(value is None for value in given.values()):
+    if image is None and written is None:
         raise ValueError("--image or --text must be given, got neither.")
-    inputs = processor(**given)
+    inputs = processor(images=[image] if image else None, text=[written] if written is not None else None)
     with torch.no_grad():
         logits = classifier.eval()(**inputs).logits[0].float()
     probabilities = logits.sigmoid() if classifier.multi_label else logits.softmax(-1)
     missing = [name for name in classifier.modalities if not bool(inputs[f"{name}_present"][0])]
-    named = {classifier.config.id2label[i]: float(p) for i, p in enumerate(probabilities)}
+    names = (classifier.config.id2label or {}).values()
+    named = {str(name): float(p) for name, p in zip(names, probabilities, strict=True)}
     if as_json:
         typer.echo(json.dumps({"probabilities": named, "missing": missing}, indent=2))
         return
@@ -223,11 +223,10 @@ def _compose(
     from .processing import FusionProcessor
 
     set_seed(seed)
-    encoders = {
-        "image_encoder": None if image is None else ImageEncoder(image, pretrained=None if pretrained else False),
-        "text_encoder": None if text is None else TextEncoder(text, pretrained=None if pretrained else False),
-    }
-    for encoder in encoders.values():
+    start = None if pretrained else False
+    image_encoder = None if image is None else ImageEncoder(image, pretrained=start)
+    text_encoder = None if text is None else TextEncoder(text, pretrained=start)
+    for encoder in (image_encoder, text_encoder):
         if encoder is not None and what is Train.frozen:
             encoder.freeze()
         elif encoder is not None and what is Train.lora:
@@ -235,14 +234,15 @@ def _compose(
     feature = rows.features["label"]
     single = isinstance(feature, datasets.ClassLabel)
     model = FusionClassifier(
-        **encoders,
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
         mapper=mapper,
         fusion=fusion,
         id2label=dict(enumerate(feature.names)) if single else None,
         num_labels=None if single else len(rows[0]["label"]),
         problem_type="single_label_classification" if single else "multi_label_classification",
     )
-    return model, FusionProcessor.from_encoders(**encoders)
+    return model, FusionProcessor.from_encoders(image_encoder, text_encoder)
 
 
 def _fit_one(parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None) -> "Evaluation":

@@ -142,8 +142,5 @@ class FusionConfig(PreTrainedConfig):
                 f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. 0 switches it off."
             )
         weights = self.class_weights
-        if weights is not None:
-            if len(weights) != self.num_labels or not all(0 < weight < float("inf") for weight in weights):
-                raise ValueError(
-                    f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class."
-                )
+        if weights is not None and (len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights)):
+            raise ValueError(f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class.")

@@ -4,6 +4,7 @@ import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -48,6 +49,9 @@ class Encoder(nn.Module, ABC):
         num_prefix: how many tokens (class token, registers) stand before the patches.
     """
 
+    # Any: nn.Module declares what it holds as Tensor | Module.
+    backbone: Any
+
     def __init__(self, name: object, config: dict[str, Any], backbone: nn.Module):
         super().__init__()
         self.config = config
@@ -65,7 +69,7 @@ class Encoder(nn.Module, ABC):
     def _make_family(self) -> Any:
         """The adapter for this backbone."""
 
-    @property
+    @cached_property
     def block_dims(self) -> list[int]:
         """The width of the state that enters each block; empty where the blocks cannot be entered."""
         return self.family.block_dims()
@@ -240,6 +244,7 @@ class ImageEncoder(Encoder):
         source = _source(name, source, kind="image")
         load = _pretrained(name, pretrained, weights)
         config: dict[str, Any] = {"source": source, "name": _label(name)}
+        backbone: Any
         if source == "timm":
             backbone, described = build_timm(str(name), load, backbone_options)
             config |= described
@@ -352,6 +357,7 @@ class TextEncoder(Encoder):
         load = _pretrained(name, pretrained, weights)
         pool_by(pooling)
         config: dict[str, Any] = {"source": source, "name": _label(name), "pooling": pooling}
+        backbone: Any
         if source == "transformers":
             backbone = _build_hf(name, load, backbone_options, tower="text_config")
             config["backbone"] = _config_dict(backbone.config)
@@ -530,7 +536,7 @@ def _build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> 
         if key not in known:
             raise ValueError(f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(known))}")
         setattr(config, key, value)
-    model_class = AutoModel._model_mapping[type(config)]
+    model_class: Any = AutoModel._model_mapping[type(config)]
     pooler = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
     if not load:
         return model_class._from_config(config, **pooler) if isinstance(name, PreTrainedConfig) or options else model_class(config, **pooler)
@@ -592,7 +598,8 @@ def _build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[s
     if isinstance(name, nn.Module):
         if options:
             raise ValueError(f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out.")
-        return name, dict(name.get_config()) if hasattr(name, "get_config") else {}
+        get_config: Any = getattr(name, "get_config", dict)
+        return name, dict(get_config())
     return custom_backbone(str(name), **options), options
 
 

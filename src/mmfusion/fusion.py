@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import torch
@@ -314,7 +315,7 @@ class MMTM(Fusion):
             if not isinstance(pairs, int) or not 1 <= pairs <= min(limits):
                 raise ValueError(f"pairs must be in 1 .. {min(limits)} (the shorter tower's blocks), got {pairs!r}.")
             return [(limits[0] - k, limits[1] - k) for k in range(pairs, 0, -1)]
-        rising = all(a[0] < b[0] and a[1] < b[1] for a, b in zip(blocks, blocks[1:], strict=False))
+        rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(blocks))
         within = all(len(pair) == 2 and 0 <= pair[0] < limits[0] and 0 <= pair[1] < limits[1] for pair in blocks)
         if not blocks or not rising or not within:
             raise ValueError(
@@ -325,7 +326,8 @@ class MMTM(Fusion):
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """The fused batch."""
-        for (image_block, text_block), unit in zip(self.blocks, self.units, strict=True):
+        unit: MMTMUnit
+        for (image_block, text_block), unit in zip(self.blocks, self.units, strict=True):  # type: ignore[assignment]
             image.advance(image_block)
             text.advance(text_block)
             gates = unit(image.squeeze(unit.absent_image), text.squeeze(unit.absent_text))

@@ -1,12 +1,13 @@
 """FusionClassifier: encode, map, fuse, loss; nothing else."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -57,7 +58,7 @@ class FusionClassifier(PreTrainedModel):
     config_class = FusionConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012 (what transformers declares)
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
@@ -65,6 +66,8 @@ class FusionClassifier(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["AttentionBlock", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012 (transformers mutates a copy)
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -99,29 +102,32 @@ class FusionClassifier(PreTrainedModel):
         super().__init__(config)
         composed = [part for part in (image, text, mapper, fusion) if isinstance(part, nn.Module) and _has_parameters(part)]
         attention = config._attn_implementation
-        if image is None and config.image_encoder is not None:
+        if image is None and isinstance(config.image_encoder, dict):
             image = ImageEncoder.from_config(config.image_encoder, attn_implementation=attention)
-        if text is None and config.text_encoder is not None:
+        if text is None and isinstance(config.text_encoder, dict):
             text = TextEncoder.from_config(config.text_encoder, attn_implementation=attention)
-        self.image_encoder, self.text_encoder = image, text
+        self.image_encoder: ImageEncoder | None = image
+        self.text_encoder: TextEncoder | None = text
         # One description of each part: what is frozen later is saved too.
         config.image_encoder, config.text_encoder = _config_of(image), _config_of(text)
         self._build(config, mapper, fusion)
         for part in composed:
             # transformers would draw every parameter of a tower anew that it did not load itself.
             for inner in part.modules():
-                inner._is_hf_initialized = True
+                inner.__dict__["_is_hf_initialized"] = True
         self.post_init()
 
     def _build(self, config: FusionConfig, mapper: Any, fusion: Any) -> None:
         image, text = self.image_encoder, self.text_encoder
-        self.multi_label = config.problem_type == "multi_label_classification"
+        self.multi_label: bool = config.problem_type == "multi_label_classification"
+        assert config.num_labels is not None and isinstance(config.mapper, dict) and isinstance(config.fusion, dict)
         if image is None and text is None:
             raise ValueError("image_encoder or text_encoder must be given, got neither. Give one or both.")
         weights = config.class_weights
         self.register_buffer("class_weights", None if weights is None else torch.tensor(weights).float(), persistent=False)
         if image is None or text is None:
-            self.head = Head([(image or text).dim], config.num_labels, config.head_dropout)  # type: ignore[union-attr]
+            (tower,) = (tower for tower in (image, text) if tower is not None)
+            self.head = Head([tower.dim], config.num_labels, config.head_dropout)
             return
         self.mapper = mapper if isinstance(mapper, EmbeddingMapper) else _make_mapper(config.mapper, text.dim, image.dim)
         if (self.mapper.in_dim, image.dim) != (text.dim, self.mapper.out_dim) and self.mapper.kind != "identity":
@@ -152,24 +158,27 @@ class FusionClassifier(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """What transformers calls on each module that was not loaded: only a mis-shaped head, and buffers that are not saved."""
+        """What transformers calls on each module that was not loaded: every part draws its own, so only buffers are left."""
         if isinstance(module, Encoder):
             module.restore_unsaved_buffers()
-        elif isinstance(module, FusionClassifier):
-            if module.class_weights is not None:
-                module.class_weights.copy_(torch.tensor(self.config.class_weights))
-        elif isinstance(module, nn.Linear) and not getattr(module.weight, "_is_hf_initialized", False):
-            if self._is_mine(module) and self._after_loading:
+        elif isinstance(module, FusionClassifier) and module.class_weights is not None:
+            module.class_weights.copy_(torch.tensor(self.config.class_weights))
+
+    @torch.no_grad()
+    def _draw_anew(self, keys: Iterable[str]) -> None:
+        """Draw the parameters that found no weights of their shape: transformers leaves them as the memory happened to be."""
+        for key in keys:
+            owner, _, leaf = key.rpartition(".")
+            module: Any = self.get_submodule(owner)
+            if hasattr(module, "reset_parameters"):
                 module.reset_parameters()
-
-    _after_loading = False
-
-    def _is_mine(self, module: nn.Module) -> bool:
-        towers = [tower for tower in (self.image_encoder, self.text_encoder) if tower is not None]
-        return not any(module is inner for tower in towers for inner in tower.modules())
+            else:
+                getattr(module, leaf).normal_(std=0.02)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]  # transformers spells out a dozen of these keywords
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
         """The classifier saved in a folder or on a hub, key by key: a missing, extra or mis-shaped key is an error that lists it.
 
         Args:
@@ -184,16 +193,18 @@ class FusionClassifier(PreTrainedModel):
         """
         kwargs.setdefault("use_safetensors", True)
         wants_info = kwargs.pop("output_loading_info", False)
-        forgiven = kwargs.get("ignore_mismatched_sizes", False)
+        forgiven = kwargs.pop("ignore_mismatched_sizes", False)
         what = f"checkpoint {os.fspath(pretrained_model_name_or_path)!r}"
+        # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
+        options: dict[str, Any] = kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        load: Any = super().from_pretrained
         try:
-            model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        except RuntimeError as error:
-            if "size" not in str(error):
-                raise
-            raise ValueError(f"{what} must fit the model key by key: {error}") from error
+            model, info = load(pretrained_model_name_or_path, *args, **options)
+        except SafetensorError as error:
+            raise ValueError(f"{what} must hold undamaged weights, got {error}. Fetch it again.") from error
         checked = dict(info) | ({"mismatched_keys": []} if forgiven else {})
         raise_for_loading_info(checked, what=what, known_heads=False)
+        model._draw_anew(key for key, *_ in info["mismatched_keys"])
         for tower in (model.image_encoder, model.text_encoder):
             if tower is not None:
                 tower.restore_gradient_flags()
@@ -269,7 +280,7 @@ class FusionClassifier(PreTrainedModel):
         if text_given is not None and attention_mask is None:
             attention_mask = torch.ones(text_given.shape[:2], dtype=torch.bool, device=text_given.device)
         mask = None if attention_mask is None else attention_mask.bool()
-        inputs = None if input_ids is None else (input_ids, mask)
+        inputs = None if input_ids is None or mask is None else (input_ids, mask)
         text = self._tower("text", inputs, text_present, text_state, text_pooled, mask)
         fused = self._fuse(image, text)
         loss = None if labels is None else self._loss(fused, labels, image_present, text_present)
@@ -473,7 +484,8 @@ def _merged(config: FusionConfig | None, given: dict[str, Any]) -> FusionConfig:
     """A config with what was given in the place of its own values."""
     if config is None:
         return FusionConfig(**given)
-    if not isinstance(config, FusionConfig):
+    # By model type, not by class: of a model with its code in a folder, transformers imports `configuration` twice.
+    if getattr(config, "model_type", None) != FusionConfig.model_type:
         raise TypeError(f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword.")
     if not given:
         return config

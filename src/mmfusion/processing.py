@@ -113,7 +113,7 @@ class FusionProcessor(ProcessorMixin):
         spec = None if image_encoder is None else image_encoder.input_spec
         return cls(tokenizer, spec, min(limits) if limits else None, fit)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         images: ImageSource | Sequence[ImageSource | None] | None = None,
         text: str | Sequence[str | None] | None = None,
@@ -153,7 +153,7 @@ class FusionProcessor(ProcessorMixin):
         for values, name, part in ((pictures, "images", self.input_spec), (texts, "text", self.tokenizer)):
             if values is not None and part is None and any(value is not None for value in values):
                 raise ValueError(f"{name} must be left out of a processor without that part, got {len(values)}.")
-        length = len(texts if pictures is None else pictures)
+        length = len(pictures if pictures is not None else texts or [])
         if pictures is not None and texts is not None and len(texts) != length:
             raise ValueError(f"images and text must be equally many, got {length} and {len(texts)}. Use None for a missing one.")
         return pictures or [None] * length, texts or [None] * length
@@ -230,8 +230,11 @@ class FusionProcessor(ProcessorMixin):
         return (processor, kwargs) if return_unused else processor
 
     @classmethod
-    def _get_arguments_from_pretrained(cls, name: Any, processor_dict: Any = None, **kwargs: Any) -> list[Any]:
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: Any = None, **kwargs: Any
+    ) -> list[Any]:
         """The tokenizer beside the saved config, where there is one."""
+        name = pretrained_model_name_or_path
         folder = Path(name)
         if folder.is_dir() and not any(folder.glob("tokenizer*")):
             return [None]

@@ -1,7 +1,7 @@
 """The conformance kit: tiny models, and every law of the library as a check of a plug-in.
 
-`check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` draw every parameter anew (a gate at zero
-would hide a fault) and run the laws, as scikit-learn's `check_estimator` does for estimators; each law
+`check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` draw every parameter anew (a gate at
+zero would hide a fault) and run the laws, as scikit-learn's `check_estimator` does for estimators; each law
 is a function of its own besides:
 
 | law | what it says |

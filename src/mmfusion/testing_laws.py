@@ -49,8 +49,8 @@ def check_padding_law(model: FusionClassifier, batch: Batch, *, tolerance: float
 def check_missing_law(model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE) -> None:
     """Hold a batch against other contents of its absent slots, and count what was computed for those.
 
-    In a tower the count covers what comes before the first block in which the strategy acts: further on, tokens
-    of the other modality may pass through it. A sample with neither modality must raise a ValueError.
+    In a tower the count covers what comes before the first block in which the strategy acts: further on,
+    tokens of the other modality may pass through it. A sample with neither modality must raise a ValueError.
     """
     _check_neither(model, batch)
     if len(model.modalities) < 2:

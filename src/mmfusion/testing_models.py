@@ -80,7 +80,7 @@ def _swin() -> ImageEncoder:
 
 
 def _hf_vit() -> ImageEncoder:
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
     return ImageEncoder(ViTConfig(image_size=32, patch_size=8, **sizes))
 
 
@@ -97,7 +97,7 @@ _IMAGES: dict[str, Callable[[], ImageEncoder]] = {
     "custom": _custom_image,
 }
 
-_TEXT_SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+_TEXT_SIZES: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def _custom_text() -> TextEncoder:
@@ -107,7 +107,7 @@ def _custom_text() -> TextEncoder:
 
 def _modernbert() -> ModernBertConfig:
     # Layer 0 attends globally, 1 and 2 locally: both masks are exercised.
-    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1}
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1}
     return ModernBertConfig(
         vocab_size=VOCABULARY, local_attention=4, max_position_embeddings=64, **special, **_TEXT_SIZES
     )
@@ -132,8 +132,8 @@ def tiny_image_encoder(kind: str) -> ImageEncoder:
     """An image encoder of a few thousand random parameters, 32 wide.
 
     Args:
-        kind: "timm_vit", "transformers_vit" (both of 4 blocks), "cnn" (4 stages), "opaque" (a Swin, one block) or
-            "custom" (one block).
+        kind: "timm_vit", "transformers_vit" (both of 4 blocks), "cnn" (4 stages), "opaque" (a Swin: one)
+            or "custom" (one block).
 
     Raises:
         ValueError: for another kind (the closest one is named).
@@ -214,7 +214,7 @@ def tiny_batch(model: FusionClassifier, batch: int = 4, *, missing: bool = True,
     Args:
         model: gives sizes, vocabulary and labels.
         batch: B, at least 1.
-        missing: whether the first sample lacks its image and the second its text; of no effect with one tower.
+        missing: whether the first sample lacks its image and the second its text, where there are two towers.
         seed: of everything drawn.
     """
     draw = torch.Generator().manual_seed(seed)
@@ -233,7 +233,7 @@ def tiny_batch(model: FusionClassifier, batch: int = 4, *, missing: bool = True,
     if missing and len(model.modalities) == 2:
         data["image_present"][:1] = False
         data["text_present"][1:2] = False
-    classes = model.config.num_labels
+    classes = int(model.config.num_labels or 0)
     if model.multi_label:
         labels = torch.randint(0, 2, (batch, classes), generator=draw).float()
         labels[0, 0] = float("nan")

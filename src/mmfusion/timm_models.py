@@ -5,6 +5,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
+from timm.data.config import resolve_model_data_config
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
 from torch import nn
@@ -69,7 +70,7 @@ def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]
         model: the model.
         options: what it was made with; an `img_size` among them goes before the published size.
     """
-    data = timm.data.resolve_model_data_config(model)
+    data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     size = options.get("img_size")
     if size is not None:
@@ -102,7 +103,7 @@ def _drop_unused_head(model: Any) -> None:
     model.eval()
     with torch.no_grad():
         first = next(model.parameters())
-        model.forward_features(torch.zeros(1, *timm.data.resolve_model_data_config(model)["input_size"], dtype=first.dtype))
+        model.forward_features(torch.zeros(1, *resolve_model_data_config(model)["input_size"], dtype=first.dtype))
     model.train(was_training)
     for handle in handles:
         handle.remove()

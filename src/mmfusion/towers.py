@@ -134,7 +134,8 @@ class Tower:
     def _select_hidden(self, start: Hidden) -> Hidden:
         if self.rows is None:
             return start
-        return Hidden(*(None if value is None else value[self.rows] for value in start))
+        mask, pooled = (None if value is None else value[self.rows] for value in (start.mask, start.pooled))
+        return Hidden(start.values[self.rows], mask, pooled)
 
     def _spread(self, values: Tensor, stand_in: Tensor | None) -> Tensor:
         """`values` of the present rows at their places in the batch, `stand_in` (or zero) at the others."""

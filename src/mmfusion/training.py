@@ -75,7 +75,7 @@ class Evaluation:
 
 
 def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> TrainingArguments:
-    """transformers' `TrainingArguments`, with defaults that suit this library.
+    """The `TrainingArguments` of transformers, with defaults that suit this library.
 
     Validation and a checkpoint after every epoch, the best one kept by validation loss, two checkpoints on disk, no reports to
     other services, and what bit-exact resumption needs.
@@ -157,6 +157,7 @@ def fit(
     Raises:
         ValueError: when `augment` and `cache` are both given, or `patience` is without validation.
     """
+    folder = str(arguments.output_dir)
     if augment is not None and (cache is not None or isinstance(train, CachedDataset)):
         raise ValueError(
             "augment must be None with a cache, got both: a cached picture cannot be another one in every epoch. Leave one out."
@@ -187,14 +188,14 @@ def fit(
     if arguments.disable_tqdm:
         # Quiet is quiet: without its bar the Trainer would print every log entry.
         trainer.remove_callback(PrinterCallback)
-    checkpoint = last_complete_checkpoint(arguments.output_dir) if writes else None
+    checkpoint = last_complete_checkpoint(folder) if writes else None
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
     trainer.train(resume_from_checkpoint=checkpoint)
     best.restore(model)
     if writes and trainer.is_world_process_zero():
-        model.save_pretrained(arguments.output_dir)
-        processor.save_pretrained(arguments.output_dir)
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     return FitResult(
         history=trainer.state.log_history,
@@ -202,7 +203,7 @@ def fit(
         epochs=float(trainer.state.epoch or 0),
         seconds_per_epoch=clock.seconds_per_epoch,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        folder=str(arguments.output_dir),
+        folder=folder,
     )
 
 
@@ -331,7 +332,7 @@ def _rows_and_collator(
         # One process encodes, the others find it done.
         with arguments.main_process_first(desc="cache"):
             if model.device != arguments.device:
-                model.to(arguments.device)
+                torch.nn.Module.to(model, arguments.device)
             return cache_features(model, processor, dataset, cache)
     rows = Augmented(dataset, seed=arguments.seed) if augment is not None else dataset
     return rows, FusionCollator(processor, augment=augment)
@@ -348,9 +349,9 @@ class _BestInMemory(TrainerCallback):
         self._weights: dict[str, torch.Tensor] = {}
         self.value: float | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, *, metrics: dict[str, float], model: Any, **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Keep the weights if the metric is better than ever."""
-        value = metrics.get(self._metric)
+        model, value = given["model"], given["metrics"].get(self._metric)
         if value is not None and (self.value is None or self._sign * value > self._sign * self.value):
             self.value = value
             frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}

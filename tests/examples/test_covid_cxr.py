@@ -6,23 +6,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-COLUMNS = [
+COLUMNS = (
     "patientid", "sex", "age", "finding", "view", "modality", "folder", "filename", "license", "url",
     "clinical_notes", "other_notes",
-]  # fmt: skip
-COLUMNS = [*"patientid sex age finding view modality folder filename license url".split(), "clinical_notes"]  # noqa: SIM905
-    "sex",
-    "age",
-    "finding",
-    "view",
-    "modality",
-    "folder",
-    "filename",
-    "license",
-    "url",
-    "clinical_notes",
-    "other_notes",
-]
+)  # fmt: skip
 
 
 def row(filename, **changes):
@@ -53,7 +40,7 @@ def published(tmp_path):
         row("g.jpg", view="L"),
         row("h.nii.gz", modality="CT", folder="volumes", view="Axial"),
     ]
-    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "metadata.csv", index=False)
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_csv(tmp_path / "metadata.csv", index=False)
     (tmp_path / "images").mkdir()
     for name in ("a.jpg", "b.png", "c.jpg"):
         (tmp_path / "images" / name).touch()

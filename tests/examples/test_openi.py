@@ -130,9 +130,7 @@ class TestImages:
     def test_the_metadata_file_names_lead_to_the_same_keys(self, reports):
         path = openi_images.package_file("nlmcxr_dicom_metadata.csv.gz")
         table = pd.read_csv(path, usecols=["imageid", "filename"], dtype=str)
-        assert all(
-            map(lambda a, b: openi_images.image_key(a) == openi_images.image_key(b), *table.T.to_numpy())
-        )
+        assert all(map(lambda a, b: openi_images.image_key(a) == openi_images.image_key(b), *table.T.to_numpy()))
 
     @pytest.mark.parametrize(
         "file",
@@ -178,13 +176,9 @@ class TestImages:
 
     def test_views_follow_the_metadata(self, reports):
         views = openi_images.read_views()
-        table = pd.read_csv(
-            openi_images.package_file("nlmcxr_dicom_metadata.csv.gz"), dtype=str, low_memory=False
-        )
+        table = pd.read_csv(openi_images.package_file("nlmcxr_dicom_metadata.csv.gz"), dtype=str, low_memory=False)
         position = dict(zip(table["imageid"], table["View Position"], strict=True))
-        assert sum(view == "frontal" for view in views.values()) == sum(
-            p in ("PA", "AP") for p in position.values()
-        )
+        assert sum(view == "frontal" for view in views.values()) == sum(p in ("PA", "AP") for p in position.values())
         assert all(views[name] == "lateral" for name, p in position.items() if p in ("LL", "LATERAL", "RL"))
         assert Counter(views.values())["unknown"] > 1000
 
@@ -274,9 +268,7 @@ class TestDownload:
     def test_fetches_unpacks_and_records_the_checksum(self, tmp_path, host):
         folder = openi_download.fetch_images(tmp_path, url=host.url)
         assert (1, "IM-0001-1") in openi_images.find_images(folder)
-        assert re.fullmatch(
-            r"[0-9a-f]{64}  NLMCXR_png\.tgz\n", (tmp_path / "NLMCXR_png.tgz.sha256").read_text()
-        )
+        assert re.fullmatch(r"[0-9a-f]{64}  NLMCXR_png\.tgz\n", (tmp_path / "NLMCXR_png.tgz.sha256").read_text())
         asked = len(host.requests)
         assert openi_download.fetch_images(tmp_path, url=host.url) == folder
         assert len(host.requests) == asked
@@ -338,9 +330,7 @@ class TestDownload:
 
     def test_a_refusing_server_is_named(self, tmp_path, host):
         with pytest.raises(ValueError, match=r"url must be one .* got 'http://127\.0\.0\.1:1/x"):
-            openi_download.fetch_images(
-                tmp_path, url=host.url.replace("http://127.0.0.1", "http://127.0.0.1:1/x")
-            )
+            openi_download.fetch_images(tmp_path, url=host.url.replace("http://127.0.0.1", "http://127.0.0.1:1/x"))
 
 
 class TestCommand:
@@ -367,9 +357,7 @@ class TestCommand:
         table = pd.read_csv(tmp_path / "m.csv")
         texts = {one.uid: one.indication for one in chosen}
         assert len(table) == 1115
-        assert all(
-            texts[uid] == text for uid, text in zip(table["uid"], table["text"], strict=True) if text == text
-        )
+        assert all(texts[uid] == text for uid, text in zip(table["uid"], table["text"], strict=True) if text == text)
 
     def test_a_wrong_folder_is_an_error_that_names_it(self, reports, tmp_path):
         result = self.run("--images", tmp_path / "absent")

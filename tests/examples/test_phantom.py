@@ -43,9 +43,7 @@ def test_the_examples_in_the_docstrings_run(module):
 
 class TestDraw:
     def test_the_same_report_and_seed_draw_the_same(self):
-        first, again = (
-            phantom.draw(report("CXR1", "Lung/hypoinflation"), size=SIZE, seed=5) for _ in range(2)
-        )
+        first, again = (phantom.draw(report("CXR1", "Lung/hypoinflation"), size=SIZE, seed=5) for _ in range(2))
         assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
 
     def test_seed_and_uid_change_the_picture(self):
@@ -120,9 +118,7 @@ class TestFindings:
         assert np.mean(drawn) > 0.98
 
     # "unknown" sides are drawn by chance, a device and a fissure have a side of their own.
-    @pytest.mark.parametrize(
-        "kind", sorted(set(phantom_findings._PAINTERS) - {"device", "clips", "fissure", "catheter"})
-    )
+    @pytest.mark.parametrize("kind", sorted(set(phantom_findings._PAINTERS) - {"device", "clips", "fissure", "catheter"}))
     def test_the_side_is_kept(self, kind):
         added, canvas = change(kind, "right")
         assert added.sum() > 0

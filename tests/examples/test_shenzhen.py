@@ -145,9 +145,7 @@ class TestCopy:
         assert len(table) == 662
         assert table["label"].eq("tuberculosis").sum() == own["tuberculosis"].sum() == 336
         assert table["mask"].notna().sum() == 566
-        assert table["text"].tolist() == [
-            f"{a}-year-old {s}" for a, s in zip(own["age"], own["sex"], strict=True)
-        ]
+        assert table["text"].tolist() == [f"{a}-year-old {s}" for a, s in zip(own["age"], own["sex"], strict=True)]
         assert found.unparsed == ()
 
 

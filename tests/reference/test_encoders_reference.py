@@ -115,7 +115,12 @@ def test_pixels_as_torchvision_prepares_them(interpolation: str, size: tuple[int
     spec = {"size": list(size), "channels": 3, "mean": mean, "std": std, "interpolation": interpolation}
     ours = FusionProcessor(input_spec=spec)(images=picture(61, 47))["pixel_values"][0]
     theirs = v2.Compose(
-        [v2.Resize(size, INTERPOLATION[interpolation]), v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)]
+        [
+            v2.Resize(size, INTERPOLATION[interpolation]),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean, std),
+        ]
     )(picture(61, 47))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 

@@ -104,9 +104,7 @@ def mapped(model: FusionClassifier, tokens: Array) -> Array:
 def test_concat() -> None:
     model, inputs = classifier(fusion="concat"), batch()
     image, text = encoded(model, inputs)
-    expected = [
-        head(model.fusion.head, array(image.pooled[row]), mapped(model, real(text, row)).mean(0)) for row in range(3)
-    ]
+    expected = [head(model.fusion.head, array(image.pooled[row]), mapped(model, real(text, row)).mean(0)) for row in range(3)]
     close(model(**inputs).logits, expected)
 
 

@@ -1,0 +1,78 @@
+"""How Sphinx builds these pages: `make docs`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "examples" / "lung_disease")]
+
+import mmfusion
+
+project = "mmfusion"
+author = "The mmfusion authors"
+project_copyright = author
+version = release = mmfusion.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "myst_parser",
+    "sphinx_copybutton",
+    "docstrings",
+]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "api/_*"]
+suppress_warnings = ["config.cache"]
+
+# A single backtick in a docstring is code, and a link where it names something documented.
+default_role = "py:obj"
+autodoc_default_options = {"members": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_custom_sections = ["Shape", ("Source", "Notes")]
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 100
+
+html_theme = "furo"
+html_title = f"mmfusion {version}"
+html_show_sphinx = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+
+def _write_results(app: Any) -> None:
+    """The study's tables, from the JSON files that its runs left."""
+    import readme_table
+
+    folder = HERE / "api"
+    folder.mkdir(exist_ok=True)
+    content = readme_table.render(readme_table.read_results()) + "\n"
+    path = folder / "_results.md"
+    if not path.exists() or path.read_text(encoding="utf-8") != content:
+        path.write_text(content, encoding="utf-8")
+
+
+def _check_names(app: Any, env: Any) -> None:
+    """Every public name has its place in these pages."""
+    from sphinx.util import logging
+
+    documented = env.get_domain("py").objects
+    for name in mmfusion.__all__:
+        if name != "__version__" and f"mmfusion.{name}" not in documented:
+            logging.getLogger(__name__).warning("mmfusion.%s is a public name without an entry in docs/api-*.md", name)
+
+
+def setup(app: Any) -> None:
+    """Connects the two."""
+    app.connect("builder-inited", _write_results)
+    app.connect("env-check-consistency", _check_names)

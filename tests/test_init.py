@@ -1,0 +1,44 @@
+"""The public names: loaded lazily, and nothing heavier than asked for."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import mmfusion
+
+
+def loaded_after(statement: str) -> set[str]:
+    """The top-level modules that a fresh interpreter holds after the statement."""
+    code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(answer.stdout.split())
+
+
+def test_importing_the_library_loads_nothing_heavy() -> None:
+    loaded = loaded_after("import mmfusion; dir(mmfusion); mmfusion.__version__")
+    assert "mmfusion" in loaded
+    assert not loaded & {"torch", "transformers", "timm", "keras", "tensorflow", "numpy", "PIL", "datasets", "sklearn"}
+
+
+def test_the_classifier_loads_no_keras_and_no_tensorflow() -> None:
+    loaded = loaded_after("from mmfusion import FusionClassifier, FusionProcessor")
+    assert {"torch", "transformers"} <= loaded
+    assert not loaded & {"keras", "tensorflow", "pydicom", "matplotlib", "typer"}
+
+
+@pytest.mark.parametrize("name", [name for name in mmfusion.__all__ if name != "__version__"])
+def test_every_public_name_is_there(name: str) -> None:
+    value = getattr(mmfusion, name)
+    assert value is getattr(importlib.import_module(f"mmfusion.{mmfusion._HOME[name]}"), name)
+    assert value.__doc__ and name in dir(mmfusion)
+
+
+def test_a_near_miss_is_answered_with_the_right_name() -> None:
+    with pytest.raises(
+        AttributeError, match="module 'mmfusion' has no attribute 'FusionClasifier'. Did you mean 'FusionClassifier'"
+    ):
+        mmfusion.FusionClasifier  # noqa: B018
+    with pytest.raises(AttributeError, match="has no attribute 'zzzzzz'.$"):
+        mmfusion.zzzzzz  # noqa: B018
