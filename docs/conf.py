@@ -12,7 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "examples" / "lung_disease")]
 
-import mmfusion
+import mmfusion  # noqa: E402 (the environment variable comes first)
 
 project = "mmfusion"
 author = "The mmfusion authors"
@@ -39,7 +39,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
-napoleon_custom_sections = ["Shape", ("Source", "Notes")]
+napoleon_custom_sections = ["Shape", "Source"]
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 

@@ -593,7 +593,7 @@ print("reloaded", type(model).__module__.partition(".")[0], type(processor).__mo
 
 
 def test_pushed_with_its_code_it_reloads_without_the_library(tmp_path: Path) -> None:
-    """Pushed in a process of its own, for `register_for_auto_class` marks the classes; read in one that cannot import mmfusion."""
+    """Pushed in a process of its own, for `register_for_auto_class` marks the classes; read where mmfusion is not there."""
     folder, cache = tmp_path / "model", tmp_path / "modules"
     push = f"""
 import torch

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 _FORMULA = re.compile(r"(?<![\w$])\$([^$\n]+)\$(?!\w)")
+_COLON, _PLACEHOLDER = ":", "\ue000"
 _RULE = re.compile(r"^\|[\s:|-]+\|$")
 
 
@@ -50,11 +51,18 @@ def _list_table(lines: list[str]) -> list[str]:
     return [*result, ""]
 
 
+def _hide_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    # napoleon takes what stands before a colon in a property's first line for its type.
+    if what == "property" and lines:
+        lines[0] = lines[0].replace(_COLON, _PLACEHOLDER)
+
+
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    lines[:] = convert(lines)
+    lines[:] = [line.replace(_PLACEHOLDER, _COLON) for line in convert(lines)]
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Connects the conversion, behind napoleon's own."""
+    """Connects the conversion, before and behind napoleon's own."""
+    app.connect("autodoc-process-docstring", _hide_colon, priority=100)
     app.connect("autodoc-process-docstring", _process, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

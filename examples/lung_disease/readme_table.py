@@ -73,7 +73,9 @@ def put(text: str, content: str) -> str:
     """
     counts = text.count(START), text.count(END)
     if counts != (1, 1) or text.index(END) < text.index(START):
-        raise ValueError(f"README must hold {START} and, after it, {END} once each, got {counts[0]} and {counts[1]}. Restore them.")
+        raise ValueError(
+            f"README must hold {START} and, after it, {END} once each, got {counts[0]} and {counts[1]}. Restore them."
+        )
     return f"{text[: text.index(START)]}{START}\n\n{content}\n\n{text[text.index(END) :]}"
 
 
@@ -115,9 +117,7 @@ def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
     ]
     for row in rows:
         pictures = "none" if row["modality"] == "text" else "synthetic" if synthetic else "real"
-        figures = [
-            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("accuracy", "auroc")
-        ]
+        figures = [f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("accuracy", "auroc")]
         difference = ""
         if "auroc_minus_single" in row:
             difference = _difference(*(row[f"auroc_minus_single{end}"] for end in ("", "_low", "_high")))

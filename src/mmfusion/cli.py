@@ -86,8 +86,10 @@ def train(
     from .splits import split
     from .training import training_arguments
 
-    rows = _load(manifest, label, image=image_encoder is not None, text=text_encoder is not None)
-    parts = split(rows, seed=seed, text="text" if text_encoder else None)
+    if image_encoder is None and text_encoder is None:
+        raise ValueError("--image-encoder or --text-encoder must be given, got neither. Give one or both.")
+    rows = _load(manifest, label)
+    parts = split(rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None)
     evaluations: dict[str, Evaluation] = {}
     wanted = {"image+text": (image_encoder, text_encoder)}
     if image_encoder is None or text_encoder is None:
@@ -124,7 +126,7 @@ def evaluate(
 
     classifier, processor = _open(model)
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
-    rows = _load(manifest, label, image="image" in classifier.modalities, text="text" in classifier.modalities, names=names)
+    rows = _load(manifest, label, names=names)
     arguments = training.training_arguments(_scratch(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json)
     result = training.evaluate(classifier, processor, rows, arguments=arguments)
     if as_json:
@@ -187,9 +189,7 @@ def audit(
         raise typer.Exit(1)
 
 
-def _load(
-    manifest: Path, label: list[str] | None, *, image: bool = True, text: bool = True, names: list[str] | None = None
-) -> "datasets.Dataset":
+def _load(manifest: Path, label: list[str] | None, *, names: list[str] | None = None) -> "datasets.Dataset":
     """The manifest's rows; an absent default column means that modality is not there."""
     from .manifest import load_manifest
     from .tables import read_table
@@ -198,8 +198,8 @@ def _load(
     wanted: Any = "label" if not label else (label[0] if len(label) == 1 else label)
     return load_manifest(
         manifest,
-        image="image" if image and "image" in columns else None,
-        text="text" if text and "text" in columns else None,
+        image="image" if "image" in columns else None,
+        text="text" if "text" in columns else None,
         label=wanted,
         label_names=names if isinstance(wanted, str) and names else None,
     )
@@ -246,13 +246,37 @@ def _compose(
 
 
 def _fit_one(parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None) -> "Evaluation":
+    """Train on the rows that have one of the model's modalities, and judge all of the test part.
+
+    Of a test row that has none, the model says what the classes' shares in training say, so that every model is judged on the same rows.
+    """
+    import numpy as np
+
     from . import training
 
     model, processor = parts_of_model
+    here = {name: _rows_with(rows, model.modalities) for name, rows in parts.items()}
+    chosen = {name: rows.select(here[name]) for name, rows in parts.items()}
     training.fit(
-        model, processor, parts["train"], parts["validation"], arguments=arguments, patience=patience, cache=cache
+        model, processor, chosen["train"], chosen["validation"], arguments=arguments, patience=patience, cache=cache
     )
-    return training.evaluate(model, processor, parts["test"], arguments=arguments, cache=cache)
+    shares = np.nanmean(np.eye(model.config.num_labels)[parts["train"]["label"]], axis=0) if not model.multi_label else None
+    prior = np.log(shares + 1e-6) if shares is not None else _log_odds(parts["train"]["label"])
+    logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)
+    logits[here["test"]] = training.predict(model, processor, chosen["test"], arguments=arguments, cache=cache)
+    return training.score(logits, parts["test"])
+
+
+def _rows_with(rows: "datasets.Dataset", modalities: tuple[str, ...]) -> list[int]:
+    columns = [list(rows[name]) for name in modalities if name in rows.column_names]
+    return [i for i in range(len(rows)) if any(column[i] is not None for column in columns)]
+
+
+def _log_odds(labels: Any) -> Any:
+    import numpy as np
+
+    shares = np.clip(np.nanmean(np.asarray(labels, dtype=float), axis=0), 1e-6, 1 - 1e-6)
+    return np.log(shares / (1 - shares))
 
 
 def _report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:

@@ -265,12 +265,30 @@ def evaluate(
     if "label" not in dataset.column_names:
         raise ValueError(f"dataset must have a column 'label', got {dataset.column_names}. Use predict for unlabelled data.")
     logits = predict(model, processor, dataset, arguments=arguments, cache=cache)
+    return score(logits, dataset, group=group, resamples=resamples, seed=seed)
+
+
+def score(
+    logits: np.ndarray[Any, Any],
+    dataset: datasets.Dataset | CachedDataset,
+    *,
+    group: str | None = "group",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Evaluation:
+    """The evaluation of logits [B, C] that were made elsewhere (an ensemble, the pooled folds of a cross-validation).
+
+    Args:
+        logits: one row per row of the dataset.
+        dataset: rows with `label`.
+        group: as for `evaluate`.
+        resamples: as for `evaluate`.
+        seed: as for `evaluate`.
+    """
     table = dataset.dataset if isinstance(dataset, CachedDataset) else dataset
     labels = np.asarray(table["label"])
-    groups = [str(g) for g in table[group]] if group is not None and group in dataset.column_names else None
-    metrics = evaluate_predictions(
-        logits, labels, groups=groups, problem_type=model.config.problem_type, resamples=resamples, seed=seed
-    )
+    groups = [str(g) for g in table[group]] if group is not None and group in table.column_names else None
+    metrics = evaluate_predictions(logits, labels, groups=groups, resamples=resamples, seed=seed)
     return Evaluation(metrics, logits, labels, groups)
 
 
@@ -328,6 +346,9 @@ def _rows_and_collator(
     """What the Trainer reads: the rows (cached, augmented, or as they are) and the collator that fits them."""
     if isinstance(dataset, CachedDataset):
         return dataset, CachedCollator(processor, dataset.modalities)
+    # A classifier of one modality learns from the same rows as one of both: what it has no tower for is left aside.
+    unused = [name for name in ("image", "text") if name in dataset.column_names and name not in model.modalities]
+    dataset = dataset.remove_columns(unused)
     if cache is not None:
         # One process encodes, the others find it done.
         with arguments.main_process_first(desc="cache"):

@@ -91,7 +91,9 @@ def test_no_results_are_said_to_be_none(place):
     assert readme_table.NO_RESULTS in (place / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("text", ["no marker", f"{readme_table.END}\n{readme_table.START}", readme_table.START * 2 + readme_table.END])
+@pytest.mark.parametrize(
+    "text", ["no marker", f"{readme_table.END}\n{readme_table.START}", readme_table.START * 2 + readme_table.END]
+)
 def test_markers_must_be_there_once(place, text):
     (place / "README.md").write_text(text, encoding="utf-8")
     outcome = call(place)

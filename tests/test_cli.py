@@ -1,0 +1,117 @@
+"""The command line, end to end on made-up samples."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig
+from typer.testing import CliRunner
+
+from mmfusion import FusionProcessor, TextEncoder
+from mmfusion.cli import app
+from mmfusion.samples import draw_shapes, word_tokenizer
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Samples, a small text encoder saved as a checkpoint, and a model trained by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    manifest = draw_shapes(folder / "data", 60, size=32, missing=0.1)
+    texts = [line.split(",", 2)[1] for line in manifest.read_text().splitlines()[1:]]
+    tokenizer = word_tokenizer(texts)
+    text = TextEncoder(
+        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=len(tokenizer))
+    )
+    text.backbone.save_pretrained(folder / "text")
+    tokenizer.save_pretrained(folder / "text")
+    return folder
+
+
+def call(*words: object, code: int = 0):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def model(workspace):
+    output = call(
+        "train", workspace / "data" / "manifest.csv", "--output", workspace / "model", "--image-encoder", "test_vit",
+        "--text-encoder", workspace / "text", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
+    )  # fmt: skip
+    assert "image+text" in output and "test part" in output
+    return workspace / "model"
+
+
+def test_training_reports_each_modality_alone(model):
+    results = json.loads((model / "results.json").read_text())
+    assert set(results) == {"image+text", "image", "text"}
+    for name in ("image", "text"):
+        difference = results[name]["fused_minus_this"]
+        assert difference["low"] <= difference["difference"] <= difference["high"]
+    assert results["image+text"]["accuracy"]["low"] <= results["image+text"]["accuracy"]["estimate"]
+
+
+def test_predict_prints_probabilities_and_what_was_missing(model, workspace, tmp_path):
+    text = tmp_path / "report.txt"
+    text.write_text("the colour is red")
+    image = workspace / "data" / "00000.png"
+    both = json.loads(call("predict", model, "--image", image, "--text", text, "--json"))
+    assert sum(both["probabilities"].values()) == pytest.approx(1, abs=1e-5) and both["missing"] == []
+    assert set(both["probabilities"]) == {"red circle", "blue circle", "red square", "blue square"}
+    alone = call("predict", model, "--image", image)
+    assert alone.splitlines()[-1] == "missing: text"
+    text.write_text("  \n")
+    assert json.loads(call("predict", model, "--image", image, "--text", text, "--json"))["missing"] == ["text"]
+
+
+def test_evaluate_prints_intervals(model, workspace):
+    manifest = workspace / "data" / "manifest.csv"
+    measured = json.loads(call("evaluate", model, manifest, "--json"))
+    assert measured["samples"] == 60 and measured["accuracy"]["low"] <= measured["accuracy"]["high"]
+    assert re.search(r"auroc.*\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", call("evaluate", model, manifest))
+
+
+def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
+    manifest = workspace / "data" / "manifest.csv"
+    assert "60" in call("audit", manifest)
+    shutil.copytree(workspace / "data", tmp_path / "data")
+    lines = manifest.read_text().splitlines()
+    (tmp_path / "data" / "train.csv").write_text("\n".join(lines[:40]))
+    (tmp_path / "data" / "test.csv").write_text("\n".join([lines[0], *lines[30:]]))
+    found = json.loads(call("audit", tmp_path / "data" / "train.csv", tmp_path / "data" / "test.csv", "--json", code=1))
+    assert not found["ok"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "MODEL", "--image", "nowhere.png"], "nowhere.png"),
+        (["predict", "MODEL", "--text", "nowhere.txt"], "nowhere.txt"),
+        (["predict", "MODEL"], "--image or --text must be given"),
+        (["predict", "nowhere", "--image", "x.png"], "nowhere"),
+        (["evaluate", "MODEL", "nowhere.csv"], "nowhere.csv"),
+        (["train", "MANIFEST", "--output", "out", "--image-encoder", "resnet19", "--no-pretrained"], "resnet1"),
+        (["train", "MANIFEST", "--output", "out"], "--image-encoder or --text-encoder must be given"),
+        (["train", "MANIFEST", "--output", "out", "--image-encoder", "test_vit", "--no-pretrained", "--label", "colour"], "colour"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_line(words, message, model, workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {"MODEL": model, "MANIFEST": workspace / "data" / "manifest.csv"}
+    result = CliRunner().invoke(app, [str(names.get(word, word)) for word in words])
+    assert result.exit_code == 1
+    assert message in result.output and "error:" in result.output and "Traceback" not in result.output
+
+
+def test_the_traceback_is_there_for_those_who_ask(monkeypatch, tmp_path):
+    monkeypatch.setenv("MMFUSION_DEBUG", "1")
+    result = CliRunner().invoke(app, ["audit", str(tmp_path / "none.csv")])
+    assert isinstance(result.exception, (ValueError, OSError))
+
+
+def test_a_trained_folder_holds_a_processor(model):
+    assert isinstance(FusionProcessor.from_pretrained(model), FusionProcessor)
+    assert not [path for path in Path(model).glob("*") if path.suffix in (".bin", ".pkl", ".pt")]
