@@ -46,6 +46,8 @@ python_maximum_signature_line_length = 100
 html_theme = "furo"
 html_title = f"mmfusion {version}"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

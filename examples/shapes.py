@@ -116,7 +116,7 @@ def main(
     table = Table("model", "accuracy", "AUROC", "AUROC of image + text minus this", title=f"{len(fused.labels)} test samples")
     for title, result in results.items():
         difference = ""
-        if result is fused:
+        if result is not fused:
             difference = str(paired_bootstrap(auroc, fused.logits, result.logits, fused.labels, groups=fused.groups))
         table.add_row(title, str(result.metrics["accuracy"]), str(result.metrics["auroc"]), difference)
     console.print(table)

@@ -38,8 +38,8 @@ from study_report import Results, draw_confusion, draw_curves, summarise, write_
 from study_rows import Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
-DEFAULTS = {"frozen": (1e-3, 6), "all": (5e-5, 5), "lora": (5e-4, 5)}
-"""What trains -> learning rate and epochs."""
+DEFAULTS = {"frozen": (2e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
+"""What trains -> learning rate and epochs (None: by the number of samples)."""
 
 
 def main(
@@ -74,6 +74,7 @@ def main(
             seeds=tuple(range(seeds)),
             batch_size=batch_size,
             learning_rate=learning_rate or default_rate,
+            max_length=64 if preset == "small" else None,
             image_encoder=image_name,
             text_encoder=text_name,
         )
