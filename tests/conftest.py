@@ -20,9 +20,7 @@ import torch
 
 def _checked(function: Callable[..., Any]) -> Any:
     """`function` checked by beartype, but for Self, which beartype takes in decorated classes alone."""
-    function.__annotations__ = {
-        name: hint for name, hint in function.__annotations__.items() if hint is not Self
-    }
+    function.__annotations__ = {name: hint for name, hint in function.__annotations__.items() if hint is not Self}
     return beartype.beartype(function)
 
 

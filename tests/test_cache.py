@@ -29,9 +29,7 @@ def compose(rows: datasets.Dataset, fusion: object = "concat", image: str = "vit
     vit = ViTConfig(**SMALL, image_size=32, patch_size=8)
     encoder = ImageEncoder(vit) if image == "vit" else ImageEncoder("resnet10t", pretrained=False)
     text = TextEncoder(BertConfig(**SMALL, vocab_size=len(tokenizer)))
-    model = FusionClassifier(
-        image_encoder=encoder.freeze(), text_encoder=text.freeze(), fusion=fusion, num_labels=4, **options
-    )
+    model = FusionClassifier(image_encoder=encoder.freeze(), text_encoder=text.freeze(), fusion=fusion, num_labels=4, **options)
     return model.eval(), FusionProcessor.from_encoders(encoder, text, tokenizer=tokenizer)
 
 

@@ -95,7 +95,10 @@ def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
         (["evaluate", "MODEL", "nowhere.csv"], "nowhere.csv"),
         (["train", "MANIFEST", "--output", "out", "--image-encoder", "resnet19", "--no-pretrained"], "resnet1"),
         (["train", "MANIFEST", "--output", "out"], "--image-encoder or --text-encoder must be given"),
-        (["train", "MANIFEST", "--output", "out", "--image-encoder", "test_vit", "--no-pretrained", "--label", "colour"], "colour"),
+        (
+            ["train", "MANIFEST", "--output", "out", "--image-encoder", "test_vit", "--no-pretrained", "--label", "colour"],
+            "colour",
+        ),
     ],
 )
 def test_a_mistake_is_answered_in_one_line(words, message, model, workspace, tmp_path, monkeypatch):

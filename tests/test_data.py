@@ -60,9 +60,9 @@ def test_an_absent_column_is_not_passed(paths: list[str]) -> None:
 
 
 def test_multi_label() -> None:
-    labels = FusionCollator(fake_processor)(
-        [{"text": "a", "label": [1.0, math.nan]}, {"text": "b", "label": [0.0, None]}]
-    )["labels"]
+    labels = FusionCollator(fake_processor)([{"text": "a", "label": [1.0, math.nan]}, {"text": "b", "label": [0.0, None]}])[
+        "labels"
+    ]
     assert labels.dtype == torch.float32
     assert labels.shape == (2, 2)
     assert labels.isnan().tolist() == [[False, True], [False, True]]

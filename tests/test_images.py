@@ -499,9 +499,7 @@ def test_dicom_sigmoid_window_follows_the_standard():
 
 def test_dicom_voi_table_of_eight_bit_values_does_not_wrap():
     stored = np.arange(0, 4096, 13, dtype=np.uint16)[None, :]
-    dataset = dicom(
-        stored, BitsStored=12, VOILUTSequence=lookup([4096, 0, 8], [v // 16 for v in range(4096)])
-    )
+    dataset = dicom(stored, BitsStored=12, VOILUTSequence=lookup([4096, 0, 8], [v // 16 for v in range(4096)]))
     np.testing.assert_array_equal(pixels_of(load_image(dataset)), (stored // 16).astype(np.uint8))
 
 

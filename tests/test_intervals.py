@@ -51,9 +51,7 @@ class TestBootstrapInterval:
     def test_copies_of_every_sample_in_its_group_change_nothing(self):
         logits, labels = sample()
         once = bootstrap_interval(accuracy, logits, labels)
-        thrice = bootstrap_interval(
-            accuracy, np.repeat(logits, 3, 0), np.repeat(labels, 3), groups=np.repeat(np.arange(60), 3)
-        )
+        thrice = bootstrap_interval(accuracy, np.repeat(logits, 3, 0), np.repeat(labels, 3), groups=np.repeat(np.arange(60), 3))
         assert (thrice.low, thrice.high) == (once.low, once.high)
 
     @pytest.mark.parametrize("kind", [list, np.array, tuple, partial(map, str)])
@@ -202,12 +200,8 @@ class TestPairedBootstrap:
 
     def test_the_culprit_is_named(self):
         logits, labels = sample()
-        with pytest.raises(
-            ValueError, match="second does not suit the metric: logits must be finite, got 1 NaN"
-        ):
-            paired_bootstrap(
-                accuracy, logits, np.where(np.arange(120).reshape(60, 2) == 7, NAN, logits), labels
-            )
+        with pytest.raises(ValueError, match="second does not suit the metric: logits must be finite, got 1 NaN"):
+            paired_bootstrap(accuracy, logits, np.where(np.arange(120).reshape(60, 2) == 7, NAN, logits), labels)
 
     def test_lengths_that_differ(self):
         logits, labels = sample()
@@ -256,13 +250,9 @@ class TestEvaluatePredictions:
         logits = np.random.default_rng(0).normal(size=(40, 3))
         labels = np.random.default_rng(1).choice([0, 1, NAN], (40, 3))
         groups = np.repeat(np.arange(20), 2)
-        results = evaluate_predictions(
-            logits, labels, groups=groups, problem_type="multi_label_classification", resamples=100
-        )
+        results = evaluate_predictions(logits, labels, groups=groups, problem_type="multi_label_classification", resamples=100)
         assert tuple(results) == self.KEYS
-        assert results["accuracy"] == bootstrap_interval(
-            accuracy, logits, labels, groups=groups, resamples=100
-        )
+        assert results["accuracy"] == bootstrap_interval(accuracy, logits, labels, groups=groups, resamples=100)
 
     def test_one_class_alone(self):
         results = evaluate_predictions(np.eye(2)[[0, 1, 0]], np.zeros(3), resamples=10)

@@ -286,9 +286,7 @@ def test_shenzhen() -> None:
     data = os.environ.get("MMFUSION_DATA")
     if not data:
         pytest.skip("MMFUSION_DATA names no folder of real X-rays")
-    rows = load_manifest(
-        Path(data, "shenzhen/labels.csv"), text="sex", label="tuberculosis", label_names=["normal", "ill"]
-    )
+    rows = load_manifest(Path(data, "shenzhen/labels.csv"), text="sex", label="tuberculosis", label_names=["normal", "ill"])
     assert len(rows) == 662
     assert sum(rows["label"]) == 336
 

@@ -53,12 +53,7 @@ class TestDice:
     def test_leading_axes_are_averaged(self):
         prediction, target = rng().integers(0, 2, size=(2, 2, 3, 5, 5))
         assert dice(prediction, target) == pytest.approx(
-            np.mean(
-                [
-                    dice(a, b)
-                    for a, b in zip(prediction.reshape(6, 5, 5), target.reshape(6, 5, 5), strict=True)
-                ]
-            )
+            np.mean([dice(a, b) for a, b in zip(prediction.reshape(6, 5, 5), target.reshape(6, 5, 5), strict=True)])
         )
 
     def test_probabilities_are_refused(self):
@@ -113,11 +108,7 @@ class TestDecisions:
         assert math.isnan(metric(np.zeros((2, 2)), np.full((2, 2), NAN)))
 
     def test_labels_may_be_whole_floats_or_bools(self):
-        assert (
-            accuracy(LOGITS, LABELS.astype(float))
-            == accuracy(LOGITS, LABELS.astype(bool))
-            == accuracy(LOGITS, LABELS)
-        )
+        assert accuracy(LOGITS, LABELS.astype(float)) == accuracy(LOGITS, LABELS.astype(bool)) == accuracy(LOGITS, LABELS)
 
     def test_half_precision_and_gradients(self):
         logits = torch.tensor(LOGITS, dtype=torch.bfloat16, requires_grad=True)
@@ -149,19 +140,13 @@ class TestAuroc:
     def test_binary_takes_logits_and_probabilities_alike(self):
         logits = torch.tensor(rng().normal(size=(50, 2)))
         labels = rng().integers(0, 2, 50)
-        assert (
-            auroc(logits, labels)
-            == auroc(logits.softmax(1), labels)
-            == auroc(logits[:, 1] - logits[:, 0], labels)
-        )
+        assert auroc(logits, labels) == auroc(logits.softmax(1), labels) == auroc(logits[:, 1] - logits[:, 0], labels)
 
     def test_multi_class_takes_logits_and_probabilities_alike(self):
         logits = torch.tensor(rng().normal(size=(50, 4)))
         shifted = logits + torch.tensor(rng().normal(size=(50, 1))) * 10
         labels = rng().integers(0, 4, 50)
-        assert (
-            auroc(logits, labels) == auroc(logits.softmax(1), labels) == pytest.approx(auroc(shifted, labels))
-        )
+        assert auroc(logits, labels) == auroc(logits.softmax(1), labels) == pytest.approx(auroc(shifted, labels))
 
     def test_a_class_that_never_occurs_is_left_out(self):
         scores = np.eye(3)[[0, 1, 0, 1]]
@@ -205,9 +190,7 @@ class TestCalibration:
         probabilities = torch.tensor(rng().normal(size=(200, 7))).softmax(1)
         labels = rng().integers(0, 7, 200)
         exact = expected_calibration_error(probabilities, labels, bins=1)
-        assert expected_calibration_error(probabilities.bfloat16(), labels, bins=1) == pytest.approx(
-            exact, abs=2e-3
-        )
+        assert expected_calibration_error(probabilities.bfloat16(), labels, bins=1) == pytest.approx(exact, abs=2e-3)
 
     def test_bins(self):
         with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
@@ -223,9 +206,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("label", [2, -1, -100, 0.5, NAN])
     def test_label_out_of_range(self, label):
-        with pytest.raises(
-            ValueError, match=rf"class numbers from 0 to 1, got {label:g} in row 1.* 1 in all"
-        ):
+        with pytest.raises(ValueError, match=rf"class numbers from 0 to 1, got {label:g} in row 1.* 1 in all"):
             accuracy(LOGITS, np.array([0, label, 1]))
 
     def test_multi_label_value(self):
@@ -252,9 +233,7 @@ class TestRefusals:
             accuracy(logits, np.array([0]))
 
     def test_not_numbers(self):
-        with pytest.raises(
-            TypeError, match="labels must be a tensor or numpy array of numbers, got an array of <U1"
-        ):
+        with pytest.raises(TypeError, match="labels must be a tensor or numpy array of numbers, got an array of <U1"):
             accuracy(LOGITS, np.array(["a", "b", "c"]))
 
 
@@ -311,8 +290,5 @@ def test_weighted_form_of_a_foreign_metric_is_none():
 
 
 def test_import_loads_neither_sklearn_nor_statsmodels():
-    code = (
-        "import sys, mmfusion.intervals; "
-        "loaded = {'sklearn', 'statsmodels'} & set(sys.modules); assert not loaded, loaded"
-    )
+    code = "import sys, mmfusion.intervals; loaded = {'sklearn', 'statsmodels'} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -101,9 +101,7 @@ def test_absent_defaults(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_glued_texts_are_answered(caplog: pytest.LogCaptureFixture) -> None:
     data = rows(100, group=list(range(100)), text=["male", "female"] * 50)
-    with pytest.raises(
-        ValueError, match=r"0 rows of about 15.0 asked for 'validation'.*text=None.*then has 1 rows"
-    ):
+    with pytest.raises(ValueError, match=r"0 rows of about 15.0 asked for 'validation'.*text=None.*then has 1 rows"):
         split(data)
     assert len(split(data, text=None)["test"]) == 15
     caplog.clear()
@@ -138,9 +136,7 @@ def test_bad_number_of_folds(n: object) -> None:
 
 
 def test_too_few_groups() -> None:
-    with pytest.raises(
-        ValueError, match=r"form 3 inseparable sets, the largest of 2 rows. Ask for fewer parts"
-    ):
+    with pytest.raises(ValueError, match=r"form 3 inseparable sets, the largest of 2 rows. Ask for fewer parts"):
         folds(rows(5, group=["a", "a", "b", "b", "c"]))
 
 

@@ -42,9 +42,7 @@ def quiet(folder, **options):
 
 
 def run(*command: str, timeout: int = 300) -> str:
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -65,7 +63,16 @@ def test_two_processes_are_one(tmp_path):
     script = str(WORKERS / "two_processes.py")
     run(sys.executable, script, str(tmp_path / "one"), "2")
     run(
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611", script, str(tmp_path / "two"), "2"
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_port",
+        "29611",
+        script,
+        str(tmp_path / "two"),
+        "2",
     )
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     assert (one["world"], two["world"]) == (1, 2)
@@ -127,7 +134,12 @@ def test_gradient_accumulation_is_a_larger_batch(rows, tmp_path):
         model.text_encoder.backbone.config.attention_probs_dropout_prob = 0.0
         for layer in model.text_encoder.family.layers:
             layer.attention.self.dropout.p = 0.0
-        fit(model, processor, rows, arguments=quiet(tmp_path / name, per_device_train_batch_size=batch, gradient_accumulation_steps=steps))
+        fit(
+            model,
+            processor,
+            rows,
+            arguments=quiet(tmp_path / name, per_device_train_batch_size=batch, gradient_accumulation_steps=steps),
+        )
         weights.append(model.state_dict())
     assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 1e-5
 
@@ -139,8 +151,11 @@ def test_a_damaged_checkpoint_is_passed_over(damage, rows, tmp_path, caplog):
     first, second = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert last_complete_checkpoint(tmp_path) == str(second)
     target = second / {
-        "state": "trainer_state.json", "optimizer": "optimizer.pt", "weights": "model.safetensors", "random_state": "rng_state.pth"
-    }[damage.split("_", 1)[1]]  # fmt: skip
+        "state": "trainer_state.json",
+        "optimizer": "optimizer.pt",
+        "weights": "model.safetensors",
+        "random_state": "rng_state.pth",
+    }[damage.split("_", 1)[1]]
     target.unlink() if damage.startswith("no") else target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
     assert last_complete_checkpoint(tmp_path) == str(first)
 

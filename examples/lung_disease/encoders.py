@@ -59,7 +59,9 @@ def renamed_in_order(weights: Path) -> dict[str, torch.Tensor]:
     renamed = {}
     for (old, tensor), (new, wanted) in zip(state, names, strict=True):
         if tensor.shape != wanted.shape:
-            raise ValueError(f"{old} must have the shape of {new} {tuple(wanted.shape)}, got {tuple(tensor.shape)}. Update the package.")
+            raise ValueError(
+                f"{old} must have the shape of {new} {tuple(wanted.shape)}, got {tuple(tensor.shape)}. Update the package."
+            )
         renamed[new] = tensor
     return renamed
 

@@ -108,7 +108,9 @@ def run(
         parts = parts_of(samples, settings.folds, data.texts_identify, data_seed)
         wanted = [row for row in table_rows(_is_published(data, name)) if only_rows in row.model]
         if not wanted:
-            raise ValueError(f"--rows must be part of a row's name, got {only_rows!r}. Rows: {[r.model for r in table_rows(False)]}")
+            raise ValueError(
+                f"--rows must be part of a row's name, got {only_rows!r}. Rows: {[r.model for r in table_rows(False)]}"
+            )
         runner = Runner(samples, parts, settings, *make, folder / name.replace(" ", "-"))
         results = _run_rows(console, runner, wanted, f"{data.name}, {name}")
         if all(any(row.is_fused is fused for row in results) for fused in (True, False)) and not only_rows:
@@ -154,7 +156,13 @@ def _plain_rows(protocol: str, results: Results, samples: Any) -> list[dict[str,
     labels, groups = np.asarray(samples["label"]), list(samples["group"])
     table = []
     for row, outcome in results.items():
-        known: dict[str, Any] = {"protocol": protocol, "model": row.model, "modality": row.modality, "mapper": row.mapper, "fusion": row.fusion}
+        known: dict[str, Any] = {
+            "protocol": protocol,
+            "model": row.model,
+            "modality": row.modality,
+            "mapper": row.mapper,
+            "fusion": row.fusion,
+        }
         for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
             interval = bootstrap_interval(metric, outcome.logits, labels, groups=groups)
             known |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}

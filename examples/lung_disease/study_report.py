@@ -94,8 +94,8 @@ def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None
     lines = [f"# Lung disease study: {data.name}", ""]
     if data.synthetic_images:
         lines += [
-            "**The pictures are synthetic**, drawn from a seed and the reports' headings: every figure with the modality image in it "
-            "says how the models read drawings, not how they read X-rays. The reports are real.",
+            "**The pictures are synthetic**, drawn from a seed and the reports' headings: every figure of a row with images says how "
+            "the models read drawings, not how they read X-rays. The reports are real.",
             "",
         ]
     lines += [f"- {note.strip()}" for note in data.notes]
@@ -159,7 +159,13 @@ def draw_curves(folder: Path, protocol: str, results: Results, data: StudyData) 
 
 
 def draw_confusion(
-    folder: Path, protocol: str, results: Results, parts: Sequence[Part], labels: np.ndarray[Any, Any], names: list[str], data: StudyData
+    folder: Path,
+    protocol: str,
+    results: Results,
+    parts: Sequence[Part],
+    labels: np.ndarray[Any, Any],
+    names: list[str],
+    data: StudyData,
 ) -> None:
     """Draws the confusion matrices of the chosen single modality and the chosen fused model, over all test folds."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")

@@ -57,7 +57,7 @@ _HOME = {
 
 _AUTO = {"configuration", "modeling", "processing"}
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604 (the table above is the single list of public names)
+__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from .auditing import audit as audit
@@ -68,12 +68,12 @@ if TYPE_CHECKING:
     from .data import FusionCollator as FusionCollator
     from .encoders import ImageEncoder as ImageEncoder
     from .encoders import TextEncoder as TextEncoder
+    from .fusion import MMTM as MMTM
     from .fusion import Concat as Concat
     from .fusion import CrossAttention as CrossAttention
     from .fusion import Fusion as Fusion
     from .fusion import Joint as Joint
     from .fusion import Late as Late
-    from .fusion import MMTM as MMTM
     from .fusion import register_fusion as register_fusion
     from .images import ImageError as ImageError
     from .images import load_image as load_image

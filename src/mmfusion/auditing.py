@@ -146,9 +146,7 @@ def audit(
 
 def _as_parts(splits: object) -> Parts:
     parts = {"all": splits} if isinstance(splits, datasets.Dataset) else splits
-    if not isinstance(parts, Mapping) or not all(
-        isinstance(part, datasets.Dataset) for part in parts.values()
-    ):
+    if not isinstance(parts, Mapping) or not all(isinstance(part, datasets.Dataset) for part in parts.values()):
         raise TypeError(
             f"splits must be a datasets.Dataset or a mapping of names to them, got {type(splits).__name__}. "
             "Pass what load_manifest or split returned."
@@ -217,12 +215,7 @@ def _check_texts(texts: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
 
 
 def _check_images(images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    cells = [
-        ((name, row), value)
-        for name, column in images.items()
-        for row, value in enumerate(column)
-        if not is_blank(value)
-    ]
+    cells = [((name, row), value) for name, column in images.items() for row, value in enumerate(column) if not is_blank(value)]
     # The same file is often used by several rows; it is decoded once.
     sources = {_source_key(value): value for _, value in cells}
     logger.info("Decoding %d pictures.", len(sources))
@@ -268,9 +261,7 @@ def _pictured(places: Mapping[str, list[Place]], images: Mapping[str, Sequence[A
     return tuple(examples)
 
 
-def _check_presence(
-    texts: Mapping[str, Sequence[Any]], images: Mapping[str, Sequence[Any]]
-) -> Iterator[Finding]:
+def _check_presence(texts: Mapping[str, Sequence[Any]], images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
     for kind, what, values in (("empty_text", "text", texts), ("missing_image", "image", images)):
         for name, column in values.items():
             missing = [(name, row) for row, value in enumerate(column) if is_blank(value)]
@@ -291,17 +282,10 @@ def _check_presence(
 def _check_labels(parts: Parts, labels: Mapping[str, Sequence[Any]], column: str | None) -> Iterator[Finding]:
     counted = {name: _counts(values, parts[name].features[column]) for name, values in labels.items()}
     for name, counts in counted.items():
-        shares = ", ".join(
-            f"{label} {count} ({count / max(len(labels[name]), 1):.0%})" for label, count in counts.items()
-        )
+        shares = ", ".join(f"{label} {count} ({count / max(len(labels[name]), 1):.0%})" for label, count in counts.items())
         yield Finding("class_balance", "info", len(labels[name]), f"{name}: {shares or 'no rows'}.")
     everywhere = list(dict.fromkeys(label for counts in counted.values() for label in counts))
-    absent = [
-        f"{label!r} in {name}"
-        for name, counts in counted.items()
-        for label in everywhere
-        if counts.get(label, 0) == 0
-    ]
+    absent = [f"{label!r} in {name}" for name, counts in counted.items() for label in everywhere if counts.get(label, 0) == 0]
     if absent:
         message = f"{len(absent)} classes have no sample in a split."
         yield Finding("absent_class", "warning", len(absent), message, tuple(absent[:EXAMPLES]))
@@ -327,10 +311,7 @@ def _check_lengths(texts: Mapping[str, Sequence[Any]], tokenizer: Tokenizer | No
         lengths = _lengths([column[row] for row in rows], tokenizer)
         order = np.argsort(-lengths, kind="stable")
         median, high = np.percentile(lengths, [50, 95])
-        message = (
-            f"{name}: the longest text has {lengths.max()} {unit}, half have at most {median:.0f}, "
-            f"95 % at most {high:.0f}."
-        )
+        message = f"{name}: the longest text has {lengths.max()} {unit}, half have at most {median:.0f}, 95 % at most {high:.0f}."
         examples = tuple(f"{name}[{rows[at]}]: {lengths[at]} {unit}" for at in order[:EXAMPLES])
         yield Finding("longest_text", "info", int(lengths.max()), message, examples)
         if isinstance(limit, int) and (cut := int((lengths > limit).sum())):

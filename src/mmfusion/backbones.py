@@ -13,7 +13,6 @@ from einops import rearrange
 from timm.models import convnext, densenet, efficientnet, mobilenetv3, regnet, resnet, vgg, vision_transformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
 from .configuration import closest
@@ -73,7 +72,8 @@ class OneBlock(Family):
     Args:
         module: the backbone.
         dim: width of its output.
-        run: called with the module and the inputs; gives the `Encoded`. It holds no module of its own, so that a copy runs the copy.
+        run: called with the module and the inputs; gives the `Encoded`. It holds no module of its own, so that a copy runs
+            the copy.
     """
 
     def __init__(self, module: nn.Module, dim: int, run: Callable[..., Encoded]):
@@ -457,7 +457,8 @@ def register_backbone(name: str, factory: Callable[..., nn.Module]) -> None:
     """Make a backbone of your own known by name, so that classifiers built on it can be saved and rebuilt.
 
     The module declares its width as `dim`; its forward takes `pixel_values` [B, C, H, W] (image) or `input_ids` and
-    `attention_mask` [B, L] (text) and returns tokens [B, N, D], a feature map [B, D, H, W] or an `Encoded`. Where its constructor takes
+    `attention_mask` [B, L] (text) and returns tokens [B, N, D], a feature map [B, D, H, W] or an `Encoded`. Where its
+    constructor takes
     options, `get_config()` returns them. An image backbone may declare an `input_spec` (see `ImageEncoder.input_spec`).
 
     Args:

@@ -248,7 +248,8 @@ def _compose(
 def _fit_one(parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None) -> "Evaluation":
     """Train on the rows that have one of the model's modalities, and judge all of the test part.
 
-    Of a test row that has none, the model says what the classes' shares in training say, so that every model is judged on the same rows.
+    Of a test row that has none, the model says what the classes' shares in training say, so that every model is judged on
+    the same rows.
     """
     import numpy as np
 
@@ -257,9 +258,7 @@ def _fit_one(parts_of_model: Any, parts: Any, arguments: Any, patience: int | No
     model, processor = parts_of_model
     here = {name: _rows_with(rows, model.modalities) for name, rows in parts.items()}
     chosen = {name: rows.select(here[name]) for name, rows in parts.items()}
-    training.fit(
-        model, processor, chosen["train"], chosen["validation"], arguments=arguments, patience=patience, cache=cache
-    )
+    training.fit(model, processor, chosen["train"], chosen["validation"], arguments=arguments, patience=patience, cache=cache)
     shares = np.nanmean(np.eye(model.config.num_labels)[parts["train"]["label"]], axis=0) if not model.multi_label else None
     prior = np.log(shares + 1e-6) if shares is not None else _log_odds(parts["train"]["label"])
     logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)

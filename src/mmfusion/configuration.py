@@ -138,9 +138,7 @@ class FusionConfig(PreTrainedConfig):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}. 0 switches it off.")
         if not self.auxiliary_loss_weight >= 0:
-            raise ValueError(
-                f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. 0 switches it off."
-            )
+            raise ValueError(f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. 0 switches it off.")
         weights = self.class_weights
         if weights is not None and (len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights)):
             raise ValueError(f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class.")

@@ -123,9 +123,7 @@ class FusionCollator:
         {'words': tensor([2, 0]), 'labels': tensor([1, 0])}
     """
 
-    def __init__(
-        self, processor: Callable[..., Mapping[str, torch.Tensor]], *, augment: Augment | None = None
-    ) -> None:
+    def __init__(self, processor: Callable[..., Mapping[str, torch.Tensor]], *, augment: Augment | None = None) -> None:
         self.processor = processor
         self.augment = augment
 

@@ -131,9 +131,7 @@ class Encoder(nn.Module, ABC):
         self.backbone.requires_grad_(True)
         return self.train(self.training)
 
-    def add_lora(
-        self, *, r: int = 8, alpha: int = 16, dropout: float = 0.0, target_modules: list[str] | None = None
-    ) -> Self:
+    def add_lora(self, *, r: int = 8, alpha: int = 16, dropout: float = 0.0, target_modules: list[str] | None = None) -> Self:
         """This encoder with its weights frozen and low-rank adapters beside them: W x + (alpha / r) B A x.
 
         Args:
@@ -204,21 +202,23 @@ class ImageEncoder(Encoder):
     """Any image backbone: pixels in, `Encoded` out.
 
     Args:
-        name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a folder, or another name with a slash),
+        name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a folder, or another name
+            with a slash),
             a transformers config object (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of a
             registered class.
         source: "timm", "transformers" or "custom"; None tells from the name.
         pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
-        weights: a safetensors file, a state dict that torch reads with weights_only=True, or a mapping of tensors. Missing or mis-shaped
-            keys are an error that lists them; a head that is left over is dropped and listed in the log.
-        **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm; config fields for transformers).
+        weights: a safetensors file, a state dict that torch reads with weights_only=True, or a mapping of tensors. Missing
+            or mis-shaped keys are an error that lists them; a head that is left over is dropped and listed in the log.
+        **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm; config fields for
+            transformers).
 
     Attributes:
         input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in [0, 1], `interpolation`.
 
     Raises:
-        ValueError: for a name that nobody knows (the closest one is named), an option the backbone does not take, or weights that do
-            not fit.
+        ValueError: for a name that nobody knows (the closest one is named), an option the backbone does not take, or
+            weights that do not fit.
 
     Shape:
         pixel_values [B, C, H, W] -> tokens [B, N, D], mask [B, N], pooled [B, D].
@@ -309,12 +309,12 @@ class ImageEncoder(Encoder):
 class TextEncoder(Encoder):
     """Any text backbone: token ids in, `Encoded` out, whatever the side and length of the padding.
 
-    Texts enter the backbone with their real tokens first and without the columns in which no text of the batch has a token; positions
-    count real tokens. `tokens` come back in that order.
+    Texts enter the backbone with their real tokens first and without the columns in which no text of the batch has a
+    token; positions count real tokens. `tokens` come back in that order.
 
     Args:
-        name: a transformers checkpoint (a hub name or a folder), a transformers config object (random weights, no network), a name given
-            to `register_backbone`, or an `nn.Module` of a registered class.
+        name: a transformers checkpoint (a hub name or a folder), a transformers config object (random weights, no
+            network), a name given to `register_backbone`, or an `nn.Module` of a registered class.
         source: "transformers" or "custom"; None tells from the name.
         pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
         weights: as for `ImageEncoder`.
@@ -539,7 +539,11 @@ def _build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> 
     model_class: Any = AutoModel._model_mapping[type(config)]
     pooler = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
     if not load:
-        return model_class._from_config(config, **pooler) if isinstance(name, PreTrainedConfig) or options else model_class(config, **pooler)
+        return (
+            model_class._from_config(config, **pooler)
+            if isinstance(name, PreTrainedConfig) or options
+            else model_class(config, **pooler)
+        )
     what = f"checkpoint {name!r}"
     # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
     options = {"output_loading_info": True, "ignore_mismatched_sizes": True}

@@ -149,12 +149,13 @@ class Joint(Fusion):
     """Mapped text tokens join the image tower's sequence before block `at`: 0 is early fusion, later ones are intermediate.
 
     Through the rest of the tower the tokens of both modalities attend to each other; the image tower's own pooling then gives the
-    embedding. With `shared_blocks` the joined sequence passes transformer blocks of the strategy's own after the tower, and the mean
-    over all real tokens is the embedding.
+    embedding. With `shared_blocks` the joined sequence passes transformer blocks of the strategy's own after the tower,
+    and the mean over all real tokens is the embedding.
 
     Args:
         at: 0 .. number of image blocks. None means the last quarter of a tower that takes foreign tokens, else after the tower.
-        shared_blocks: transformer blocks after the tower; None means 0, or 1 where `at` is after the tower, the least possible there.
+        shared_blocks: transformer blocks after the tower; None means 0, or 1 where `at` is after the tower, the least
+            possible there.
         num_heads: attention heads of the shared blocks.
         inner_dim: width of their attention; None means the image tower's.
         hidden_dim: width of their feed-forward layers; None means 4 x the image tower's.
@@ -171,9 +172,7 @@ class Joint(Fusion):
         inner_dim: int | None = None,
         hidden_dim: int | None = None,
     ):
-        super().__init__(
-            at=at, shared_blocks=shared_blocks, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim
-        )
+        super().__init__(at=at, shared_blocks=shared_blocks, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim)
 
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
@@ -187,7 +186,9 @@ class Joint(Fusion):
             raise ValueError(f"at must be {depth} for an image tower that takes no foreign tokens, got {at!r}. Leave it out.")
         shared = (1 if at == depth else 0) if shared is None else shared
         if shared < (1 if at == depth else 0):
-            raise ValueError(f"shared_blocks must be at least {1 if at == depth else 0} with at={at}, got {shared!r}. Leave it out.")
+            raise ValueError(
+                f"shared_blocks must be at least {1 if at == depth else 0} with at={at}, got {shared!r}. Leave it out."
+            )
         _same_width(shapes, "joint")
         self.at, self.first_image_block, self.first_text_block = at, at, shapes.text_blocks
         widths = {name: self.options[name] for name in ("num_heads", "inner_dim", "hidden_dim")}
@@ -228,7 +229,8 @@ class Joint(Fusion):
 class CrossAttention(Fusion):
     """Image tokens attend to the mapped text tokens, and a gate says how much of that they take.
 
-    x' = x + tanh(g) (block(x, text) - x), with g starting at `gate` (small, not zero, so that both sides learn from the first step);
+    x' = x + tanh(g) (block(x, text) - x), with g starting at `gate` (small, not zero, so that both sides learn from the
+    first step);
     the embedding is the tower's pooled vector, moved by the mean of what the tokens took: p + mean(x') - mean(x). The gate as in
     Flamingo (Alayrac et al. 2022, arXiv 2204.14198, section 2.2), which starts it at zero.
 
@@ -274,8 +276,8 @@ class MMTM(Fusion):
     """Both towers squeezed and re-weighted where paired blocks begin (Joze et al. 2019, arXiv 1911.08670, eq. 1 to 4).
 
     S_A, S_B = means over places; Z = relu(W [S_A, S_B] + b); E_A = W_A Z + b_A, E_B = W_B Z + b_B; A <- 2 sigmoid(E_A) * A, the
-    same for B. What leaves the towers is mapped (the text) and meets the head side by side. Where a modality is absent a learned vector
-    stands in for its squeeze.
+    same for B. What leaves the towers is mapped (the text) and meets the head side by side. Where a modality is absent a
+    learned vector stands in for its squeeze.
 
     Args:
         pairs: how many of the last blocks of both towers are paired, last with last.
@@ -368,8 +370,8 @@ class Late(Fusion):
     | `learned` | sum_m w_m p_m, w = softmax of learned weights over the modalities present |
     | `product` | product of experts: prod_m p_m, normalised (Hinton 2002, eq. 1) |
 
-    p_m is the softmax of the modality's logits, or the sigmoid of each of them where labels are multi-label. The logits that come back
-    are log p (single-label), or log p - log(1 - p) (multi-label).
+    p_m is the softmax of the modality's logits, or the sigmoid of each of them where labels are multi-label. The logits
+    that come back are log p (single-label), or log p - log(1 - p) (multi-label).
 
     Args:
         combine: "mean", "learned" or "product".
@@ -456,7 +458,9 @@ def make_fusion(name: str, **options: Any) -> Fusion:
     try:
         return strategy(**options)
     except TypeError as error:
-        raise ValueError(f"options of fusion {name!r} must be what {strategy.__name__} takes, got {options!r}: {error}.") from error
+        raise ValueError(
+            f"options of fusion {name!r} must be what {strategy.__name__} takes, got {options!r}: {error}."
+        ) from error
 
 
 def name_of(fusion: Fusion) -> str:

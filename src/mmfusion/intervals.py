@@ -198,9 +198,7 @@ def paired_bootstrap(
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} does not suit the metric: {error}") from error
     difference = float(metric(first, labels)) - float(metric(second, labels))
-    values = _distribution(
-        lambda weights: of_model[0](weights) - of_model[1](weights), len(labels), groups, resamples, seed
-    )
+    values = _distribution(lambda weights: of_model[0](weights) - of_model[1](weights), len(labels), groups, resamples, seed)
     return PairedDifference(difference, *_bounds(values, level), _two_sided_p(values))
 
 
@@ -237,9 +235,7 @@ def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
     for name, scores in (("first", first), ("second", second)):
         values, truth = read_samples(name, scores, labels)
         if truth.ndim != 1:
-            raise ValueError(
-                f"labels must be [B] class numbers, got shape {tuple(truth.shape)}. Test one label at a time."
-            )
+            raise ValueError(f"labels must be [B] class numbers, got shape {tuple(truth.shape)}. Test one label at a time.")
         right.append(judge(values, truth)[0][:, 0].bool())
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     exact = only_first + only_second < _EXACT_BELOW
@@ -314,8 +310,7 @@ def _over_resamples(metric: MetricFunction, scores: Array, labels: Array) -> Wei
     sizes = {name: len(as_tensor(name, value)) for name, value in (("scores", scores), ("labels", labels))}
     if sizes["scores"] != sizes["labels"] or not sizes["scores"]:
         raise ValueError(
-            f"scores and labels must have the same number of rows, at least 1, got {sizes['scores']} and "
-            f"{sizes['labels']}."
+            f"scores and labels must have the same number of rows, at least 1, got {sizes['scores']} and {sizes['labels']}."
         )
     form = weighted_form(metric, scores, labels)
     if form is not None:

@@ -78,9 +78,7 @@ def load_manifest(
     table = read_table(manifest)
     labels = () if label is None else (label,) if isinstance(label, str) else tuple(label)
     if label is not None and not (labels and all(isinstance(name, str) for name in labels)):
-        raise ValueError(
-            f"label must be a column, a list of columns or None, got {label!r}. Name the columns."
-        )
+        raise ValueError(f"label must be a column, a list of columns or None, got {label!r}. Name the columns.")
     _check_roles(manifest, table, image, text, labels, group, label_names)
     result: dict[str, pa.Array] = {}
     features = datasets.Features()
@@ -151,24 +149,16 @@ def _check_roles(
     if isinstance(label_names, str) or not all(isinstance(name, str) and name for name in label_names):
         raise TypeError(f'label_names must be a list of strings, got {label_names!r}. Write ["no", "yes"].')
     if not label_names or len(set(label_names)) < len(label_names):
-        raise ValueError(
-            f"label_names must be one or more different names, got {label_names!r}. Name each once."
-        )
+        raise ValueError(f"label_names must be one or more different names, got {label_names!r}. Name each once.")
 
 
 def _refuse_other_than_strings(path: Path, column: str, values: Sequence[object], what: str) -> None:
-    found = [
-        (row, value)
-        for row, value in enumerate(values, start=1)
-        if not isinstance(value, str) and not is_blank(value)
-    ]
+    found = [(row, value) for row, value in enumerate(values, start=1) if not isinstance(value, str) and not is_blank(value)]
     if found:
         _refuse(f"column {column!r} of {path}", f"{what} or nothing in every row", found, "Write strings.")
 
 
-def _image_paths(
-    manifest: Path, column: str, values: Sequence[Any], root: str | os.PathLike[str] | None
-) -> list[str | None]:
+def _image_paths(manifest: Path, column: str, values: Sequence[Any], root: str | os.PathLike[str] | None) -> list[str | None]:
     _refuse_other_than_strings(manifest, column, values, "a path")
     folder = manifest.parent
     inside = Path(os.path.realpath(folder if root is None else root))
@@ -191,13 +181,9 @@ def _image_paths(
             (missing if candidates else outside).append((row, value))
     name = f"column {column!r} of {manifest}"
     if outside:
-        _refuse(
-            name, f"a path inside {inside}", outside, "Pass root= to name a folder that holds all pictures."
-        )
+        _refuse(name, f"a path inside {inside}", outside, "Pass root= to name a folder that holds all pictures.")
     if missing:
-        _refuse(
-            name, "an existing file in every row", missing, "Correct the paths, or leave the cells empty."
-        )
+        _refuse(name, "an existing file in every row", missing, "Correct the paths, or leave the cells empty.")
     return paths
 
 

@@ -341,9 +341,7 @@ def _dice_per_mask(prediction: Array, target: Array) -> Float[Tensor, "M"]:
 def _mask(name: str, value: Array) -> Bool[Tensor, "*lead H W"]:
     mask = as_tensor(name, value)
     if mask.ndim < 2 or not mask.numel():
-        raise ValueError(
-            f"{name} must be [..., H, W] with at least one pixel, got shape {tuple(mask.shape)}."
-        )
+        raise ValueError(f"{name} must be [..., H, W] with at least one pixel, got shape {tuple(mask.shape)}.")
     wrong = mask[(mask != 0) & (mask != 1)]
     if wrong.numel():
         raise ValueError(

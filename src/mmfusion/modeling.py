@@ -32,12 +32,13 @@ class FusionClassifier(PreTrainedModel):
         config: a FusionConfig to rebuild from. Parts that are given beside it take the place of its own.
         image_encoder: an `ImageEncoder`, or what its first argument takes (a name, a transformers config, a module).
         text_encoder: a `TextEncoder`, or what its first argument takes.
-        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `kind` and options; or an `EmbeddingMapper`.
+        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `kind` and options; or an
+            `EmbeddingMapper`.
         fusion: the name of a strategy ("concat" by default), a dict with `name` and options, or a strategy such as `Joint(at=8)`.
         num_labels: C; None takes the config's value, the length of `id2label`, or 2.
         id2label: class index -> name.
-        problem_type: "single_label_classification" (default; labels are class indices [B]) or "multi_label_classification" (labels
-            are 1, 0 or NaN [B, C]; NaN is unknown and left out of the loss).
+        problem_type: "single_label_classification" (default; labels are class indices [B]) or "multi_label_classification"
+            (labels are 1, 0 or NaN [B, C]; NaN is unknown and left out of the loss).
         class_weights: weight of each class in the loss.
         modality_dropout: probability that a training sample with both modalities loses one of them.
         auxiliary_loss_weight: weight of a classification loss on each modality alone, added while training.
@@ -250,13 +251,15 @@ class FusionClassifier(PreTrainedModel):
         Args:
             pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image means nothing.
             input_ids: token ids [B, L].
-            attention_mask: 1 where a token is real [B, L], on either side; None means all are. A row without one is a missing text.
+            attention_mask: 1 where a token is real [B, L], on either side; None means all are. A row without one is a
+                missing text.
             labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is multi-label.
             image_present: False where a sample has no image [B]; None means all have one if `pixel_values` is given.
             text_present: False where a sample has no text [B]; None reads it from the mask.
             image_state: instead of pixel_values, what `mmfusion.cache_features` stored of the image tower.
             image_pooled: with an `image_state` from behind the last block, the pooled vectors [B, D].
-            text_state: instead of input_ids, what was stored of the text tower; `attention_mask` says which of its tokens are real.
+            text_state: instead of input_ids, what was stored of the text tower; `attention_mask` says which of its tokens
+                are real.
             text_pooled: as `image_pooled`.
             output_embeddings: whether the output carries the fused, the image's and the text's embedding.
             return_dict: False returns a tuple, as transformers asks for at its boundary.
@@ -397,7 +400,9 @@ class FusionClassifier(PreTrainedModel):
 
     def _encoder_of(self, modality: str) -> Encoder:
         if modality not in self.modalities:
-            raise ValueError(f"modality must be one of {list(self.modalities)}, got {modality!r}. {closest(modality, list(self.modalities))}")
+            raise ValueError(
+                f"modality must be one of {list(self.modalities)}, got {modality!r}. {closest(modality, list(self.modalities))}"
+            )
         encoder: Encoder = getattr(self, f"{modality}_encoder")
         return encoder
 
@@ -407,7 +412,8 @@ def classification_loss(
 ) -> Float[Tensor, ""]:
     """The mean loss of a batch.
 
-    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}; multi-label: the mean over known labels of w_j BCE(z_ij, y_ij). Weights
+    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}; multi-label: the mean over known labels of w_j BCE(z_ij,
+    y_ij). Weights
     scale a sample's loss and do not enter the denominator: so batches of one size weigh the same, and the mean over processes
     is that of the whole. A batch without a known label gives zero, with a gradient of zero.
 
@@ -421,7 +427,9 @@ def classification_loss(
     if labels.is_floating_point():
         known = ~labels.isnan()
         weights = logits.new_ones(()) if class_weights is None else class_weights
-        each = weights * F.binary_cross_entropy_with_logits(logits, torch.where(known, labels, 0.0).to(logits.dtype), reduction="none")
+        each = weights * F.binary_cross_entropy_with_logits(
+            logits, torch.where(known, labels, 0.0).to(logits.dtype), reduction="none"
+        )
     else:
         known = torch.ones_like(labels, dtype=torch.bool)
         each = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")

@@ -39,11 +39,11 @@ class FusionProcessor(ProcessorMixin):
 
     Args:
         tokenizer: a transformers tokenizer; None for a processor of images alone.
-        input_spec: `ImageEncoder.input_spec` (`size` [H, W] in pixels, `channels`, `mean`, `std`, `interpolation`); None for a processor
-            of texts alone.
+        input_spec: `ImageEncoder.input_spec` (`size` [H, W] in pixels, `channels`, `mean`, `std`, `interpolation`); None
+            for a processor of texts alone.
         max_length: the most tokens of a text; longer ones are cut, and the log says so once. None means no limit.
-        fit: how a picture of another shape meets `size`: "squash" (each side by itself), "pad" (shape kept, black beside it), "crop" (shape
-            kept, the middle of the longer side).
+        fit: how a picture of another shape meets `size`: "squash" (each side by itself), "pad" (shape kept, black beside
+            it), "crop" (shape kept, the middle of the longer side).
 
     Raises:
         ValueError: for an unknown `fit` or interpolation, a tokenizer that cannot pad, or when both parts are None.
@@ -125,8 +125,8 @@ class FusionProcessor(ProcessorMixin):
             text: one text or a list, None or an empty one for a missing one.
 
         Returns:
-            `pixel_values` [B, C, H, W] and `image_present` [B] where the processor has an image part, `input_ids` and `attention_mask`
-            [B, L] and `text_present` [B] where it has a text part.
+            `pixel_values` [B, C, H, W] and `image_present` [B] where the processor has an image part, `input_ids` and
+            `attention_mask` [B, L] and `text_present` [B] where it has a text part.
 
         Raises:
             ImageError: naming the picture that cannot be read.
@@ -238,7 +238,9 @@ class FusionProcessor(ProcessorMixin):
         folder = Path(name)
         if folder.is_dir() and not any(folder.glob("tokenizer*")):
             return [None]
-        return [AutoTokenizer.from_pretrained(name, **{k: v for k, v in kwargs.items() if k in ("revision", "token", "cache_dir")})]
+        return [
+            AutoTokenizer.from_pretrained(name, **{k: v for k, v in kwargs.items() if k in ("revision", "token", "cache_dir")})
+        ]
 
     def __repr__(self) -> str:
         described = {"tokenizer": type(self.tokenizer).__name__, "input_spec": self.input_spec}
@@ -262,7 +264,9 @@ def _checked_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(f"input_spec {state} entry {key!r}. {closest(key, sorted(known))}")
     if spec["interpolation"] not in _INTERPOLATION:
         names = sorted(_INTERPOLATION)
-        raise ValueError(f"interpolation must be one of {names}, got {spec['interpolation']!r}. {closest(spec['interpolation'], names)}")
+        raise ValueError(
+            f"interpolation must be one of {names}, got {spec['interpolation']!r}. {closest(spec['interpolation'], names)}"
+        )
     if spec["channels"] not in (1, 3) or len(spec["mean"]) != spec["channels"] or len(spec["std"]) != spec["channels"]:
         raise ValueError(f"channels must be 1 or 3 with a mean and std for each, got {dict(spec)!r}.")
     return dict(spec) | {"size": [int(side) for side in spec["size"]]}

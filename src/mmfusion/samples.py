@@ -10,13 +10,18 @@ from PIL import Image, ImageDraw
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-_OPENINGS = ("a sketch of something", "this one was painted", "it looks", "a drawing that came out", "the colour is", "seen from afar it is")
+_OPENINGS = (
+    "a sketch of something",
+    "this one was painted",
+    "it looks",
+    "a drawing that came out",
+    "the colour is",
+    "seen from afar it is",
+)
 _ENDINGS = ("and rather small", "on a dark wall", "drawn by hand", "as far as one can tell", "in poor light", "with a rough edge")
 
 
-def draw_shapes(
-    folder: str | os.PathLike[str], n: int = 200, *, seed: int = 0, size: int = 64, missing: float = 0.0
-) -> Path:
+def draw_shapes(folder: str | os.PathLike[str], n: int = 200, *, seed: int = 0, size: int = 64, missing: float = 0.0) -> Path:
     """The path of a manifest of `n` made-up samples: a grey picture of a circle or a square, and a text that tells its colour.
 
     The four classes are "red circle", "blue circle", "red square" and "blue square": the picture tells the shape, the text the
@@ -70,9 +75,7 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )

@@ -46,9 +46,7 @@ def normalise_text(text: str) -> str:
     return " ".join(_keep(unicodedata.normalize("NFKC", visible)).split())
 
 
-def components(
-    dataset: datasets.Dataset, *, group: str | None = "group", text: str | None = "text"
-) -> NDArray[np.int64]:
+def components(dataset: datasets.Dataset, *, group: str | None = "group", text: str | None = "text") -> NDArray[np.int64]:
     """Return for each row the number of the inseparable set it belongs to, counted by first appearance.
 
     A row without group (None, NaN or blank) shares none; a row without text shares none either.
@@ -78,9 +76,7 @@ def components(
     groups = _codes(_column(dataset, group, "group"))
     if len(groups) == 0:
         return groups
-    texts = _codes(
-        None if is_blank(value) else normalise_text(str(value)) for value in _column(dataset, text, "text")
-    )
+    texts = _codes(None if is_blank(value) else normalise_text(str(value)) for value in _column(dataset, text, "text"))
     nodes = int(groups.max()) + int(texts.max()) + 2
     edges = (np.ones(len(groups)), (groups, texts + groups.max() + 1))
     _, of_node = connected_components(coo_matrix(edges, shape=(nodes, nodes)), directed=False)
@@ -137,9 +133,7 @@ def split(
             'Write for example {"train": 0.8, "test": 0.2}.'
         )
     part = _parts(dataset, list(sizes), fractions, seed=seed, group=group, text=text, label=label)
-    return datasets.DatasetDict(
-        {name: dataset.select(np.flatnonzero(part == number)) for number, name in enumerate(sizes)}
-    )
+    return datasets.DatasetDict({name: dataset.select(np.flatnonzero(part == number)) for number, name in enumerate(sizes)})
 
 
 def folds(

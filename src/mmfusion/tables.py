@@ -37,23 +37,17 @@ def read_table(path: Path) -> pa.Table:
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_jsonl, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(
-            f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. Save it as one."
-        )
+        raise ValueError(f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. Save it as one.")
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(
-            f"path must be a readable file, got {str(path)!r} ({error.strerror}). Check the path."
-        ) from error
+        raise ValueError(f"path must be a readable file, got {str(path)!r} ({error.strerror}). Check the path.") from error
     table = reader(path, content)
     if table.num_rows == 0:
         raise ValueError(f"{path} must be a table with at least one row, got 0 rows. Add the samples.")
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(
-            f"{path} must be a table with distinct column names, got {twice!r} twice. Rename one."
-        )
+        raise ValueError(f"{path} must be a table with distinct column names, got {twice!r} twice. Rename one.")
     return table
 
 
@@ -63,8 +57,7 @@ def _decode(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path} must be text in UTF-8, got the byte {content[error.start]:#04x} in line {line}. "
-            "Save it as UTF-8."
+            f"{path} must be text in UTF-8, got the byte {content[error.start]:#04x} in line {line}. Save it as UTF-8."
         ) from error
 
 
@@ -73,9 +66,7 @@ def _read_csv(path: Path, content: bytes) -> pa.Table:
     try:
         header = next(csv.reader(io.StringIO(text, newline="")), [])
     except csv.Error as error:
-        raise ValueError(
-            f"{path} must begin with a row of column names, got none ({error}). Add it."
-        ) from error
+        raise ValueError(f"{path} must begin with a row of column names, got none ({error}). Add it.") from error
     if not header:
         raise ValueError(f"{path} must begin with a row of column names, got an empty line. Add it.")
     # A quotation mark left open swallows the rest of the file without complaint, and so this last row too.

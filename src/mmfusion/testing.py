@@ -144,18 +144,12 @@ def check_mapper(mapper: nn.Module, *, in_dim: int, out_dim: int, tolerance: flo
     )
     mapped = mapper.train()(text, image)
     (mapped.pooled.sin().sum() + mapped.tokens[mapped.mask].sin().sum()).backward()
-    without = [
-        name
-        for name, p in mapper.named_parameters()
-        if p.requires_grad and (p.grad is None or not p.grad.any())
-    ]
+    without = [name for name, p in mapper.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     without = [name for name in without if not KEY_BIAS.search(name)]
     assert not without, f"gradient law (mapper): no gradient for {', '.join(without)}"
 
 
-def check_fusion(
-    fusion: Fusion, *, mapper: Any = "linear", image: str = "timm_vit", text: str = "bert", setup: str = ""
-) -> None:
+def check_fusion(fusion: Fusion, *, mapper: Any = "linear", image: str = "timm_vit", text: str = "bert", setup: str = "") -> None:
     """Hold a fusion strategy, between two tiny towers, against every law.
 
     Args:

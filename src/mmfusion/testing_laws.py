@@ -70,9 +70,7 @@ def check_missing_law(model: FusionClassifier, batch: Batch, *, tolerance: float
         rows = present.nonzero().flatten().tolist()
         spent = tower_work(model, batch, modality)
         needed = tower_work(model, _picked(batch, rows), modality) if rows else 0
-        assert spent == needed, (
-            f"missing law: {modality} tower computed {spent} numbers where {needed} are of present samples"
-        )
+        assert spent == needed, f"missing law: {modality} tower computed {spent} numbers where {needed} are of present samples"
         other = _picked(
             batch,
             batch["text_present" if modality == "image" else "image_present"].nonzero().flatten().tolist(),
@@ -81,15 +79,9 @@ def check_missing_law(model: FusionClassifier, batch: Batch, *, tolerance: float
             continue
         none = other | {f"{modality}_present": torch.zeros(len(other["labels"]), dtype=torch.bool)}
         spent = tower_work(model, none, modality)
-        assert spent == 0, (
-            f"missing law: {modality} tower computed {spent} numbers for a batch without the modality"
-        )
-        left_out = {
-            name: value for name, value in other.items() if name not in [*inputs, f"{modality}_present"]
-        }
-        agree(
-            f"missing law (no {modality} at all)", _logits(model, none), _logits(model, left_out), tolerance
-        )
+        assert spent == 0, f"missing law: {modality} tower computed {spent} numbers for a batch without the modality"
+        left_out = {name: value for name, value in other.items() if name not in [*inputs, f"{modality}_present"]}
+        agree(f"missing law (no {modality} at all)", _logits(model, none), _logits(model, left_out), tolerance)
 
 
 def check_gradient_law(model: FusionClassifier, batch: Batch) -> None:
@@ -101,9 +93,7 @@ def check_gradient_law(model: FusionClassifier, batch: Batch) -> None:
     copied = copy.deepcopy(model).double().train()
     copied.config.modality_dropout = 0.0
     torch.manual_seed(0)
-    copied(
-        **{name: value.double() if value.is_floating_point() else value for name, value in batch.items()}
-    ).loss.backward()
+    copied(**{name: value.double() if value.is_floating_point() else value for name, value in batch.items()}).loss.backward()
     without = []
     for name, parameter in copied.named_parameters():
         size = 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
@@ -178,9 +168,7 @@ def check_composing_law(model: FusionClassifier) -> None:
     parts = {name: copy.deepcopy(getattr(model, name)) for name in ("image_encoder", "text_encoder")}
     before = {name: _state(part) for name, part in parts.items() if part is not None}
     config = model.config
-    composed = FusionClassifier(
-        **parts, mapper=config.mapper, fusion=config.fusion, num_labels=config.num_labels
-    )
+    composed = FusionClassifier(**parts, mapper=config.mapper, fusion=config.fusion, num_labels=config.num_labels)
     for name, state in before.items():
         _same_state(f"composing law ({name})", state, _state(getattr(composed, name)))
 
@@ -210,9 +198,7 @@ def check_round_trip_law(*cases: tuple[FusionClassifier, Batch], setup: str = ""
             save_file(batch, folder / "batch.safetensors")
         # As many threads as here: sums that are split otherwise round otherwise.
         environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
-        done = subprocess.run(
-            [sys.executable, "-c", source, name], env=environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", source, name], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"round trip law: the new process failed:\n{done.stderr[-4000:]}"
         for number, (model, batch) in enumerate(cases):
             again = load_file(Path(name) / str(number) / "logits.safetensors")["logits"]
@@ -230,11 +216,7 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
         whole: whether to count the blocks behind that one as well.
     """
     encoder: Encoder = getattr(model, f"{modality}_encoder")
-    first = (
-        encoder.num_blocks
-        if whole or len(model.modalities) < 2
-        else getattr(model.fusion, f"first_{modality}_block")
-    )
+    first = encoder.num_blocks if whole or len(model.modalities) < 2 else getattr(model.fusion, f"first_{modality}_block")
     left_out: set[nn.Module] = set()
     if first < encoder.num_blocks:
         blocks, tail = encoder.family.parts()
@@ -244,14 +226,8 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
     def count(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> None:
         counts.extend(value.numel() for value in (*args, *options.values()) if isinstance(value, Tensor))
 
-    own = [
-        module
-        for module in encoder.backbone.modules()
-        if next(module.parameters(recurse=False), None) is not None
-    ]
-    handles = [
-        module.register_forward_pre_hook(count, with_kwargs=True) for module in own if module not in left_out
-    ]
+    own = [module for module in encoder.backbone.modules() if next(module.parameters(recurse=False), None) is not None]
+    handles = [module.register_forward_pre_hook(count, with_kwargs=True) for module in own if module not in left_out]
     try:
         _logits(model, batch)
     finally:
@@ -261,9 +237,7 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
 
 
 def _check_neither(model: FusionClassifier, batch: Batch) -> None:
-    absent = {
-        f"{modality}_present": torch.zeros_like(batch[f"{modality}_present"]) for modality in model.modalities
-    }
+    absent = {f"{modality}_present": torch.zeros_like(batch[f"{modality}_present"]) for modality in model.modalities}
     try:
         _logits(model, batch | absent)
     except ValueError:
@@ -272,11 +246,7 @@ def _check_neither(model: FusionClassifier, batch: Batch) -> None:
 
 
 def _check_no_pickle(folder: Path) -> None:
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".json", ".safetensors", ".py", ".txt")
-    ]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".json", ".safetensors", ".py", ".txt")]
     assert not files, f"round trip law: {[path.name for path in files]} beside JSON and safetensors"
 
 
@@ -285,9 +255,7 @@ def _reload(folder: str) -> None:
     register_tiny_backbones()
     for case in Path(folder).iterdir():
         model = FusionClassifier.from_pretrained(case / "model")
-        save_file(
-            {"logits": _logits(model, load_file(case / "batch.safetensors"))}, case / "logits.safetensors"
-        )
+        save_file({"logits": _logits(model, load_file(case / "batch.safetensors"))}, case / "logits.safetensors")
 
 
 @contextmanager
@@ -312,16 +280,11 @@ def _picked(batch: Batch, rows: Sequence[int]) -> Batch:
 
 
 def _state(module: nn.Module) -> Batch:
-    return {
-        name: value.clone()
-        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
-    }
+    return {name: value.clone() for name, value in itertools.chain(module.named_parameters(), module.named_buffers())}
 
 
 def _same_state(law: str, expected: Batch, got: Batch) -> None:
-    assert expected.keys() == got.keys(), (
-        f"{law}: {sorted(expected.keys() ^ got.keys())[:5]} stand in one of the two only"
-    )
+    assert expected.keys() == got.keys(), f"{law}: {sorted(expected.keys() ^ got.keys())[:5]} stand in one of the two only"
     changed = [name for name, value in expected.items() if not torch.equal(value, got[name])]
     assert not changed, f"{law}: {len(changed)} of {len(expected)} tensors changed, {changed[:3]} first"
 

@@ -65,9 +65,7 @@ def register_tiny_backbones() -> None:
 
 
 def _timm(name: str, size: int, **options: Any) -> ImageEncoder:
-    return ImageEncoder(
-        name, pretrained=False, pretrained_cfg_overlay={"input_size": [3, size, size]}, **options
-    )
+    return ImageEncoder(name, pretrained=False, pretrained_cfg_overlay={"input_size": [3, size, size]}, **options)
 
 
 def _timm_vit() -> ImageEncoder:
@@ -108,17 +106,13 @@ def _custom_text() -> TextEncoder:
 def _modernbert() -> ModernBertConfig:
     # Layer 0 attends globally, 1 and 2 locally: both masks are exercised.
     special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1}
-    return ModernBertConfig(
-        vocab_size=VOCABULARY, local_attention=4, max_position_embeddings=64, **special, **_TEXT_SIZES
-    )
+    return ModernBertConfig(vocab_size=VOCABULARY, local_attention=4, max_position_embeddings=64, **special, **_TEXT_SIZES)
 
 
 _TEXTS: dict[str, Callable[[], TextEncoder]] = {
     "bert": lambda: TextEncoder(BertConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
     "roberta": lambda: TextEncoder(RobertaConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
-    "distilbert": lambda: TextEncoder(
-        DistilBertConfig(vocab_size=VOCABULARY, dim=24, n_layers=3, n_heads=2, hidden_dim=32)
-    ),
+    "distilbert": lambda: TextEncoder(DistilBertConfig(vocab_size=VOCABULARY, dim=24, n_layers=3, n_heads=2, hidden_dim=32)),
     "mpnet": lambda: TextEncoder(MPNetConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
     "modernbert": lambda: TextEncoder(_modernbert()),
     "custom": _custom_text,
@@ -317,7 +311,5 @@ def corrupted(batch: Batch, seed: int = 0) -> Batch:
 def _vocabulary(model: FusionClassifier) -> int:
     """How many token ids the text tower knows, read from its first embedding where it does not say."""
     assert model.text_encoder is not None
-    tables = [
-        module.num_embeddings for module in model.text_encoder.modules() if isinstance(module, nn.Embedding)
-    ]
+    tables = [module.num_embeddings for module in model.text_encoder.modules() if isinstance(module, nn.Embedding)]
     return model.text_encoder.vocab_size or tables[0]

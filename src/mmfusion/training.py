@@ -1,6 +1,7 @@
-"""Fit and evaluate on the Hugging Face Trainer: engine, progress bar, distribution and resume are its; what is here is what it lacks.
+"""Fit and evaluate on the Hugging Face Trainer: engine, progress bar, distribution and resume are its.
 
-That is: a choice of the last *complete* checkpoint after a crash, caching of frozen towers, and evaluation with intervals.
+What is here is what it lacks: caching of frozen towers, and evaluation with intervals. `checkpoints.py` chooses the checkpoint to
+resume from.
 """
 
 import difflib
@@ -82,7 +83,8 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
 
     Args:
         output_dir: where checkpoints and the model go.
-        **options: any option of `TrainingArguments` (`num_train_epochs`, `per_device_train_batch_size`, `learning_rate`, `bf16`, `seed` ...).
+        **options: any option of `TrainingArguments` (`num_train_epochs`, `per_device_train_batch_size`, `learning_rate`,
+            `bf16`, `seed` ...).
 
     Raises:
         ValueError: for an option that `TrainingArguments` does not have (the closest one is named).
@@ -295,8 +297,8 @@ def score(
 def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     """The newest checkpoint in `folder` that was written to its end, or None.
 
-    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it or ends in the middle of it; one
-    killed while being deleted lacks another file. Either is passed over, and the log says so.
+    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it or ends in the middle
+    of it; one killed while being deleted lacks another file. Either is passed over, and the log says so.
 
     Args:
         folder: the Trainer's output_dir; it need not exist.

@@ -76,9 +76,7 @@ def auroc_form(scores: Array, labels: Array) -> WeightedMetric:
     return lambda weights: _mean_of_defined(np.stack([area(weights) for area in areas], axis=1))
 
 
-def _one_auroc_form(
-    scores: Float[Tensor, "B"], positive: Bool[Tensor, "B"], known: Bool[Tensor, "B"]
-) -> WeightedMetric:
+def _one_auroc_form(scores: Float[Tensor, "B"], positive: Bool[Tensor, "B"], known: Bool[Tensor, "B"]) -> WeightedMetric:
     everyone = scores.argsort()
     order = everyone[known[everyone]].numpy()
     is_positive = positive.numpy()[order]
@@ -125,9 +123,7 @@ def _weighted_mean(
     return _divide(weights @ total, weights @ count)
 
 
-def _divide(
-    numerator: Float[np.ndarray, "*axes"], denominator: Float[np.ndarray, "..."]
-) -> Float[np.ndarray, "*axes"]:
+def _divide(numerator: Float[np.ndarray, "*axes"], denominator: Float[np.ndarray, "..."]) -> Float[np.ndarray, "*axes"]:
     # 0 / 0, a class that does not occur, is NaN by definition and no accident to warn of.
     with np.errstate(invalid="ignore"):
         return np.asarray(numerator / denominator)
@@ -147,9 +143,7 @@ def judge(values: Float[Tensor, "B C"], truth: Tensor) -> tuple[Float[Tensor, "B
     return (((values > 0) == (truth == 1)) & known).double(), known.double()
 
 
-def sample_losses(
-    values: Float[Tensor, "B C"], truth: Tensor
-) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+def sample_losses(values: Float[Tensor, "B C"], truth: Tensor) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
     """Return for each sample its summed loss and the number of labels that it sums over."""
     if truth.ndim == 1:
         loss = functional.cross_entropy(values, truth, reduction="none")
@@ -213,6 +207,4 @@ def as_tensor(name: str, value: Array) -> Tensor:
         # The copy makes any byte order, stride and read-only memory fit for torch.
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     kind = f"an array of {value.dtype}" if isinstance(value, Tensor | np.ndarray) else type(value).__name__
-    raise TypeError(
-        f"{name} must be a tensor or numpy array of numbers, got {kind}. Use np.asarray on a list."
-    )
+    raise TypeError(f"{name} must be a tensor or numpy array of numbers, got {kind}. Use np.asarray on a list.")

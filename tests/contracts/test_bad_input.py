@@ -51,9 +51,7 @@ PICTURES = {
     "zero bytes of png": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"),
     "directory": lambda path: (path.unlink(), path.mkdir()),
     "absent": lambda path: path.unlink(),
-    "animated": lambda path: Image.new("L", (4, 4)).save(
-        path, "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 255)]
-    ),
+    "animated": lambda path: Image.new("L", (4, 4)).save(path, "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 255)]),
     "dicom without a picture": lambda path: path.write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 20),
 }
 
@@ -109,7 +107,10 @@ def test_tensors(model):
     refused(lambda: model(**batch | {"labels": torch.tensor([0, 1, 2, 9])}), names="9")
     refused(lambda: model(**batch | {"labels": torch.tensor([0, 1, 2, -1])}), names="-1")
     refused(lambda: model(**batch | {"labels": torch.tensor([0.0, 1, 2, 1])}), names="float32")
-    refused(lambda: model(**batch | {"image_present": torch.zeros(4).bool(), "text_present": torch.zeros(4).bool()}), names="rows [0, 1, 2, 3]")
+    refused(
+        lambda: model(**batch | {"image_present": torch.zeros(4).bool(), "text_present": torch.zeros(4).bool()}),
+        names="rows [0, 1, 2, 3]",
+    )
     refused(lambda: model(**batch | {"input_ids": batch["input_ids"] + 10_000}), names="vocabulary")
     refused(lambda: model(), names="neither")
 

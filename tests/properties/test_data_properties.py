@@ -14,9 +14,7 @@ row = st.tuples(st.one_of(st.none(), st.integers(0, 12)), cells, st.integers(0, 
 
 def dataset(rows: list[tuple[int | None, str | None, int]]) -> datasets.Dataset:
     groups, texts, labels = (list(column) for column in zip(*rows, strict=True))
-    features = datasets.Features(
-        group=datasets.Value("int64"), text=datasets.Value("string"), label=datasets.Value("int64")
-    )
+    features = datasets.Features(group=datasets.Value("int64"), text=datasets.Value("string"), label=datasets.Value("int64"))
     return datasets.Dataset.from_dict({"group": groups, "text": texts, "label": labels}, features=features)
 
 
@@ -54,9 +52,7 @@ def test_components_are_the_brute_force_union(rows: list[tuple[int | None, str |
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(row, min_size=4, max_size=40), st.integers(2, 4), st.integers(0, 9))
-def test_folds_separate_no_component(
-    rows: list[tuple[int | None, str | None, int]], n: int, seed: int
-) -> None:
+def test_folds_separate_no_component(rows: list[tuple[int | None, str | None, int]], n: int, seed: int) -> None:
     data = dataset(rows)
     component = components(data)
     try:

@@ -49,9 +49,7 @@ def encoded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-FILES = {
-    kind: encoded(kind) for kind in ("PNG", "PNG16", "JPEG", "TIFF", "LZW", "BMP", "WEBP", "GIF", "DICOM")
-}
+FILES = {kind: encoded(kind) for kind in ("PNG", "PNG16", "JPEG", "TIFF", "LZW", "BMP", "WEBP", "GIF", "DICOM")}
 
 
 def seen(source: object) -> np.ndarray:

@@ -67,9 +67,7 @@ def test_a_weight_is_a_number_of_repetitions(metric, problem, data):
 def test_the_order_of_samples_does_not_matter(metric, problem, data):
     scores, labels = fit_for(metric, *problem), problem[1]
     order = data.draw(st.permutations(range(len(labels))))
-    assert metric(scores[order], labels[order]) == pytest.approx(
-        metric(scores, labels), abs=1e-9, nan_ok=True
-    )
+    assert metric(scores[order], labels[order]) == pytest.approx(metric(scores, labels), abs=1e-9, nan_ok=True)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -44,17 +44,13 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def test_dice_is_the_f1_score_of_the_pixels():
     generator = np.random.default_rng(0)
     prediction, target = generator.random((2, 6, 9, 11)) < 0.3
-    per_mask = [
-        sklearn_metrics.f1_score(a.ravel(), b.ravel()) for a, b in zip(target, prediction, strict=True)
-    ]
+    per_mask = [sklearn_metrics.f1_score(a.ravel(), b.ravel()) for a, b in zip(target, prediction, strict=True)]
     assert dice(prediction, target) == pytest.approx(np.mean(per_mask), abs=1e-12)
 
 
 def test_dice_is_torchmetrics_per_mask():
     prediction, target = torch.rand(2, 6, 1, 9, 11, generator=torch.Generator().manual_seed(0)) < 0.3
-    reference = segmentation.dice_score(
-        prediction.long(), target.long(), num_classes=1, average="none", input_format="one-hot"
-    )
+    reference = segmentation.dice_score(prediction.long(), target.long(), num_classes=1, average="none", input_format="one-hot")
     assert dice(prediction, target) == pytest.approx(reference.mean().item(), abs=1e-6)
 
 
@@ -80,9 +76,7 @@ def test_auroc(single_label):
     probabilities = softmax(logits)
     if probabilities.shape[1] == 2:
         margin = logits[:, 1] - logits[:, 0]
-        assert auroc(logits, labels) == pytest.approx(
-            sklearn_metrics.roc_auc_score(labels, margin), abs=1e-12
-        )
+        assert auroc(logits, labels) == pytest.approx(sklearn_metrics.roc_auc_score(labels, margin), abs=1e-12)
     else:
         reference = sklearn_metrics.roc_auc_score(labels, probabilities, multi_class="ovr")
         assert auroc(logits, labels) == pytest.approx(reference, abs=1e-12)
@@ -102,9 +96,7 @@ def test_expected_calibration_error(single_label, bins):
     reference = torchmetrics.classification.multiclass_calibration_error(
         probabilities, torch.tensor(labels), num_classes=logits.shape[1], n_bins=bins, norm="l1"
     )
-    assert expected_calibration_error(probabilities, labels, bins=bins) == pytest.approx(
-        reference.item(), abs=1e-6
-    )
+    assert expected_calibration_error(probabilities, labels, bins=bins) == pytest.approx(reference.item(), abs=1e-6)
 
 
 def test_multi_label_by_label(multi_label):
@@ -127,9 +119,7 @@ def test_multi_label_pooled(multi_label):
     )
     assert accuracy(logits, labels) == pytest.approx(((scores > 0) == (truth == 1)).double().mean().item())
     assert cross_entropy(logits, labels) == pytest.approx(loss.item(), abs=1e-12)
-    assert expected_calibration_error(torch.tensor(logits).sigmoid(), labels) == pytest.approx(
-        calibration.item(), abs=1e-6
-    )
+    assert expected_calibration_error(torch.tensor(logits).sigmoid(), labels) == pytest.approx(calibration.item(), abs=1e-6)
 
 
 def test_weighted_auroc_is_sklearn_on_each_resample():

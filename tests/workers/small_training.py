@@ -25,9 +25,7 @@ def compose(rows: Any, dropout: float, **options: Any) -> tuple[FusionClassifier
     torch.manual_seed(0)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
     image = ViTConfig(**SMALL, image_size=32, patch_size=8, hidden_dropout_prob=dropout)
-    text = BertConfig(
-        **SMALL, vocab_size=len(tokenizer), hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout
-    )
+    text = BertConfig(**SMALL, vocab_size=len(tokenizer), hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     model = FusionClassifier(
         image_encoder=ImageEncoder(image), text_encoder=TextEncoder(text), num_labels=4, fusion="cross_attention", **options
     )

@@ -1,6 +1,7 @@
 """Evaluate and train; run by itself or by torchrun, the results must be the same.
 
-Usage: [torchrun --nproc_per_node 2] two_processes.py FOLDER GLOBAL_BATCH. Process 0 writes FOLDER/weights.safetensors and metrics.json.
+Usage: [torchrun --nproc_per_node 2] two_processes.py FOLDER GLOBAL_BATCH. Process 0 writes FOLDER/weights.safetensors and
+metrics.json.
 """
 
 import json
@@ -25,7 +26,13 @@ def main() -> None:
     model, processor = compose(rows, dropout=0.0)
     absent = [0, 0]
     model.image_encoder.register_forward_hook(lambda *_: absent.__setitem__(0, absent[0] + 1))
-    options = {"disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False}
+    options = {
+        "disable_tqdm": True,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+    }
     if world > 1:
         options["ddp_backend"] = "gloo"
     arguments = training_arguments(
@@ -45,7 +52,13 @@ def main() -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         folder.mkdir(exist_ok=True)
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "weights.safetensors")
-        result = {"before": before.to_dict(), "after": after.to_dict(), "samples": len(before.logits), "image_batches": encoded, "world": world}
+        result = {
+            "before": before.to_dict(),
+            "after": after.to_dict(),
+            "samples": len(before.logits),
+            "image_batches": encoded,
+            "world": world,
+        }
         (folder / "metrics.json").write_text(json.dumps(result))
 
 
