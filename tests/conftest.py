@@ -30,7 +30,19 @@ vars(_checker)["checked"] = _checked
 sys.modules[_checker.__name__] = _checker
 
 # `configuration` holds no tensors. torch.compile is tested in a process of its own, for the two clash.
-SHAPED = ("outputs", "attention", "mapper", "backbones", "encoders", "towers", "fusion", "modeling")
+SHAPED = (
+    "outputs",
+    "attention",
+    "mapper",
+    "backbones",
+    "encoder",
+    "encoders",
+    "towers",
+    "strategy",
+    "fusion",
+    "objective",
+    "modeling",
+)
 _loaded = [name for name in SHAPED if f"mmfusion.{name}" in sys.modules]
 assert not _loaded, f"the shape check comes too late for {_loaded}, imported already"
 jaxtyping.install_import_hook([f"mmfusion.{name}" for name in SHAPED], "mmfusion_shape_checker.checked")

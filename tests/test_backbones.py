@@ -28,18 +28,17 @@ from mmfusion.backbones import (
     OneBlock,
     TimmStages,
     TimmViT,
-    custom_backbone,
     features_to_encoded,
     hf_image_family,
     hf_width,
     pool_by,
     position_offset,
-    register_backbone,
-    registered_name,
     timm_family,
 )
-from mmfusion.encoders import Encoder, ImageEncoder, TextEncoder
+from mmfusion.encoder import Encoder
+from mmfusion.encoders import ImageEncoder, TextEncoder
 from mmfusion.outputs import Encoded, Hidden, masked_mean
+from mmfusion.registry import custom_backbone, register_backbone, registered_name
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}

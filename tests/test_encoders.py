@@ -25,9 +25,9 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from mmfusion.backbones import register_backbone
 from mmfusion.encoders import ImageEncoder, TextEncoder
 from mmfusion.outputs import Encoded
+from mmfusion.registry import register_backbone
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24}

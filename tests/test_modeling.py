@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, MPNetConfig, ViTConf
 # The public names, whose first use registers the Auto classes.
 from mmfusion import EmbeddingMapper, FusionClassifier, FusionConfig, FusionOutput, ImageEncoder, Joint, Late, TextEncoder
 from mmfusion.fusion import FUSIONS
-from mmfusion.modeling import classification_loss
+from mmfusion.objective import classification_loss
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 20}

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mmfusion import EmbeddingMapper, Fused, Fusion, FusionClassifier, ImageEncoder, Late, TextEncoder
 from mmfusion import testing as kit
-from mmfusion.backbones import register_backbone
-from mmfusion.fusion import Head, TowerShapes, register_fusion
+from mmfusion.fusion import register_fusion
+from mmfusion.registry import register_backbone
+from mmfusion.strategy import Head, TowerShapes
 from mmfusion.towers import Tower
 
 Act = Callable[[Any, Tower, Tower, EmbeddingMapper], Fused]

@@ -150,12 +150,15 @@ def test_a_damaged_checkpoint_is_passed_over(damage, rows, tmp_path, caplog):
     fit(model, processor, rows, rows, arguments=quiet(tmp_path, num_train_epochs=2))
     first, second = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     assert last_complete_checkpoint(tmp_path) == str(second)
-    target = second / {
-        "state": "trainer_state.json",
-        "optimizer": "optimizer.pt",
-        "weights": "model.safetensors",
-        "random_state": "rng_state.pth",
-    }[damage.split("_", 1)[1]]
+    target = (
+        second
+        / {
+            "state": "trainer_state.json",
+            "optimizer": "optimizer.pt",
+            "weights": "model.safetensors",
+            "random_state": "rng_state.pth",
+        }[damage.split("_", 1)[1]]
+    )
     target.unlink() if damage.startswith("no") else target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
     assert last_complete_checkpoint(tmp_path) == str(first)
 

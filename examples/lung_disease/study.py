@@ -125,7 +125,7 @@ def run(
     written = {
         "dataset": data.name,
         "synthetic_images": data.synthetic_images,
-        "command": " ".join(["python", *sys.argv]),
+        "command": _command(),
         "settings": asdict(settings) | {"data_seed": data_seed},
         "cohort": data.notes,
         "versions": _versions(),
@@ -186,6 +186,17 @@ def _encoder_makers(settings: Settings) -> tuple[Callable[[], Any], Callable[[],
     if settings.train == "lora":
         return (lambda: image().add_lora()), (lambda: text().add_lora())
     return image, text
+
+
+def _command() -> str:
+    """The command as it was typed, but for where this machine keeps its X-rays and its runs."""
+    words, shown = iter(sys.argv[1:]), []
+    for word in words:
+        shown.append(word)
+        if word in ("--images", "--output"):
+            next(words, None)
+            shown.append("DIR")
+    return " ".join(["python examples/lung_disease/study.py", *shown])
 
 
 def _is_published(data: StudyData, protocol: str) -> bool:

@@ -94,8 +94,8 @@ def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None
     lines = [f"# Lung disease study: {data.name}", ""]
     if data.synthetic_images:
         lines += [
-            "**The pictures are synthetic**, drawn from a seed and the reports' headings: every figure of a row with images says how "
-            "the models read drawings, not how they read X-rays. The reports are real.",
+            "**The pictures are synthetic**, drawn from a seed and the reports' headings: every figure of a row with images says "
+            "how the models read drawings, not how they read X-rays. The reports are real.",
             "",
         ]
     lines += [f"- {note.strip()}" for note in data.notes]

@@ -231,7 +231,6 @@ class Runner:
             lr_scheduler_type="cosine",
             metric_for_best_model="auroc",
             save_strategy="no",
-            load_best_model_at_end=False,
             seed=seed,
             disable_tqdm=True,
         )

@@ -17,9 +17,9 @@ _HOME = {
     "FusionConfig": "configuration",
     "ImageEncoder": "encoders",
     "TextEncoder": "encoders",
-    "register_backbone": "backbones",
+    "register_backbone": "registry",
     "EmbeddingMapper": "mapper",
-    "Fusion": "fusion",
+    "Fusion": "strategy",
     "Concat": "fusion",
     "Joint": "fusion",
     "CrossAttention": "fusion",
@@ -61,7 +61,6 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from .auditing import audit as audit
-    from .backbones import register_backbone as register_backbone
     from .cache import cache_features as cache_features
     from .configuration import FusionConfig as FusionConfig
     from .data import Augmented as Augmented
@@ -71,7 +70,6 @@ if TYPE_CHECKING:
     from .fusion import MMTM as MMTM
     from .fusion import Concat as Concat
     from .fusion import CrossAttention as CrossAttention
-    from .fusion import Fusion as Fusion
     from .fusion import Joint as Joint
     from .fusion import Late as Late
     from .fusion import register_fusion as register_fusion
@@ -95,8 +93,10 @@ if TYPE_CHECKING:
     from .outputs import Fused as Fused
     from .outputs import FusionOutput as FusionOutput
     from .processing import FusionProcessor as FusionProcessor
+    from .registry import register_backbone as register_backbone
     from .splits import folds as folds
     from .splits import split as split
+    from .strategy import Fusion as Fusion
     from .training import evaluate as evaluate
     from .training import fit as fit
     from .training import predict as predict

@@ -1,201 +1,37 @@
 """ImageEncoder and TextEncoder: any backbone behind one contract, encoded whole or walked block by block."""
 
-import inspect
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-import peft
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from .backbones import (
     OneBlock,
-    custom_backbone,
     features_to_encoded,
     hf_image_family,
     hf_text_family,
     pool_by,
     position_offset,
-    registered_name,
     text_runner,
     timm_family,
 )
 from .configuration import closest
-from .loading import load_weights, raise_for_loading_info
+from .encoder import Encoder
+from .hf_models import build_hf, config_dict, default_input_spec, hf_input_spec
+from .loading import load_weights
 from .outputs import Encoded, Hidden
+from .registry import custom_backbone, is_registered, registered_name
 from .timm_models import build_timm, timm_input_spec
 
 logger = logging.get_logger(__name__)
 
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
-
-
-class Encoder(nn.Module, ABC):
-    """What image and text encoders share: a backbone behind a family's adapter, and what of it trains.
-
-    Attributes:
-        config: the JSON-able description from which the encoder is rebuilt.
-        dim: width D of tokens and pooled vector.
-        num_blocks: how many blocks the walk has (1 where the inside is unknown).
-        takes_tokens: whether tokens of another modality may join its sequence between two blocks.
-        num_prefix: how many tokens (class token, registers) stand before the patches.
-    """
-
-    # Any: nn.Module declares what it holds as Tensor | Module.
-    backbone: Any
-
-    def __init__(self, name: object, config: dict[str, Any], backbone: nn.Module):
-        super().__init__()
-        self.config = config
-        self.backbone = backbone
-        self.family = self._make_family()
-        self.dim: int = self.family.dim
-        self.num_blocks: int = self.family.num_blocks
-        self.takes_tokens: bool = self.family.takes_tokens
-        self.num_prefix: int = self.family.num_prefix
-        self._frozen: list[nn.Module] = []
-        # from_pretrained leaves buffers that are not saved uninitialised: this is what they were built as.
-        self._unsaved_buffers = {n: b.clone() for n, b in _unsaved_buffers(backbone) if not b.is_meta}
-
-    @abstractmethod
-    def _make_family(self) -> Any:
-        """The adapter for this backbone."""
-
-    @cached_property
-    def block_dims(self) -> list[int]:
-        """The width of the state that enters each block; empty where the blocks cannot be entered."""
-        return self.family.block_dims()
-
-    @property
-    def num_frozen_blocks(self) -> int:
-        """How many blocks, from the first, are frozen together with everything before them."""
-        trainable = self.config.get("trainable", "all")
-        if self.config.get("lora") or trainable == "all":
-            return 0
-        return self.num_blocks if trainable == "frozen" else self.num_blocks - int(trainable)
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether nothing of it trains."""
-        return self.config.get("trainable") == "frozen" and not self.config.get("lora")
-
-    def block(self, index: int, hidden: Hidden) -> Hidden:
-        """The state that leaves block `index`, from the one that enters it."""
-        return self.family.block(index, hidden)
-
-    def pool(self, hidden: Hidden) -> Encoded:
-        """The encoded input, from the state that leaves the last block."""
-        return self.family.pool(hidden)
-
-    def freeze(self, *, keep_last: int = 0) -> Self:
-        """This encoder with all but its last `keep_last` blocks frozen: no gradient, and pinned to eval.
-
-        Args:
-            keep_last: how many blocks at the end still train, with what comes after them; 0 freezes everything.
-
-        Raises:
-            ValueError: when there are not that many blocks.
-
-        Example:
-            >>> from mmfusion import ImageEncoder
-            >>> encoder = ImageEncoder("resnet18", pretrained=False).freeze(keep_last=1)
-            >>> encoder.num_frozen_blocks, encoder.num_blocks
-            (3, 4)
-        """
-        if not 0 <= keep_last <= self.num_blocks:
-            raise ValueError(f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 freezes all.")
-        self.config["trainable"] = keep_last or "frozen"
-        self.backbone.requires_grad_(False)
-        self._frozen = [self.backbone]
-        if keep_last:
-            blocks, tail = self.family.parts()
-            training = [module for block in blocks[self.num_blocks - keep_last :] for module in block] + tail
-            kept = {id(inner) for module in training for inner in module.modules()}
-            for module in training:
-                module.requires_grad_(True)
-            self._frozen = [m for m in self.backbone.modules() if id(m) not in kept and not _holds(m, kept)]
-        return self.train(self.training)
-
-    def unfreeze(self) -> Self:
-        """This encoder with every parameter training (those of LoRA's base excepted: see `add_lora`)."""
-        self.config["trainable"] = "all"
-        self._frozen = []
-        self.backbone.requires_grad_(True)
-        return self.train(self.training)
-
-    def add_lora(self, *, r: int = 8, alpha: int = 16, dropout: float = 0.0, target_modules: list[str] | None = None) -> Self:
-        """This encoder with its weights frozen and low-rank adapters beside them: W x + (alpha / r) B A x.
-
-        Args:
-            r: rank of the adapters, at least 1.
-            alpha: their scale is alpha / r.
-            dropout: probability in [0, 1) on the adapters' input.
-            target_modules: names of the modules that get one; None means every linear layer, or every ungrouped convolution of a
-                backbone that has none.
-
-        Raises:
-            ValueError: when the encoder has adapters already.
-
-        Source: Hu et al. 2021, LoRA (arXiv 2106.09685), eq. 3; done by peft.
-        """
-        if self.config.get("lora"):
-            raise ValueError("add_lora must be called once, got a second call. Build the encoder anew for other adapters.")
-        targets = _lora_targets(self.backbone) if target_modules is None else target_modules
-        lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
-        peft.inject_adapter_in_model(lora, self.backbone)
-        self.config["lora"] = {"r": r, "alpha": alpha, "dropout": dropout, "target_modules": target_modules}
-        self.config["trainable"] = "frozen"
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_("lora_" in name)
-        self._frozen = [self.backbone]
-        return self.train(self.training)
-
-    def apply_training_config(self) -> Self:
-        """This encoder, frozen or with adapters as its config says."""
-        trainable, lora = self.config.get("trainable", "all"), self.config.get("lora")
-        if lora:
-            del self.config["lora"]
-            return self.add_lora(**lora)
-        if trainable == "all":
-            return self
-        return self.freeze(keep_last=0 if trainable == "frozen" else int(trainable))
-
-    def restore_gradient_flags(self) -> None:
-        """Set requires_grad as the config says, after a loader that replaced the parameters."""
-        if self.config.get("lora"):
-            for name, parameter in self.backbone.named_parameters():
-                parameter.requires_grad_("lora_" in name)
-        elif self.config.get("trainable", "all") != "all":
-            self.freeze(keep_last=0 if self.is_frozen else int(self.config["trainable"]))
-
-    def restore_unsaved_buffers(self) -> None:
-        """Put the buffers that are not saved back to what they were built as."""
-        for name, value in self._unsaved_buffers.items():
-            owner, _, leaf = name.rpartition(".")
-            buffers = self.backbone.get_submodule(owner)._buffers
-            held = buffers[leaf]
-            assert held is not None
-            buffers[leaf] = value.to(device=held.device, dtype=held.dtype, copy=True)
-
-    def train(self, mode: bool = True) -> Self:
-        """This encoder in training or evaluation mode; what is frozen stays in evaluation mode."""
-        super().train(mode)
-        for module in self._frozen:
-            # A frozen whole is pinned with all it holds, a frozen part of a trainable whole by itself.
-            (module.eval if module is self.backbone else lambda m=module: setattr(m, "training", False))()
-        if self.config.get("lora"):
-            for name, module in self.backbone.named_modules():
-                if "lora_dropout" in name:
-                    module.train(mode)
-        return self
 
 
 class ImageEncoder(Encoder):
@@ -250,12 +86,12 @@ class ImageEncoder(Encoder):
             config |= described
             config["input_spec"] = timm_input_spec(backbone, described["options"])
         elif source == "transformers":
-            backbone = _build_hf(name, load, backbone_options, tower="vision_config")
-            config["backbone"] = _config_dict(backbone.config)
-            config["input_spec"] = _hf_input_spec(backbone.config, str(name) if load else None)
+            backbone = build_hf(name, load, backbone_options, tower="vision_config")
+            config["backbone"] = config_dict(backbone.config)
+            config["input_spec"] = hf_input_spec(backbone.config, str(name) if load else None)
         else:
             backbone, options = _build_custom(name, backbone_options)
-            config |= {"options": options, "input_spec": dict(getattr(backbone, "input_spec", None) or _default_spec())}
+            config |= {"options": options, "input_spec": dict(getattr(backbone, "input_spec", None) or default_input_spec())}
         if weights is not None:
             load_weights(backbone, weights)
         super().__init__(name, config, backbone)
@@ -359,8 +195,8 @@ class TextEncoder(Encoder):
         config: dict[str, Any] = {"source": source, "name": _label(name), "pooling": pooling}
         backbone: Any
         if source == "transformers":
-            backbone = _build_hf(name, load, backbone_options, tower="text_config")
-            config["backbone"] = _config_dict(backbone.config)
+            backbone = build_hf(name, load, backbone_options, tower="text_config")
+            config["backbone"] = config_dict(backbone.config)
         else:
             backbone, config["options"] = _build_custom(name, backbone_options)
         if weights is not None:
@@ -494,9 +330,7 @@ def _source(name: object, source: str | None, *, kind: str) -> str:
             f"name must be a model name, a transformers config or an nn.Module, got {name!r}. "
             f"For example {'resnet18' if kind == 'image' else 'google-bert/bert-base-uncased'!r}."
         )
-    from .backbones import _CUSTOM
-
-    if name in _CUSTOM:
+    if is_registered(name):
         return "custom"
     timm_name = name.startswith(("timm/", "hf-hub:", "local-dir:")) or ("/" not in name and not Path(name).is_dir())
     return "timm" if kind == "image" and timm_name else "transformers"
@@ -518,86 +352,6 @@ def _label(name: object) -> str:
     return str(getattr(name, "model_type", "")) or type(name).__name__
 
 
-def _build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> PreTrainedModel:
-    """A transformers backbone without the pooler that is not used; of a dual encoder, the tower asked for."""
-    try:
-        config = name if isinstance(name, PreTrainedConfig) else AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"name must be a transformers checkpoint (a hub name or a folder), got {name!r}, which could not be read: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
-    is_dual = hasattr(config, tower)
-    config = getattr(config, tower, config)
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model.")
-    known = config.to_dict()
-    for key, value in options.items():
-        if key not in known:
-            raise ValueError(f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(known))}")
-        setattr(config, key, value)
-    model_class: Any = AutoModel._model_mapping[type(config)]
-    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
-    if not load:
-        return (
-            model_class._from_config(config, **pooler)
-            if isinstance(name, PreTrainedConfig) or options
-            else model_class(config, **pooler)
-        )
-    what = f"checkpoint {name!r}"
-    # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        model, info = model_class.from_pretrained(name, config=config, **options, **pooler)
-    except SafetensorError as error:
-        raise ValueError(f"{what} must hold undamaged weights, got {error}. Fetch it again.") from error
-    if is_dual:
-        prefix = "vision_model." if tower == "vision_config" else "text_model."
-        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if key.startswith(prefix)}
-    raise_for_loading_info(info, what=what, known_heads=True)
-    return model
-
-
-def _config_dict(config: PreTrainedConfig) -> dict[str, Any]:
-    """A backbone's config as JSON: what differs from the defaults, and the model type."""
-    known: dict[str, Any] = config.to_diff_dict()
-    return {"model_type": config.model_type} | {
-        key: value for key, value in known.items() if key not in ("transformers_version", "architectures", "dtype")
-    }
-
-
-def _hf_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str, Any]:
-    size = getattr(config, "image_size", 224)
-    spec = _default_spec() | {
-        "size": list(size) if isinstance(size, (list, tuple)) else [size, size],
-        "channels": getattr(config, "num_channels", 3),
-        "mean": [0.5] * getattr(config, "num_channels", 3),
-        "std": [0.5] * getattr(config, "num_channels", 3),
-        "interpolation": "bilinear",
-    }
-    if checkpoint is not None:
-        from transformers import AutoImageProcessor
-
-        try:
-            processor = AutoImageProcessor.from_pretrained(checkpoint)
-        except OSError:
-            logger.warning(f"{checkpoint!r} has no preprocessor_config.json: {spec} is assumed of its pixels.")
-            return spec
-        spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
-        size = dict(getattr(processor, "crop_size", None) or processor.size)
-        if {"height", "width"} <= size.keys():
-            spec["size"] = [size["height"], size["width"]]
-        names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-        spec["interpolation"] = names.get(int(processor.resample), "bilinear")
-    return spec
-
-
-def _default_spec() -> dict[str, Any]:
-    """What is assumed of a backbone that declares nothing: 224 pixels, ImageNet's mean and deviation."""
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    return {"size": [224, 224], "channels": 3, "mean": mean, "std": std, "interpolation": "bilinear"}
-
-
 def _build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     if isinstance(name, nn.Module):
         if options:
@@ -612,18 +366,3 @@ def _declared_dim(module: nn.Module) -> int:
     if not isinstance(dim, int) or dim < 1:
         raise ValueError(f"{type(module).__name__}.dim must be its output's width, got {dim!r}. Set self.dim in its constructor.")
     return dim
-
-
-def _unsaved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
-    saved = set(module.state_dict())
-    return [(name, buffer) for name, buffer in module.named_buffers() if name not in saved]
-
-
-def _holds(module: nn.Module, ids: set[int]) -> bool:
-    return any(id(inner) in ids for inner in module.modules())
-
-
-def _lora_targets(module: nn.Module) -> list[str]:
-    linear = [name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)]
-    convolutions = [n for n, inner in module.named_modules() if isinstance(inner, nn.Conv2d) and inner.groups == 1]
-    return linear or convolutions

@@ -27,10 +27,11 @@ import torch
 from torch import nn
 
 from .configuration import FusionConfig
-from .encoders import Encoder, ImageEncoder
-from .fusion import Fusion
+from .encoder import Encoder
+from .encoders import ImageEncoder
 from .modeling import FusionClassifier
 from .outputs import Encoded, masked_mean
+from .strategy import Fusion
 from .testing_laws import (
     KEY_BIAS,
     TOLERANCE,

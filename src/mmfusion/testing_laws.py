@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .encoders import Encoder
+from .encoder import Encoder
 from .modeling import FusionClassifier
 from .testing_models import Batch, corrupted, register_tiny_backbones, repadded
 

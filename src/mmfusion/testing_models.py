@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from transformers import BertConfig, DistilBertConfig, ModernBertConfig, MPNetConfig, RobertaConfig, ViTConfig
 
-from .backbones import register_backbone
 from .configuration import closest
 from .encoders import ImageEncoder, TextEncoder
 from .modeling import FusionClassifier
 from .outputs import masked_mean
+from .registry import register_backbone
 
 Batch = dict[str, Tensor]
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .encoders import Encoder
+from .encoder import Encoder
 from .outputs import Encoded, Hidden
 
 

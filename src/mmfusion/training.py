@@ -6,24 +6,21 @@ resume from.
 
 import difflib
 import inspect
-import json
 import os
 import tempfile
 import time
-import zipfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, final
 
 import datasets
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from transformers import EarlyStoppingCallback, EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from .cache import CachedCollator, CachedDataset, cache_features
+from .checkpoints import last_complete_checkpoint
 from .data import Augment, Augmented, FusionCollator
 from .intervals import Interval, evaluate_predictions
 from .metrics import accuracy, auroc
@@ -107,7 +104,6 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
         "save_total_limit": 2,
-        "load_best_model_at_end": True,
         "metric_for_best_model": "loss",
         "greater_is_better": None,
         "per_device_train_batch_size": 32,
@@ -121,6 +117,8 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
+    # What is not written cannot be loaded again: `fit` keeps the best epoch in memory then.
+    defaults["load_best_model_at_end"] = options.get("save_strategy") != "no" and options.get("eval_strategy") != "no"
     merged = defaults | options
     if "metric_for_best_model" in options and "greater_is_better" not in options:
         merged["greater_is_better"] = not str(options["metric_for_best_model"]).endswith("loss")
@@ -292,49 +290,6 @@ def score(
     groups = [str(g) for g in table[group]] if group is not None and group in table.column_names else None
     metrics = evaluate_predictions(logits, labels, groups=groups, resamples=resamples, seed=seed)
     return Evaluation(metrics, logits, labels, groups)
-
-
-def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
-    """The newest checkpoint in `folder` that was written to its end, or None.
-
-    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it or ends in the middle
-    of it; one killed while being deleted lacks another file. Either is passed over, and the log says so.
-
-    Args:
-        folder: the Trainer's output_dir; it need not exist.
-    """
-    steps = {
-        int(path.name.removeprefix("checkpoint-")): path
-        for path in Path(folder).glob("checkpoint-*")
-        if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()
-    }
-    for _, path in sorted(steps.items(), reverse=True):
-        fault = _fault_of(path)
-        if fault is None:
-            return str(path)
-        logger.warning(f"Passing over {path}, which is incomplete: {fault}.")
-    return None
-
-
-def _fault_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        random_states = sorted(checkpoint.glob("rng_state*.pth"))
-        if not random_states:
-            return "no rng_state"
-        for path in (checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *random_states):
-            with zipfile.ZipFile(path) as archive:
-                archive.namelist()
-        weights = sorted(checkpoint.glob("model*.safetensors"))
-        if not weights:
-            return "no model.safetensors"
-        for path in weights:
-            with safe_open(path, framework="pt") as tensors:
-                tensors.keys()
-        return None if state.get("global_step") == int(checkpoint.name.removeprefix("checkpoint-")) else "another step's state"
-    except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
-        return f"{type(error).__name__}: {error}"
 
 
 def _rows_and_collator(

@@ -1,0 +1,37 @@
+"""What training minimises."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def classification_loss(
+    logits: Float[Tensor, "B C"], labels: Tensor, class_weights: Tensor | None = None, present: Tensor | None = None
+) -> Float[Tensor, ""]:
+    """The mean loss of a batch.
+
+    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}; multi-label: the mean over known labels of w_j BCE(z_ij,
+    y_ij). Weights
+    scale a sample's loss and do not enter the denominator: so batches of one size weigh the same, and the mean over processes
+    is that of the whole. A batch without a known label gives zero, with a gradient of zero.
+
+    Args:
+        logits: [B, C].
+        labels: int [B], or 1, 0, NaN float [B, C].
+        class_weights: [C], or None.
+        present: rows that count [B]; None means all.
+    """
+    logits = logits.float()
+    if labels.is_floating_point():
+        known = ~labels.isnan()
+        weights = logits.new_ones(()) if class_weights is None else class_weights
+        each = weights * F.binary_cross_entropy_with_logits(
+            logits, torch.where(known, labels, 0.0).to(logits.dtype), reduction="none"
+        )
+    else:
+        known = torch.ones_like(labels, dtype=torch.bool)
+        each = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
+    if present is not None:
+        known = known & (present if known.ndim == 1 else present[:, None])
+    return torch.where(known, each, each.new_zeros(())).sum() / known.sum().clamp(min=1)
