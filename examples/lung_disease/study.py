@@ -38,7 +38,7 @@ from study_report import Results, draw_confusion, draw_curves, summarise, write_
 from study_rows import Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
-DEFAULTS = {"frozen": (2e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
+DEFAULTS = {"frozen": (1e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
 """What trains -> learning rate and epochs (None: by the number of samples)."""
 
 

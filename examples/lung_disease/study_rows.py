@@ -45,7 +45,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "late": {"name": "late", "combine": "product"},
 }
 _NARROW = {"inner_dim": 128, "hidden_dim": 128}
-_STEPS = 150
+_STEPS = 96
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ class Settings:
         batch_size: samples per step.
         learning_rate: of AdamW.
         max_length: the most tokens of a text; None is the text encoder's own limit.
+        selection: the validation metric by which the best epoch is kept, "loss" or "auroc".
+        weight_decay: of AdamW.
         image_encoder: a hub name or folder instead of the preset's.
         text_encoder: a hub name or folder instead of the preset's.
     """
@@ -117,6 +119,8 @@ class Settings:
     batch_size: int = 32
     learning_rate: float = 1e-3
     max_length: int | None = 64
+    selection: str = "auroc"
+    weight_decay: float = 0.05
     image_encoder: str | None = None
     text_encoder: str | None = None
 
@@ -226,16 +230,16 @@ class Runner:
             per_device_train_batch_size=self.settings.batch_size,
             per_device_eval_batch_size=64,
             learning_rate=self.settings.learning_rate,
-            weight_decay=0.05,
+            weight_decay=self.settings.weight_decay,
             warmup_steps=0.1,
             lr_scheduler_type="cosine",
-            metric_for_best_model="auroc",
+            metric_for_best_model=self.settings.selection,
             save_strategy="no",
             seed=seed,
             disable_tqdm=True,
         )
         result = fit(model, processor, rows.select(here["train"]), rows.select(here["validation"]), arguments=arguments)
-        logits = {name: self._prior(part, len(getattr(part, name))) for name in ("validation", "test")}
+        logits = {name: self._without(wanted, part, len(getattr(part, name))) for name in ("validation", "test")}
         for name, filled in logits.items():
             has = np.isin(getattr(part, name), here[name])
             filled[has] = predict(model, processor, rows.select(here[name]), arguments=arguments)
@@ -275,10 +279,15 @@ class Runner:
         columns = [list(self.samples[name]) for name in wanted]
         return np.asarray([i for i in indices if any(column[i] is not None for column in columns)], dtype=int)
 
-    def _prior(self, part: Part, n: int) -> np.ndarray[Any, Any]:
-        """What is said of a sample without the one modality a model sees: the classes' shares in training."""
-        shares = np.bincount(self.labels[part.train], minlength=self.classes) / len(part.train)
-        return np.tile(np.log(shares), (n, 1))
+    def _without(self, wanted: list[str], part: Part, n: int) -> np.ndarray[Any, Any]:
+        """What is said of a sample without the one modality a model sees: the classes' shares among such samples in training.
+
+        A model of both modalities sees that a text is missing; so that this alone does not make it look better, the
+        model of one modality knows it too.
+        """
+        lacking = np.setdiff1d(part.train, self._with(wanted, part.train))
+        counts = np.bincount(self.labels[lacking], minlength=self.classes) + 1.0
+        return np.tile(np.log(counts / counts.sum()), (n, 1))
 
     def _linear_on_words(self, part: Part) -> dict[str, Any]:
         texts = np.asarray([text or "" for text in self.samples["text"]], dtype=object)
