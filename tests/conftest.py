@@ -31,7 +31,6 @@ sys.modules[_checker.__name__] = _checker
 
 # `configuration` holds no tensors. torch.compile is tested in a process of its own, for the two clash.
 SHAPED = (
-    "outputs",
     "attention",
     "mapper",
     "backbones",

@@ -99,8 +99,7 @@ class Settings:
         preset: "small" or "published".
         train: "frozen", "all" or "lora".
         folds: test folds, at least 2.
-        epochs: epochs per fold, of which the best one on validation data is kept; None trains frozen encoders for about
-            150 steps.
+        epochs: epochs per fold, of which the best one on validation data is kept; None is as many as make about 100 steps.
         seeds: each row is trained once per seed, and the probabilities are averaged.
         batch_size: samples per step.
         learning_rate: of AdamW.

@@ -52,9 +52,9 @@ class FusionProcessor(ProcessorMixin):
         >>> import numpy as np
         >>> from mmfusion import ImageEncoder
         >>> processor = FusionProcessor.from_encoders(ImageEncoder("resnet10t", pretrained=False), None)
-        >>> inputs = processor(images=[np.zeros((9, 9), np.uint8), None])
+        >>> inputs = processor(images=[np.zeros((9, 9), np.uint8)])
         >>> inputs["pixel_values"].shape, inputs["image_present"].tolist()
-        (torch.Size([2, 3, 176, 176]), [True, False])
+        (torch.Size([1, 3, 176, 176]), [True])
     """
 
     def __init__(

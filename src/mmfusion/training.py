@@ -4,6 +4,7 @@ What is here is what it lacks: caching of frozen towers, and evaluation with int
 resume from.
 """
 
+import copy
 import difflib
 import inspect
 import os
@@ -117,6 +118,8 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
+    # The order of the samples follows the seed alone, not what drew random numbers before, on however many processes.
+    defaults["data_seed"] = options.get("seed", 42)
     # What is not written cannot be loaded again: `fit` keeps the best epoch in memory then.
     defaults["load_best_model_at_end"] = options.get("save_strategy") != "no" and options.get("eval_strategy") != "no"
     merged = defaults | options
@@ -230,6 +233,9 @@ def predict(
     if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
         dataset = dataset.remove_columns("label")
     rows, collate = _rows_and_collator(model, processor, dataset, arguments, cache)
+    # What a training may drop, the last and smaller batch, a prediction may not.
+    arguments = copy.copy(arguments)
+    arguments.dataloader_drop_last = False
     # The Trainer asks for validation data wherever its arguments plan a validation, also when it is to predict alone.
     trainer = Trainer(model=model, args=arguments, data_collator=collate, eval_dataset=rows)
     logits = trainer.predict(rows).predictions
