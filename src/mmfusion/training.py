@@ -239,6 +239,9 @@ def predict(
     # The Trainer asks for validation data wherever its arguments plan a validation, also when it is to predict alone.
     trainer = Trainer(model=model, args=arguments, data_collator=collate, eval_dataset=rows)
     logits = trainer.predict(rows).predictions
+    # Accelerate marks the bare model as prepared when it predicts; a later fit on several processes would then not wrap it, and
+    # every process would train weights of its own.
+    model.__dict__.pop("_is_accelerate_prepared", None)
     return np.asarray(logits, dtype=np.float32)
 
 
