@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from PIL import Image
 from torch import Tensor
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoTokenizer, BatchFeature, PreTrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
 from .configuration import closest
@@ -238,9 +238,9 @@ class FusionProcessor(ProcessorMixin):
         folder = Path(name)
         if folder.is_dir() and not any(folder.glob("tokenizer*")):
             return [None]
-        return [
-            AutoTokenizer.from_pretrained(name, **{k: v for k, v in kwargs.items() if k in ("revision", "token", "cache_dir")})
-        ]
+        options = {key: value for key, value in kwargs.items() if key in ("revision", "token", "cache_dir")}
+        # An empty config: the one in the folder is the classifier's, which tells a tokenizer nothing.
+        return [AutoTokenizer.from_pretrained(name, config=PreTrainedConfig(), **options)]
 
     def __repr__(self) -> str:
         described = {"tokenizer": type(self.tokenizer).__name__, "input_spec": self.input_spec}
