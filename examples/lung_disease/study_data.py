@@ -64,6 +64,10 @@ def load(name: str, images: Path | None, work: Path, *, seed: int = 0, limit: in
     selection = covid_cxr.read(images)
     rows = _balanced(selection.rows, limit)
     notes = [f"{len(rows)} frontal X-rays of {rows['group'].nunique()} patients, {rows['text'].notna().sum()} with notes"]
+    without = rows[rows["text"].isna()]["label"].value_counts()
+    shares = ", ".join(f"{count} of class {label}" for label, count in without.items())
+    notes.append(f"without notes: {shares or 'none'}; where that is one class alone, a missing note tells the answer")
+    notes.append(f"notes that name a diagnosis: {int(rows['names_diagnosis'].sum())}")
     notes += [f"left out: {count} with {why}" for why, count in selection.left_out]
     protocols = {"clinical notes": load_manifest(write_manifest(rows, work / "manifest.csv"), root=images)}
     return StudyData(name, protocols, False, True, notes)
