@@ -47,7 +47,7 @@ def main(
     images: Annotated[Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")] = None,
     preset: Annotated[str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")] = "small",
     train: Annotated[str, typer.Option(help="frozen, all or lora: what of the encoders trains.")] = "frozen",
-    folds: Annotated[int, typer.Option(min=2)] = 5,
+    folds: Annotated[int, typer.Option(min=2)] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: by --train.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How often each row is trained; probabilities are averaged.")] = 1,
     rows: Annotated[str, typer.Option(help="Only rows whose name contains this, e.g. 'text only'.")] = "",

@@ -112,7 +112,7 @@ class Settings:
 
     preset: str = "small"
     train: str = "frozen"
-    folds: int = 5
+    folds: int = 3
     epochs: int | None = None
     seeds: tuple[int, ...] = (0,)
     batch_size: int = 32
