@@ -84,7 +84,7 @@ def _run(result: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
     lines = [
-        f"`{result['command']}`",
+        f"`{result['command']}`{_at_commit(result)}",
         "",
         f"{settings['folds']} folds, encoders: {settings['train']}, seeds {seeds}; {versions}.",
     ]
@@ -95,6 +95,11 @@ def _run(result: dict[str, Any]) -> str:
         lines += [_verdict(entry) + "\n" for entry in result["comparisons"] if entry["protocol"] == protocol]
         lines += _table([row for row in result["rows"] if row["protocol"] == protocol], result["synthetic_images"])
     return "\n".join(lines)
+
+
+def _at_commit(result: dict[str, Any]) -> str:
+    """Which commit a stored run was made with, where the defaults have changed since."""
+    return f" at commit {result['commit']}, whose defaults were others" if "commit" in result else ""
 
 
 def _verdict(comparison: dict[str, Any]) -> str:
