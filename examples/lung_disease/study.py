@@ -27,21 +27,20 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 import datasets
-import numpy as np
 import typer
 from encoders import image_encoder, text_encoder
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from study_data import StudyData, load
-from study_report import Results, draw_confusion, draw_curves, summarise, write_report
+from study_report import Results, answers_of, draw_confusion, draw_curves, figures, summarise, write_report
 from study_rows import Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
-DEFAULTS = {"frozen": (1e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
+DEFAULTS = {"frozen": (3e-3, None), "all": (1e-4, 5), "lora": (5e-4, 5)}
 """What trains -> learning rate and epochs (None: by the number of samples)."""
 
-PHANTOM_EPOCHS = 3
+PHANTOM_EPOCHS = 4
 """Epochs of the run without arguments, which has ten minutes on two cores."""
 
 
@@ -57,6 +56,7 @@ def main(
     protocol: Annotated[str, typer.Option(help="Only this text protocol.")] = "",
     learning_rate: Annotated[float | None, typer.Option(help="Default: by --train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    bf16: Annotated[bool, typer.Option(help="Train in bfloat16 (autocast).")] = False,
     image_name: Annotated[str | None, typer.Option(help="Another image encoder: hub name or folder.")] = None,
     text_name: Annotated[str | None, typer.Option(help="Another text encoder: hub name or folder.")] = None,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
@@ -77,7 +77,11 @@ def main(
             seeds=tuple(range(seeds)),
             batch_size=batch_size,
             learning_rate=learning_rate or default_rate,
-            max_length=64 if preset == "small" else None,
+            # A frozen encoder reads the first 64 tokens (the findings have 40 in the median), so that the study fits its ten minutes.
+            max_length=64 if (preset, train) == ("small", "frozen") else None,
+            bf16=bf16,
+            # A trained encoder ranks a hundred validation samples without a fault from its first epoch on; the loss still tells.
+            selection="auroc" if train == "frozen" else "loss",
             image_encoder=image_name,
             text_encoder=text_name,
         )
@@ -116,15 +120,15 @@ def run(
             )
         runner = Runner(samples, parts, settings, *make, folder / name.replace(" ", "-"))
         results = _run_rows(console, runner, wanted, f"{data.name}, {name}")
+        answers = answers_of(samples)
         if all(any(row.is_fused is fused for row in results) for fused in (True, False)) and not only_rows:
-            labels, groups = np.asarray(samples["label"]), list(samples["group"])
-            rows, comparison = summarise(name, results, parts, labels, groups)
+            rows, comparison = summarise(name, results, parts, answers)
             table += rows
             comparisons.append(comparison)
             draw_curves(folder, name, results, data)
-            draw_confusion(folder, name, results, parts, labels, samples.features["label"].names, data)
+            draw_confusion(folder, name, results, parts, answers.labels, samples.features["label"].names, data)
         else:
-            table += _plain_rows(name, results, samples)
+            table += [figures(name, row, outcome, answers) for row, outcome in results.items()]
     written = {
         "dataset": data.name,
         "synthetic_images": data.synthetic_images,
@@ -150,28 +154,6 @@ def _run_rows(console: Console, runner: Runner, rows: list[Row], title: str) -> 
             progress.update(task, description=f"{title}: {row.model}")
             results[row] = runner.run(row, lambda: progress.advance(task))
     return results
-
-
-def _plain_rows(protocol: str, results: Results, samples: Any) -> list[dict[str, Any]]:
-    """Rows of a partial study: figures with intervals, no comparison."""
-    from mmfusion import accuracy, auroc, bootstrap_interval
-
-    labels, groups = np.asarray(samples["label"]), list(samples["group"])
-    table = []
-    for row, outcome in results.items():
-        known: dict[str, Any] = {
-            "protocol": protocol,
-            "model": row.model,
-            "modality": row.modality,
-            "mapper": row.mapper,
-            "fusion": row.fusion,
-        }
-        for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
-            interval = bootstrap_interval(metric, outcome.logits, labels, groups=groups)
-            known |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        known |= {"segmented": False, "seconds_per_epoch": outcome.seconds_per_epoch or None, "published_accuracy": row.published}
-        table.append(known | {"parameters_trained": outcome.trained_parameters})
-    return table
 
 
 def _encoder_makers(settings: Settings) -> tuple[Callable[[], Any], Callable[[], Any]]:

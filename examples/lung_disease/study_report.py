@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,40 +33,73 @@ def choose(results: Results, rows: Sequence[Row], parts: Sequence[Part]) -> tupl
     return logits, names
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the samples of a protocol are, for judging what models say of them.
+
+    Attributes:
+        labels: the classes [B].
+        groups: the patients, B of them.
+        present: for "image" and "text", which samples have it [B].
+    """
+
+    labels: np.ndarray[Any, Any]
+    groups: Sequence[str]
+    present: dict[str, np.ndarray[Any, Any]]
+
+
+def answers_of(samples: Any) -> Answers:
+    """Returns the answers of a data set with the columns image, text, label and group."""
+    present = {name: np.asarray([value is not None for value in samples[name]]) for name in ("image", "text")}
+    return Answers(np.asarray(samples["label"]), list(samples["group"]), present)
+
+
+def figures(protocol: str, row: Row, outcome: Outcome, answers: Answers) -> dict[str, Any]:
+    """Returns a row of the table: what the model is and how often it is right, with 95 % intervals by patient.
+
+    A model of one modality cannot read a sample that lacks it; `accuracy_where_present` leaves those out.
+    """
+    described: dict[str, Any] = {
+        "protocol": protocol,
+        "model": row.model,
+        "modality": row.modality,
+        "mapper": row.mapper,
+        "fusion": row.fusion,
+        "segmented": False,
+    }
+    for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
+        interval = bootstrap_interval(metric, outcome.logits, answers.labels, groups=answers.groups)
+        described |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    has = np.any([answers.present[name] for name in row.modality.split("+")], axis=0)
+    return described | {
+        "samples": len(has),
+        "samples_where_present": int(has.sum()),
+        "accuracy_where_present": accuracy(outcome.logits[has], answers.labels[has]),
+        "seconds_per_epoch": outcome.seconds_per_epoch or None,
+        "parameters_trained": outcome.trained_parameters,
+        "published_accuracy": row.published,
+    }
+
+
 def summarise(
-    protocol: str, results: Results, parts: Sequence[Part], labels: np.ndarray[Any, Any], groups: Sequence[str]
+    protocol: str, results: Results, parts: Sequence[Part], answers: Answers
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the table's rows of one protocol, and the comparison of the chosen fused with the chosen single modality."""
+    labels, groups = answers.labels, answers.groups
     single_rows = [row for row in results if not row.is_fused and not row.model.startswith("TF-IDF")]
     single, single_names = choose(results, single_rows, parts)
     rows = []
     for row, outcome in results.items():
-        interval = bootstrap_interval(accuracy, outcome.logits, labels, groups=groups)
-        area = bootstrap_interval(auroc, outcome.logits, labels, groups=groups)
         difference = paired_bootstrap(auroc, outcome.logits, single, labels, groups=groups)
         rows.append(
-            {
-                "protocol": protocol,
-                "model": row.model,
-                "modality": row.modality,
-                "mapper": row.mapper,
-                "fusion": row.fusion,
-                "segmented": False,
-                "accuracy": interval.estimate,
-                "accuracy_low": interval.low,
-                "accuracy_high": interval.high,
-                "auroc": area.estimate,
-                "auroc_low": area.low,
-                "auroc_high": area.high,
+            figures(protocol, row, outcome, answers)
+            | {
                 "auroc_minus_single": difference.difference,
                 "auroc_minus_single_low": difference.low,
                 "auroc_minus_single_high": difference.high,
                 "auroc_minus_single_p": difference.p_value,
                 "mcnemar_p": mcnemar(outcome.logits, single, labels).p_value,
                 "validation_auroc": float(np.mean(outcome.validation)),
-                "seconds_per_epoch": outcome.seconds_per_epoch or None,
-                "parameters_trained": outcome.trained_parameters,
-                "published_accuracy": row.published,
             }
         )
     fused, fused_names = choose(results, [row for row in results if row.is_fused], parts)

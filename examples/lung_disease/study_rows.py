@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from scipy.stats import chisquare
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -106,6 +107,7 @@ class Settings:
         max_length: the most tokens of a text; None is the text encoder's own limit.
         selection: the validation metric by which the best epoch is kept, "loss" or "auroc".
         weight_decay: of AdamW.
+        bf16: whether to train in bfloat16 (autocast).
         image_encoder: a hub name or folder instead of the preset's.
         text_encoder: a hub name or folder instead of the preset's.
     """
@@ -116,10 +118,11 @@ class Settings:
     epochs: int | None = None
     seeds: tuple[int, ...] = (0,)
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     max_length: int | None = 64
     selection: str = "auroc"
     weight_decay: float = 0.05
+    bf16: bool = False
     image_encoder: str | None = None
     text_encoder: str | None = None
 
@@ -235,6 +238,7 @@ class Runner:
             metric_for_best_model=self.settings.selection,
             save_strategy="no",
             seed=seed,
+            bf16=self.settings.bf16,
             disable_tqdm=True,
         )
         result = fit(model, processor, rows.select(here["train"]), rows.select(here["validation"]), arguments=arguments)
@@ -279,13 +283,16 @@ class Runner:
         return np.asarray([i for i in indices if any(column[i] is not None for column in columns)], dtype=int)
 
     def _without(self, wanted: list[str], part: Part, n: int) -> np.ndarray[Any, Any]:
-        """What is said of a sample without the one modality a model sees: the classes' shares among such samples in training.
+        """What is said of a sample without the one modality a model sees: the classes' shares in training.
 
-        A model of both modalities sees that a text is missing; so that this alone does not make it look better, the
-        model of one modality knows it too.
+        Where the absence itself tells something (the shares among such samples differ from those of all, chi-square,
+        p < .05), it is the shares among them: a model of both modalities sees that a text is missing, and may not look better
+        for that alone.
         """
         lacking = np.setdiff1d(part.train, self._with(wanted, part.train))
-        counts = np.bincount(self.labels[lacking], minlength=self.classes) + 1.0
+        counts, absent = (np.bincount(self.labels[rows], minlength=self.classes) + 1.0 for rows in (part.train, lacking))
+        if chisquare(absent, counts / counts.sum() * absent.sum()).pvalue < 0.05:
+            counts = absent
         return np.tile(np.log(counts / counts.sum()), (n, 1))
 
     def _linear_on_words(self, part: Part) -> dict[str, Any]:

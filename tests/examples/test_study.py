@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 import pytest
 from study import _command
-from study_report import choose, summarise
+from study_report import Answers, choose, summarise
 from study_rows import Outcome, Part, Row, Runner, Settings, parts_of, table_rows
 from typer.testing import CliRunner
 
@@ -76,10 +76,14 @@ def test_the_comparison_is_paired_and_signed():
         Row("text only", "text"): outcome(1.0),
         Row("f", "image+text"): outcome(0.5),
     }
-    table, comparison = summarise("p", results, parts, labels, [str(i) for i in range(300)])
+    present = {"image": np.arange(300) > 50, "text": np.ones(300, dtype=bool)}
+    table, comparison = summarise("p", results, parts, Answers(labels, [str(i) for i in range(300)], present))
     assert comparison["single_chosen"] == ["image only"] * 3
     assert comparison["fused_significantly_worse"] and not comparison["fused_significantly_better"]
     assert comparison["difference"] == pytest.approx(comparison["fused_auroc"] - comparison["single_auroc"])
+    assert [row["samples_where_present"] for row in table] == [249, 300, 300]
+    seen = results[Row("image only", "image")].logits.argmax(1)[51:] == labels[51:]
+    assert table[0]["accuracy_where_present"] == pytest.approx(seen.mean())
     assert table[0]["auroc_minus_single"] == 0 and table[2]["auroc_minus_single_high"] < 0
 
 
@@ -100,9 +104,14 @@ def test_a_model_of_one_modality_knows_that_it_is_missing(tmp_path):
             }
         ),
     )
-    part = Part(np.array([0, 1, 2, 3]), np.array([4]), np.array([5]))
-    runner = Runner(samples, [part], Settings(), lambda: None, lambda: None, tmp_path)
-    assert np.exp(runner._without(["text"], part, 1)).tolist() == [[pytest.approx(1 / 5), pytest.approx(4 / 5)]]
+    runner = Runner(samples, [], Settings(), lambda: None, lambda: None, tmp_path)
+    telling = Part(np.array([0] * 30 + [4] * 30 + [1, 2, 3] * 10), np.array([4]), np.array([5]))
+    assert np.exp(runner._without(["text"], telling, 1)).tolist() == [[pytest.approx(1 / 5), pytest.approx(4 / 5)]]
+    # One sample without a text in each class: the absence tells nothing, and all samples' shares are said.
+    samples = samples.remove_columns("label").add_column("label", [0, 1, 0, 0, 0, 1], feature=samples.features["label"])
+    runner = Runner(samples, [], Settings(), lambda: None, lambda: None, tmp_path)
+    silent = Part(np.array([0, 0, 0, 1, 2]), np.array([4]), np.array([5]))
+    assert np.exp(runner._without(["text"], silent, 1)).tolist() == [[pytest.approx(5 / 7), pytest.approx(2 / 7)]]
 
 
 @pytest.mark.xdist_group("processes")
