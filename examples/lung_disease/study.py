@@ -77,7 +77,7 @@ def main(
             seeds=tuple(range(seeds)),
             batch_size=batch_size,
             learning_rate=learning_rate or default_rate,
-            # A frozen encoder reads the first 64 tokens (the findings have 40 in the median), so that the study fits its ten minutes.
+            # A frozen encoder reads the first 64 tokens (the findings have 40 in the median): the study has ten minutes.
             max_length=64 if (preset, train) == ("small", "frozen") else None,
             bf16=bf16,
             # A trained encoder ranks a hundred validation samples without a fault from its first epoch on; the loss still tells.
