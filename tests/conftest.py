@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+# One backend a process; the tests of segmentation start another process for the other one.
+os.environ.setdefault("KERAS_BACKEND", "torch")
 # Before transformers is imported, which reads them once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

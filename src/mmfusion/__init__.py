@@ -52,6 +52,10 @@ _HOME = {
     "mcnemar": "intervals",
     "evaluate_predictions": "intervals",
     "Interval": "intervals",
+    "UNetSegmenter": "segmentation.unet",
+    "LungSegmenter": "segmentation.lungs",
+    "LungMask": "segmentation.lungs",
+    "NotAChestXrayWarning": "segmentation.lungs",
 }
 """Public name -> the module (room) that holds it."""
 
@@ -94,6 +98,10 @@ if TYPE_CHECKING:
     from .outputs import FusionOutput as FusionOutput
     from .processing import FusionProcessor as FusionProcessor
     from .registry import register_backbone as register_backbone
+    from .segmentation.lungs import LungMask as LungMask
+    from .segmentation.lungs import LungSegmenter as LungSegmenter
+    from .segmentation.lungs import NotAChestXrayWarning as NotAChestXrayWarning
+    from .segmentation.unet import UNetSegmenter as UNetSegmenter
     from .splits import folds as folds
     from .splits import split as split
     from .strategy import Fusion as Fusion

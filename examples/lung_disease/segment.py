@@ -1,0 +1,185 @@
+"""Trains the study's two lung segmenters and says how well they do, on X-rays they have not seen.
+
+Model 1 learns from Shenzhen and a second collection (Montgomery as published, or the COVID set), model 2 from Shenzhen alone:
+
+    python examples/lung_disease/segment.py --shenzhen DIR --montgomery DIR
+    python examples/lung_disease/segment.py --shenzhen DIR --covid DIR --folds 5 --epochs 40
+    python examples/lung_disease/segment.py --shenzhen DIR --ship src/mmfusion/segmentation/weights
+
+Each model is cross-validated by patient; model 2 is besides trained on all of Shenzhen and measured on the whole second
+collection, another hospital's. `--ship` writes the weights that `LungSegmenter` loads. A run that was stopped goes on where it
+was. Everything lands in runs/lung_disease/segment/: results.json, learning curves, example masks and the worst ten as PNG.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import typer
+from rich.console import Console
+from segment_data import LungSample, Masks, Pixels, load_pairs, read_covid, read_montgomery, read_shenzhen
+from segment_report import draw_curves, draw_examples, draw_worst
+from segment_training import Recipe, predicted, ship, train
+from sklearn.model_selection import GroupKFold
+
+from mmfusion import dice
+
+SIZE = 256
+
+
+def main(
+    shenzhen: Annotated[Path, typer.Option(help="Folder of the Shenzhen X-rays and masks.")],
+    montgomery: Annotated[Path | None, typer.Option(help="Folder of the Montgomery X-rays and masks.")] = None,
+    covid: Annotated[Path | None, typer.Option(help="Folder of the COVID set and its masks.")] = None,
+    folds: Annotated[int, typer.Option(min=0, help="0 leaves cross-validation out.")] = 5,
+    epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
+    loss: Annotated[str, typer.Option(help="dice, bce_dice or focal.")] = Recipe.loss,
+    width: Annotated[int, typer.Option(min=1)] = Recipe.width,
+    patch_size: Annotated[int, typer.Option(min=1)] = Recipe.patch_size,
+    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = Recipe.bf16,
+    output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease/segment"),
+    ship_to: Annotated[Path | None, typer.Option("--ship", help="Write LungSegmenter's weights into this folder.")] = None,
+    limit: Annotated[int | None, typer.Option(min=10, help="Only so many X-rays of each set, to try things out.")] = None,
+) -> None:
+    """Train, cross-validate and draw."""
+    console = Console()
+    recipe = Recipe(epochs=epochs, loss=loss, width=width, patch_size=patch_size, seed=seed, bf16=bf16)
+    try:
+        home = read_shenzhen(shenzhen)[:limit]
+        second = read_montgomery(montgomery) if montgomery else read_covid(covid) if covid else []
+        run(console, recipe, home, second[:limit], folds, output, ship_to)
+    except ValueError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def run(
+    console: Console,
+    recipe: Recipe,
+    home: list[LungSample],
+    second: list[LungSample],
+    folds: int,
+    output: Path,
+    ship_to: Path | None,
+) -> None:
+    """Train the models and write what came out into `output`."""
+    output.mkdir(parents=True, exist_ok=True)
+    home_pairs = load_pairs(home, SIZE)
+    results: dict[str, Any] = {
+        "command": _command(),
+        "recipe": asdict(recipe),
+        "versions": _versions(),
+        "size": SIZE,
+        "models": {},
+    }
+    models = {"model 2 (shenzhen)": (home, home_pairs)}
+    if second:
+        second_pairs = load_pairs(second, SIZE)
+        both = tuple(np.concatenate(parts) for parts in zip(home_pairs, second_pairs, strict=True))
+        models[f"model 1 (shenzhen + {second[0].source})"] = (home + second, (both[0], both[1]))
+    maps: dict[str, Pixels] = {}
+    for name, (samples, pairs) in models.items() if folds else ():
+        maps[name], curves = cross_validate(console, recipe, samples, pairs, folds, output / _folder(name))
+        scores = dice_of(maps[name], pairs[1])
+        sources = np.asarray([sample.source for sample in samples])
+        found = {source: summary(scores[sources == source]) for source in dict.fromkeys(sources.tolist())}
+        results["models"][name] = {"folds": folds, "cross_validated_dice": found}
+        console.print(f"{name}, {folds} folds: {found}", highlight=False)
+        draw_curves(output / f"{_folder(name)}-curves.png", name, curves)
+        draw_worst(output / f"{_folder(name)}-worst.png", name, samples, pairs, maps[name], scores)
+    if len(maps) == 2:
+        draw_examples(output / "masks.png", home, home_pairs, {name: found[: len(home)] for name, found in maps.items()})
+    model, _ = train(recipe, home_pairs, None, output / "all-of-shenzhen")
+    if second:
+        away = predicted(model, second_pairs[0])
+        scores = dice_of(away, second_pairs[1])
+        title = f"model 2, trained on all of shenzhen, on {second[0].source}"
+        results["another_hospital"] = {"trained_on": "shenzhen", "measured_on": second[0].source, "dice": summary(scores)}
+        console.print(f"{title}: {summary(scores)}", highlight=False)
+        draw_worst(output / f"{second[0].source}-worst.png", title, second, second_pairs, away, scores)
+    (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    if ship_to is not None:
+        ship(model, recipe, home_pairs[0], ship_to)
+        console.print(f"Weights written to {ship_to}.", highlight=False)
+    console.print(f"Written to {output}/results.json and PNG.", highlight=False)
+
+
+def cross_validate(
+    console: Console, recipe: Recipe, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], folds: int, folder: Path
+) -> tuple[Pixels, list[dict[str, list[float]]]]:
+    """Returns each X-ray's probability map [B, H, W] from the fold in which it was not trained on, and the folds' curves."""
+    pixels, masks = pairs
+    maps = np.zeros(pixels.shape[:3], np.float32)
+    groups = [f"{sample.source} {sample.group}" for sample in samples]
+    curves = []
+    for number, (seen, unseen) in enumerate(
+        GroupKFold(folds, shuffle=True, random_state=recipe.seed).split(groups, groups=groups)
+    ):
+        console.print(f"fold {number + 1} of {folds}: {len(seen)} X-rays to train, {len(unseen)} to test", highlight=False)
+        model, curve = train(
+            replace(recipe, seed=recipe.seed + number),
+            (pixels[seen], masks[seen]),
+            (pixels[unseen], masks[unseen]),
+            folder / f"fold{number}",
+        )
+        maps[unseen] = predicted(model, pixels[unseen])
+        curves.append(curve)
+    return maps, curves
+
+
+def dice_of(maps: Pixels, masks: Masks) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Returns the Dice coefficient of each X-ray's mask [B]."""
+    return np.asarray([dice(found > 0.5, mask[..., 0]) for found, mask in zip(maps, masks, strict=True)])
+
+
+def summary(scores: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+    """Returns count, mean with its 95 % bootstrap interval, the mean of the worst tenth, and the least."""
+    from scipy.stats import bootstrap
+
+    interval = bootstrap((scores,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+    worst = np.sort(scores)[: max(1, len(scores) // 10)]
+    return {
+        "count": len(scores),
+        "mean": round(float(scores.mean()), 4),
+        "low": round(float(interval.low), 4),
+        "high": round(float(interval.high), 4),
+        "worst_tenth": round(float(worst.mean()), 4),
+        "least": round(float(scores.min()), 4),
+    }
+
+
+def _folder(name: str) -> str:
+    return name.split(" (")[0].replace(" ", "-")
+
+
+def _command() -> str:
+    """The command as it was typed, but for where this machine keeps its X-rays and its runs."""
+    words, shown = iter(sys.argv[1:]), []
+    for word in words:
+        shown.append(word)
+        if word in ("--shenzhen", "--montgomery", "--covid", "--output", "--ship"):
+            next(words, None)
+            shown.append("DIR")
+    return " ".join(["python examples/lung_disease/segment.py", *shown])
+
+
+def _versions() -> dict[str, str]:
+    import keras
+
+    names = ("mmfusion", "keras", "numpy", "torchvision")
+    return {"backend": keras.backend.backend(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,28 @@
+"""The brightness that a segmenter sees, whatever the detector wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def standardized(pixels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the picture stretched so that its 1st and 99th percentiles become 0 and 1, clipped there.
+
+    A marker's white letters or a black border thus do not decide how dark the lungs look. A picture of one value becomes 0
+    everywhere.
+
+    Args:
+        pixels: grey values of any real dtype and range.
+
+    Shape: [H, W] -> [H, W].
+
+    Example:
+        >>> standardized(np.arange(101).reshape(1, 101))[0, [0, 50, 100]].tolist()
+        [0.0, 0.5, 1.0]
+    """
+    values = pixels.astype(np.float32)
+    low, high = (float(value) for value in np.percentile(values, (1, 99)))
+    return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
