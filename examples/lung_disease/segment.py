@@ -13,10 +13,8 @@ was. Everything lands in runs/lung_disease/segment/: results.json, learning curv
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,17 +24,24 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import typer
+from provenance import typed_command, versions
 from rich.console import Console
+from scipy.stats import bootstrap
 from segment_data import LungSample, Masks, Pixels, load_pairs, read_covid, read_montgomery, read_shenzhen
 from segment_report import draw_curves, draw_examples, draw_worst
-from segment_training import Recipe, predicted, ship, train
+from segment_training import Recipe, backend, predicted, ship, train
 from sklearn.model_selection import GroupKFold
 
 from mmfusion import dice
 
 SIZE = 256
+_FOLDERS = ("--shenzhen", "--montgomery", "--covid", "--output", "--ship")
 
 
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
 def main(
     shenzhen: Annotated[Path, typer.Option(help="Folder of the Shenzhen X-rays and masks.")],
     montgomery: Annotated[Path | None, typer.Option(help="Folder of the Montgomery X-rays and masks.")] = None,
@@ -77,9 +82,9 @@ def run(
     output.mkdir(parents=True, exist_ok=True)
     home_pairs = load_pairs(home, SIZE)
     results: dict[str, Any] = {
-        "command": _command(),
+        "command": typed_command(_FOLDERS),
         "recipe": asdict(recipe),
-        "versions": _versions(),
+        "versions": {"backend": backend(), **versions("mmfusion", "keras", "numpy", "torchvision")},
         "size": SIZE,
         "models": {},
     }
@@ -145,8 +150,6 @@ def dice_of(maps: Pixels, masks: Masks) -> np.ndarray[Any, np.dtype[np.float64]]
 
 def summary(scores: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
     """Returns count, mean with its 95 % bootstrap interval, the mean of the worst tenth, and the least."""
-    from scipy.stats import bootstrap
-
     interval = bootstrap((scores,), np.mean, rng=np.random.default_rng(0)).confidence_interval
     worst = np.sort(scores)[: max(1, len(scores) // 10)]
     return {
@@ -163,23 +166,5 @@ def _folder(name: str) -> str:
     return name.split(" (")[0].replace(" ", "-")
 
 
-def _command() -> str:
-    """The command as it was typed, but for where this machine keeps its X-rays and its runs."""
-    words, shown = iter(sys.argv[1:]), []
-    for word in words:
-        shown.append(word)
-        if word in ("--shenzhen", "--montgomery", "--covid", "--output", "--ship"):
-            next(words, None)
-            shown.append("DIR")
-    return " ".join(["python examples/lung_disease/segment.py", *shown])
-
-
-def _versions() -> dict[str, str]:
-    import keras
-
-    names = ("mmfusion", "keras", "numpy", "torchvision")
-    return {"backend": keras.backend.backend(), **{name: importlib.metadata.version(name) for name in names}}
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    app()

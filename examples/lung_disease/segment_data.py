@@ -11,7 +11,7 @@ Stirenko et al. 2018 (arXiv 1803.01199); COVID: Cohen et al. 2020 (arXiv 2006.11
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,10 +259,3 @@ def _exposed(pixels: Pixels, draw: np.random.Generator) -> Pixels:
     if draw.random() < 0.1:
         pixels = 1 - pixels
     return standardized(pixels) if draw.random() < 0.7 else np.clip(pixels, 0, 1).astype(np.float32)
-
-
-def batches(count: int, size: int, epoch: int, seed: int) -> Iterator[NDArray[np.int_]]:
-    """Yields the numbers of the samples of each batch of an epoch, in an order that follows seed and epoch alone."""
-    order = np.random.default_rng((seed, epoch)).permutation(count)
-    for start in range(0, count, size):
-        yield order[start : start + size]

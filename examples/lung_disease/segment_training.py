@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+# Before Keras, for the reason that mmfusion/segmentation/__init__.py gives.
+import torchvision  # noqa: F401
+
+# isort: split
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from segment_data import Augmentation, Masks, Pixels, batches
+from segment_data import Augmentation, Masks, Pixels
 
 from mmfusion import UNetSegmenter
 from mmfusion.segmentation.losses import DiceScore, segmentation_loss
@@ -55,7 +60,8 @@ class AugmentedBatches(keras.utils.PyDataset):
     """The batches of an epoch, augmented anew in each; what they hold follows seed, epoch and sample number alone."""
 
     def __init__(self, pixels: Pixels, masks: Masks, recipe: Recipe):
-        super().__init__(workers=2)
+        # Not more: Keras's workers run ahead into the next epoch before they are told of it.
+        super().__init__(workers=1)
         self.pixels, self.masks, self.recipe = pixels, masks, recipe
         self.epoch = 0
         self._augment = Augmentation(recipe.seed)
@@ -65,7 +71,8 @@ class AugmentedBatches(keras.utils.PyDataset):
 
     def __getitem__(self, number: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         epoch = self.epoch
-        indices = list(batches(len(self.pixels), self.recipe.batch_size, epoch, self.recipe.seed))[number]
+        order = np.random.default_rng((self.recipe.seed, epoch)).permutation(len(self.pixels))
+        indices = order[number * self.recipe.batch_size :][: self.recipe.batch_size]
         pairs = [self._augment(self.pixels[i], self.masks[i], epoch, int(i)) for i in indices]
         return np.stack([pixels for pixels, _ in pairs]), np.stack([mask for _, mask in pairs])
 
@@ -84,9 +91,13 @@ def train(
         recipe: how to train.
         train_pairs: X-rays and masks, as `load_pairs` gives them.
         validation_pairs: those on which Dice and loss are followed after each epoch; nothing is chosen by them.
-        folder: for the state of an unfinished training, the curves (`curves.csv`) and the weights (`model.keras`).
+        folder: for the state of an unfinished training, the curves (`curves.csv`) and the weights (`model.keras`), in a folder of
+            their own for each recipe and training set.
         verbose: 1 shows Keras's progress bar, 2 a line per epoch, 0 nothing.
     """
+    # A model that was trained otherwise, or on other X-rays, lies in another folder.
+    described = json.dumps([asdict(recipe), [hashlib.sha256(part.tobytes()).hexdigest() for part in train_pairs]])
+    folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     curves = folder / "curves.csv"
     if (folder / "model.keras").exists():
@@ -108,17 +119,27 @@ def train(
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, clipnorm=1.0)
     model.compile(optimizer, loss=segmentation_loss(recipe.loss), metrics=[DiceScore()])
+
+    def begin(epoch: int, logs: Any) -> None:
+        data.epoch = epoch
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.SpatialDropout2D):
+                # Keras does not keep how many random numbers a dropout has drawn: one a step.
+                layer.seed_generator.state.assign([recipe.seed, epoch * len(data)])
+
     validation: Any = None
     if validation_pairs is not None:
         validation = (validation_pairs[0], validation_pairs[1].astype(np.float32))
     model.fit(
         data,
         epochs=recipe.epochs,
+        # The order of the batches is the data's own; Keras would shuffle them by a state that is not kept.
+        shuffle=False,
         validation_data=validation,
         validation_batch_size=recipe.batch_size,
         verbose=verbose,
         callbacks=[
-            keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: setattr(data, "epoch", epoch)),
+            keras.callbacks.LambdaCallback(on_epoch_begin=begin),
             keras.callbacks.BackupAndRestore(folder / "unfinished"),
             keras.callbacks.CSVLogger(curves, append=True),
         ],
@@ -134,6 +155,11 @@ def _read_curves(path: Path) -> dict[str, list[float]]:
     table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
     last = {int(row["epoch"]): row for row in table}
     return {name: [float(last[epoch][name]) for epoch in sorted(last)] for name in table.dtype.names or () if name != "epoch"}
+
+
+def backend() -> str:
+    """Returns the backend that Keras runs on."""
+    return str(keras.backend.backend())
 
 
 def predicted(model: UNetSegmenter, pixels: Pixels, batch_size: int = 32) -> Pixels:

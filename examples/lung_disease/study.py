@@ -12,10 +12,7 @@ A study that was stopped goes on where it was. Everything lands in runs/lung_dis
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -29,6 +26,7 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 import datasets
 import typer
 from encoders import image_encoder, text_encoder
+from provenance import typed_command, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -37,7 +35,7 @@ from study_report import Results, answers_of, draw_confusion, draw_curves, figur
 from study_rows import Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
-DEFAULTS = {"frozen": (3e-3, None), "all": (1e-4, 5), "lora": (5e-4, 5)}
+DEFAULTS = {"frozen": (3e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
 """What trains -> learning rate and epochs (None: by the number of samples)."""
 
 PHANTOM_EPOCHS = 4
@@ -69,6 +67,8 @@ def main(
         if train not in DEFAULTS:
             raise ValueError(f"--train must be one of {list(DEFAULTS)}, got {train!r}.")
         default_rate, default_epochs = DEFAULTS[train]
+        if (preset, train) == ("small", "all"):
+            default_rate *= 2  # Small encoders bear more than BERT-base does.
         settings = Settings(
             preset=preset,
             train=train,
@@ -132,10 +132,10 @@ def run(
     written = {
         "dataset": data.name,
         "synthetic_images": data.synthetic_images,
-        "command": _command(),
+        "command": typed_command(("--images", "--output")),
         "settings": asdict(settings) | {"data_seed": data_seed},
         "cohort": data.notes,
-        "versions": _versions(),
+        "versions": versions("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy"),
         "minutes": round((time.perf_counter() - started) / 60, 2),
         "comparisons": comparisons,
         "rows": table,
@@ -173,24 +173,8 @@ def _encoder_makers(settings: Settings) -> tuple[Callable[[], Any], Callable[[],
     return image, text
 
 
-def _command() -> str:
-    """The command as it was typed, but for where this machine keeps its X-rays and its runs."""
-    words, shown = iter(sys.argv[1:]), []
-    for word in words:
-        shown.append(word)
-        if word in ("--images", "--output"):
-            next(words, None)
-            shown.append("DIR")
-    return " ".join(["python examples/lung_disease/study.py", *shown])
-
-
 def _is_published(data: StudyData, protocol: str) -> bool:
     return data.name in ("phantom", "openi") and protocol == "published"
-
-
-def _versions() -> dict[str, str]:
-    names = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
 def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> None:

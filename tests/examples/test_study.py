@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from study import _command
+from provenance import typed_command
 from study_report import Answers, choose, summarise
 from study_rows import Outcome, Part, Row, Runner, Settings, parts_of, table_rows
 from typer.testing import CliRunner
@@ -87,9 +87,10 @@ def test_the_comparison_is_paired_and_signed():
     assert table[0]["auroc_minus_single"] == 0 and table[2]["auroc_minus_single_high"] < 0
 
 
-def test_the_stored_command_keeps_folders_out(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/study.py", "--dataset", "covid", "--images", "/home/x/data", "--folds", "3"])
-    assert _command() == "python examples/lung_disease/study.py --dataset covid --images DIR --folds 3"
+def test_the_stored_command_keeps_folders_out_and_can_be_typed(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/study.py", "--images", "/home/x/data", "--rows", "text only"])
+    found = typed_command(("--images", "--output"))
+    assert found == "python examples/lung_disease/study.py --images DIR --rows 'text only'"
 
 
 def test_a_model_of_one_modality_knows_that_it_is_missing(tmp_path):
