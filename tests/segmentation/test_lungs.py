@@ -103,6 +103,13 @@ def test_masked_and_cropped(shipped):
         found.box(-1)
 
 
+@pytest.mark.parametrize("name", ["masked", "cropped"])
+def test_a_picture_in_colour_is_flagged_on_every_road(shipped, name):
+    picture = np.stack([chest(), chest() // 2, chest() // 4], axis=-1)
+    with Fixed(shipped, two_lungs()), pytest.warns(NotAChestXrayWarning, match="it is in colour"):
+        getattr(shipped, name)(picture)
+
+
 def test_without_lungs_there_is_nothing_to_cut(shipped):
     with Fixed(shipped, np.zeros((256, 256), np.float32)):
         for call in (shipped.masked, shipped.cropped):

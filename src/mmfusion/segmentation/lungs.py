@@ -23,6 +23,8 @@ from .unet import UNetSegmenter
 _COLOUR = 24.0
 """A picture whose channels differ by more than this (of 255, mean over the pixels) is in colour; film scans tint by less."""
 
+_NO_LUNGS = "the picture must show lungs, got an empty mask. Look at it; is it a chest X-ray?"
+
 
 class NotAChestXrayWarning(UserWarning):
     """A picture that does not look like a frontal chest X-ray was segmented all the same; its mask means little."""
@@ -57,7 +59,7 @@ class LungMask:
         if not margin >= 0:
             raise ValueError(f"margin must be at least 0, got {margin!r}.")
         if not self.mask.any():
-            raise ValueError("the picture must show lungs, got an empty mask. Look at it; is it a chest X-ray?")
+            raise ValueError(_NO_LUNGS)
         (top, bottom), (left, right) = ((int(where[0]), int(where[-1]) + 1) for where in _occupied(self.mask))
         high, wide = round(margin * (bottom - top)), round(margin * (right - left))
         height, width = self.mask.shape
@@ -150,10 +152,11 @@ class LungSegmenter:
             ImageError: if it cannot be read.
             ValueError: if no lung is found.
         """
-        picture = load_image(image).convert("L")
+        picture = load_image(image)
         found = self(picture)
-        found.box()
-        return Image.fromarray(np.where(found.mask, np.asarray(picture), np.uint8(0)))
+        if not found.mask.any():
+            raise ValueError(_NO_LUNGS)
+        return Image.fromarray(np.where(found.mask, np.asarray(picture.convert("L")), np.uint8(0)))
 
     def cropped(self, image: ImageSource, *, margin: float = 0.05) -> Image.Image:
         """Return the picture cut to the box around the lungs.
