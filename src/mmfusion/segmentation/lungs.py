@@ -21,7 +21,7 @@ from .plausibility import Plausibility, features, two_largest
 from .unet import UNetSegmenter
 
 _COLOUR = 24.0
-"""A picture whose channels differ by more than this (of 255, mean over the pixels) is in colour; film scans tint by less."""
+"""A picture whose channels differ by more than this (of 255, mean over the pixels) is in colour."""
 
 _NO_LUNGS = "the picture must show lungs, got an empty mask. Look at it; is it a chest X-ray?"
 
