@@ -21,6 +21,7 @@ RESULTS = HERE / "results"
 README = HERE.parents[1] / "README.md"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 NO_RESULTS = "No results are stored yet."
+_SEGMENTED = {"none": "", "mask": ", black outside the lungs", "crop": ", cut to the lungs"}
 _KEYS = ("dataset", "synthetic_images", "command", "settings", "versions", "comparisons", "rows")
 
 
@@ -88,12 +89,17 @@ def _run(result: dict[str, Any]) -> str:
         "",
         f"{settings['folds']} folds, encoders: {settings['train']}, seeds {seeds}; {versions}.",
     ]
-    for protocol in dict.fromkeys(row["protocol"] for row in result["rows"]):
-        lines += ["", f"**{result['dataset']}, text: {protocol}**", ""]
+    for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in result["rows"]):
+        rows = [row for row in result["rows"] if (row["protocol"], row["segment"]) == (protocol, way)]
+        lines += ["", f"**{result['dataset']}, text: {protocol}{_SEGMENTED[way]}**", ""]
         if result["synthetic_images"]:
             lines += ["The pictures are synthetic: rows that use them say nothing about X-rays. The texts are real.", ""]
-        lines += [_verdict(entry) + "\n" for entry in result["comparisons"] if entry["protocol"] == protocol]
-        lines += _table([row for row in result["rows"] if row["protocol"] == protocol], result["synthetic_images"])
+        if any("auroc_minus_raw" in row for row in rows):
+            lines += _against_raw(rows)
+            continue
+        verdicts = [entry for entry in result["comparisons"] if (entry["protocol"], entry["segment"]) == (protocol, way)]
+        lines += [_verdict(entry) + "\n" for entry in verdicts]
+        lines += _table(rows, result["synthetic_images"])
     return "\n".join(lines)
 
 
@@ -128,6 +134,15 @@ def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
             difference = _difference(*(row[f"auroc_minus_single{end}"] for end in ("", "_low", "_high")))
         published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
         lines.append(f"| {' | '.join([row['model'], pictures, *figures, difference, published])} |")
+    return lines
+
+
+def _against_raw(rows: Sequence[dict[str, Any]]) -> list[str]:
+    lines = ["| model | accuracy | AUROC | accuracy minus raw | AUROC minus raw |", "| --- | --- | --- | --- | --- |"]
+    for row in rows:
+        if "auroc_minus_raw" in row:
+            gains = [_difference(*(row[f"{n}_minus_raw{end}"] for end in ("", "_low", "_high"))) for n in ("accuracy", "auroc")]
+            lines.append(f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | {' | '.join(gains)} |")
     return lines
 
 

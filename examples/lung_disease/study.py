@@ -6,6 +6,7 @@ frozen and cached, offline. Other data and the published encoders:
     python examples/lung_disease/study.py --dataset openi --images DIR --preset published
     python examples/lung_disease/study.py --dataset shenzhen --images DIR
     python examples/lung_disease/study.py --dataset covid --images DIR --train all --epochs 5
+    python examples/lung_disease/study.py --dataset shenzhen --images DIR --segment none --segment mask --segment crop
 
 A study that was stopped goes on where it was. Everything lands in runs/lung_disease/<dataset>/.
 """
@@ -26,13 +27,15 @@ os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 import datasets
 import typer
 from encoders import image_encoder, text_encoder
+from manifests import choose
 from provenance import typed_command, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from segmenting import WAYS, segmented
 from study_data import StudyData, load
-from study_report import Results, answers_of, draw_confusion, draw_curves, figures, summarise, write_report
-from study_rows import Row, Runner, Settings, parts_of, table_rows
+from study_report import Results, answers_of, draw_confusion, draw_curves, figures, minus_raw, summarise, write_report
+from study_rows import Part, Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
 DEFAULTS = {"frozen": (3e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
@@ -46,6 +49,9 @@ def main(
     dataset: Annotated[str, typer.Option(help="phantom, openi, shenzhen or covid.")] = "phantom",
     images: Annotated[Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")] = None,
     preset: Annotated[str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")] = "small",
+    segment: Annotated[
+        list[str] | None, typer.Option(help="none, mask or crop: what is done to the X-rays; give several to compare them.")
+    ] = None,
     train: Annotated[str, typer.Option(help="frozen, all or lora: what of the encoders trains.")] = "frozen",
     folds: Annotated[int, typer.Option(min=2)] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: by --train.")] = None,
@@ -66,6 +72,7 @@ def main(
     try:
         if train not in DEFAULTS:
             raise ValueError(f"--train must be one of {list(DEFAULTS)}, got {train!r}.")
+        ways = [choose(way, WAYS, "--segment") for way in dict.fromkeys(segment or ["none"])]
         default_rate, default_epochs = DEFAULTS[train]
         if (preset, train) == ("small", "all"):
             default_rate *= 2  # Small encoders bear more than BERT-base does.
@@ -88,14 +95,21 @@ def main(
         folder = output / dataset
         folder.mkdir(parents=True, exist_ok=True)
         data = load(dataset, images, folder, seed=data_seed, limit=limit)
-        run(console, data, settings, folder, rows, protocol, data_seed)
+        run(console, data, settings, folder, ways, rows, protocol, data_seed)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
 def run(
-    console: Console, data: StudyData, settings: Settings, folder: Path, only_rows: str, only_protocol: str, data_seed: int
+    console: Console,
+    data: StudyData,
+    settings: Settings,
+    folder: Path,
+    ways: list[str],
+    only_rows: str,
+    only_protocol: str,
+    data_seed: int,
 ) -> None:
     """Train every row on every fold, and write what came out."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -108,7 +122,7 @@ def run(
     started = time.perf_counter()
     make = _encoder_makers(settings)
     table: list[dict[str, Any]] = []
-    comparisons = []
+    comparisons: list[dict[str, Any]] = []
     for name, samples in data.protocols.items():
         if only_protocol not in name:
             continue
@@ -118,22 +132,24 @@ def run(
             raise ValueError(
                 f"--rows must be part of a row's name, got {only_rows!r}. Rows: {[r.model for r in table_rows(False)]}"
             )
-        runner = Runner(samples, parts, settings, *make, folder / name.replace(" ", "-"))
-        results = _run_rows(console, runner, wanted, f"{data.name}, {name}")
-        answers = answers_of(samples)
-        if all(any(row.is_fused is fused for row in results) for fused in (True, False)) and not only_rows:
-            rows, comparison = summarise(name, results, parts, answers)
+        done: dict[str, Results] = {}
+        for way in ways:
+            pictures, notes = segmented(samples, way, folder / "lungs")
+            data.notes.extend(notes)
+            runner = Runner(pictures, parts, settings, *make, folder / name.replace(" ", "-"))
+            # A row without pictures is the same whatever was done to them.
+            texts = {row: outcome for row, outcome in next(iter(done.values()), {}).items() if row.modality == "text"}
+            trained = _run_rows(console, runner, [row for row in wanted if row not in texts], f"{data.name}, {name}, {way}")
+            done[way] = {row: texts.get(row) or trained[row] for row in wanted}
+        for way in ways:
+            rows, comparison = _judged(folder, name, way, done, parts, samples, data)
             table += rows
-            comparisons.append(comparison)
-            draw_curves(folder, name, results, data)
-            draw_confusion(folder, name, results, parts, answers.labels, samples.features["label"].names, data)
-        else:
-            table += [figures(name, row, outcome, answers) for row, outcome in results.items()]
+            comparisons += comparison
     written = {
         "dataset": data.name,
         "synthetic_images": data.synthetic_images,
         "command": typed_command(("--images", "--output")),
-        "settings": asdict(settings) | {"data_seed": data_seed},
+        "settings": asdict(settings) | {"data_seed": data_seed, "segment": ways},
         "cohort": data.notes,
         "versions": versions("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy"),
         "minutes": round((time.perf_counter() - started) / 60, 2),
@@ -143,6 +159,25 @@ def run(
     write_report(folder, data, written)
     _print(console, table, data)
     console.print(f"Written to {folder}/results.json, report.md and PNG in {written['minutes']} minutes.", highlight=False)
+
+
+def _judged(
+    folder: Path, protocol: str, way: str, done: dict[str, Results], parts: list[Part], samples: Any, data: StudyData
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The table's rows of one protocol and one way with the pictures, and its comparison, where all rows are there."""
+    answers, results = answers_of(samples), done[way]
+    comparisons = []
+    if len(results) == len(table_rows(False)):
+        rows, comparison = summarise(protocol, way, results, parts, answers)
+        comparisons.append(comparison)
+        draw_curves(folder, protocol, way, results, data)
+        draw_confusion(folder, protocol, way, results, parts, answers.labels, samples.features["label"].names, data)
+    else:
+        rows = [figures(protocol, way, row, outcome, answers) for row, outcome in results.items()]
+    if way != "none" and "none" in done:
+        gains = [{} if row.modality == "text" else minus_raw(found, done["none"][row], answers) for row, found in results.items()]
+        rows = [one | gain for one, gain in zip(rows, gains, strict=True)]
+    return rows, comparisons
 
 
 def _run_rows(console: Console, runner: Runner, rows: list[Row], title: str) -> Results:
@@ -178,11 +213,11 @@ def _is_published(data: StudyData, protocol: str) -> bool:
 
 
 def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> None:
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        title = f"{data.name}, {protocol}" + (" (synthetic pictures)" if data.synthetic_images else "")
+    for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in rows):
+        title = f"{data.name}, {protocol}, segment: {way}" + (" (synthetic pictures)" if data.synthetic_images else "")
         table = Table("model", "accuracy", "AUROC", "minus best single", "published", title=title)
         for row in rows:
-            if row["protocol"] == protocol:
+            if (row["protocol"], row["segment"]) == (protocol, way):
                 difference = ""
                 if "auroc_minus_single" in row:
                     low, high = row["auroc_minus_single_low"], row["auroc_minus_single_high"]

@@ -21,6 +21,8 @@ from mmfusion import accuracy, auroc, bootstrap_interval, mcnemar, paired_bootst
 
 Results = dict[Row, Outcome]
 
+_PICTURES = {"none": "raw", "mask": "lungs alone (black outside)", "crop": "cut to the lungs"}
+
 
 def choose(results: Results, rows: Sequence[Row], parts: Sequence[Part]) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Returns the logits of a model that is chosen, in every fold, among `rows` by its validation AUROC, and the choices."""
@@ -54,10 +56,11 @@ def answers_of(samples: Any) -> Answers:
     return Answers(np.asarray(samples["label"]), list(samples["group"]), present)
 
 
-def figures(protocol: str, row: Row, outcome: Outcome, answers: Answers) -> dict[str, Any]:
+def figures(protocol: str, way: str, row: Row, outcome: Outcome, answers: Answers) -> dict[str, Any]:
     """Returns a row of the table: what the model is and how often it is right, with 95 % intervals by patient.
 
-    A model of one modality cannot read a sample that lacks it; `accuracy_where_present` leaves those out.
+    `way` is what was done to the pictures, as in `segmenting.WAYS`. A model of one modality cannot read a sample that lacks it;
+    `accuracy_where_present` leaves those out.
     """
     described: dict[str, Any] = {
         "protocol": protocol,
@@ -65,7 +68,7 @@ def figures(protocol: str, row: Row, outcome: Outcome, answers: Answers) -> dict
         "modality": row.modality,
         "mapper": row.mapper,
         "fusion": row.fusion,
-        "segmented": False,
+        "segment": way,
     }
     for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
         interval = bootstrap_interval(metric, outcome.logits, answers.labels, groups=answers.groups)
@@ -81,8 +84,22 @@ def figures(protocol: str, row: Row, outcome: Outcome, answers: Answers) -> dict
     }
 
 
+def minus_raw(outcome: Outcome, raw: Outcome, answers: Answers) -> dict[str, Any]:
+    """Returns what a row on segmented pictures gains over the same row on raw ones: paired, on the same samples and folds."""
+    found: dict[str, Any] = {}
+    for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
+        difference = paired_bootstrap(metric, outcome.logits, raw.logits, answers.labels, groups=answers.groups)
+        found |= {
+            f"{name}_minus_raw": difference.difference,
+            f"{name}_minus_raw_low": difference.low,
+            f"{name}_minus_raw_high": difference.high,
+            f"{name}_minus_raw_p": difference.p_value,
+        }
+    return found | {"mcnemar_minus_raw_p": mcnemar(outcome.logits, raw.logits, answers.labels).p_value}
+
+
 def summarise(
-    protocol: str, results: Results, parts: Sequence[Part], answers: Answers
+    protocol: str, way: str, results: Results, parts: Sequence[Part], answers: Answers
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the table's rows of one protocol, and the comparison of the chosen fused with the chosen single modality."""
     labels, groups = answers.labels, answers.groups
@@ -92,7 +109,7 @@ def summarise(
     for row, outcome in results.items():
         difference = paired_bootstrap(auroc, outcome.logits, single, labels, groups=groups)
         rows.append(
-            figures(protocol, row, outcome, answers)
+            figures(protocol, way, row, outcome, answers)
             | {
                 "auroc_minus_single": difference.difference,
                 "auroc_minus_single_low": difference.low,
@@ -110,6 +127,7 @@ def summarise(
     }
     comparison = {
         "protocol": protocol,
+        "segment": way,
         "fused_chosen": fused_names,
         "single_chosen": single_names,
         "fused_accuracy": accuracy(fused, labels),
@@ -140,10 +158,14 @@ def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None
     lines += [f"- {note.strip()}" for note in data.notes]
     lines += ["", f"Command: `{results['command']}`; {results['settings']['folds']} folds, 95 % intervals by patient.", ""]
     for comparison in results["comparisons"]:
-        protocol = comparison["protocol"]
-        lines += [f"## Protocol: {protocol}", "", _verdict(comparison), ""]
-        lines += _table([row for row in results["rows"] if row["protocol"] == protocol], data.synthetic_images)
-        lines += ["", f"![learning curves]({_file('curves', protocol)})", f"![confusion]({_file('confusion', protocol)})", ""]
+        protocol, way = comparison["protocol"], comparison["segment"]
+        rows = [row for row in results["rows"] if (row["protocol"], row["segment"]) == (protocol, way)]
+        lines += [f"## Protocol: {protocol}; pictures: {_PICTURES[way]}", "", _verdict(comparison), ""]
+        lines += _table(rows, data.synthetic_images)
+        if any("auroc_minus_raw" in row for row in rows):
+            lines += ["", f"{_PICTURES[way].capitalize()} against raw, the same samples and folds:", "", *_against_raw(rows)]
+        plots = (f"![{kind}]({_file(kind, protocol, way)})" for kind in ("curves", "confusion"))
+        lines += ["", *plots, ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
 
 
@@ -164,6 +186,18 @@ def _verdict(comparison: dict[str, Any]) -> str:
     )
 
 
+def _against_raw(rows: list[dict[str, Any]]) -> list[str]:
+    lines = ["| model | accuracy minus raw | AUROC minus raw | McNemar p |", "| --- | --- | --- | --- |"]
+    for row in rows:
+        if row["modality"] != "text":
+            gains = [
+                f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
+                for name in ("accuracy_minus_raw", "auroc_minus_raw")
+            ]
+            lines.append(f"| {row['model']} | {' | '.join(gains)} | {row['mcnemar_minus_raw_p']:.3f} |")
+    return lines
+
+
 def _table(rows: list[dict[str, Any]], synthetic: bool) -> list[str]:
     lines = [
         "| model | images | accuracy | AUROC | AUROC minus best single | s / epoch | parameters trained | published accuracy |",
@@ -182,7 +216,7 @@ def _table(rows: list[dict[str, Any]], synthetic: bool) -> list[str]:
     return lines
 
 
-def draw_curves(folder: Path, protocol: str, results: Results, data: StudyData) -> None:
+def draw_curves(folder: Path, protocol: str, way: str, results: Results, data: StudyData) -> None:
     """Draws validation loss and AUROC by epoch, the mean over folds, one line per row."""
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     for row, outcome in results.items():
@@ -196,14 +230,15 @@ def draw_curves(folder: Path, protocol: str, results: Results, data: StudyData) 
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.suptitle(f"{data.name}, {protocol}: mean over folds{_warning(data)}")
-    figure.savefig(folder / _file("curves", protocol), dpi=110)
+    figure.suptitle(f"{data.name}, {protocol}, pictures {_PICTURES[way]}: mean over folds{_warning(data)}")
+    figure.savefig(folder / _file("curves", protocol, way), dpi=110)
     plt.close(figure)
 
 
 def draw_confusion(
     folder: Path,
     protocol: str,
+    way: str,
     results: Results,
     parts: Sequence[Part],
     labels: np.ndarray[Any, Any],
@@ -222,13 +257,13 @@ def draw_confusion(
             labels, logits.argmax(1), display_labels=names, ax=axis, colorbar=False, cmap="Blues"
         )
         axis.set_title(f"{title} (chosen on validation data)", fontsize=10)
-    figure.suptitle(f"{data.name}, {protocol}{_warning(data)}")
-    figure.savefig(folder / _file("confusion", protocol), dpi=110)
+    figure.suptitle(f"{data.name}, {protocol}, pictures {_PICTURES[way]}{_warning(data)}")
+    figure.savefig(folder / _file("confusion", protocol, way), dpi=110)
     plt.close(figure)
 
 
-def _file(kind: str, protocol: str) -> str:
-    return f"{kind}-{protocol.replace(' ', '-')}.png"
+def _file(kind: str, protocol: str, way: str) -> str:
+    return f"{kind}-{protocol.replace(' ', '-')}{'' if way == 'none' else f'-{way}'}.png"
 
 
 def _warning(data: StudyData) -> str:

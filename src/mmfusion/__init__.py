@@ -52,6 +52,10 @@ _HOME = {
     "mcnemar": "intervals",
     "evaluate_predictions": "intervals",
     "Interval": "intervals",
+    "ImageAttention": "explain",
+    "image_attention": "explain",
+    "attention_rollout": "explain",
+    "record_attention": "explain",
     "UNetSegmenter": "segmentation.unet",
     "LungSegmenter": "segmentation.lungs",
     "LungMask": "segmentation.lungs",
@@ -71,6 +75,10 @@ if TYPE_CHECKING:
     from .data import FusionCollator as FusionCollator
     from .encoders import ImageEncoder as ImageEncoder
     from .encoders import TextEncoder as TextEncoder
+    from .explain import ImageAttention as ImageAttention
+    from .explain import attention_rollout as attention_rollout
+    from .explain import image_attention as image_attention
+    from .explain import record_attention as record_attention
     from .fusion import MMTM as MMTM
     from .fusion import Concat as Concat
     from .fusion import CrossAttention as CrossAttention

@@ -121,7 +121,8 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
     # The order of the samples follows the seed alone, not what drew random numbers before, on however many processes.
     defaults["data_seed"] = options.get("seed", 42)
     # What is not written cannot be loaded again: `fit` keeps the best epoch in memory then.
-    defaults["load_best_model_at_end"] = options.get("save_strategy") != "no" and options.get("eval_strategy") != "no"
+    defaults["load_best_model_at_end"] = "no" not in (options.get("save_strategy"), options.get("eval_strategy"))
+    defaults["load_best_model_at_end"] &= options.get("metric_for_best_model", "loss") is not None
     merged = defaults | options
     if "metric_for_best_model" in options and "greater_is_better" not in options:
         merged["greater_is_better"] = not str(options["metric_for_best_model"]).endswith("loss")
@@ -144,7 +145,8 @@ def fit(
 
     A run that was stopped, however rudely, goes on from its last complete checkpoint when it is called again with the same
     arguments, and ends at the same weights as one that was not stopped. The model ends with the weights of the best epoch; with
-    `save_strategy="no"` these are kept in memory, and nothing is written.
+    `save_strategy="no"` these are kept in memory, and nothing is written. With `metric_for_best_model=None` no epoch is chosen:
+    the validation data are only watched, and the last weights stay.
 
     Args:
         model: the classifier, with freshly drawn or pretrained weights.
@@ -158,7 +160,7 @@ def fit(
         callbacks: more of the Trainer's callbacks.
 
     Raises:
-        ValueError: when `augment` and `cache` are both given, or `patience` is without validation.
+        ValueError: when `augment` and `cache` are both given, or `patience` is without validation or without a metric.
     """
     folder = str(arguments.output_dir)
     if augment is not None and (cache is not None or isinstance(train, CachedDataset)):
@@ -170,11 +172,14 @@ def fit(
     writes = arguments.save_strategy != "no"
     if validation is None:
         arguments.eval_strategy = IntervalStrategy.NO
-    arguments.load_best_model_at_end = writes and validation is not None
+    chooses = arguments.metric_for_best_model is not None
+    if patience is not None and not chooses:
+        raise ValueError("patience must be None where metric_for_best_model is None: there is no best epoch to wait for.")
+    arguments.load_best_model_at_end = writes and chooses and validation is not None
     rows, collate = _rows_and_collator(model, processor, train, arguments, cache, augment)
     held_out = None if validation is None else _rows_and_collator(model, processor, validation, arguments, cache)[0]
     clock, best = _Clock(), _BestInMemory(arguments)
-    extra: list[TrainerCallback] = [clock] if writes or validation is None else [clock, best]
+    extra: list[TrainerCallback] = [clock] if writes or not chooses or validation is None else [clock, best]
     if patience is not None:
         extra.append(EarlyStoppingCallback(early_stopping_patience=patience))
     if augment is not None:
@@ -330,7 +335,7 @@ class _BestInMemory(TrainerCallback):
     """Keeps what trained, as it was at the best validation, where no checkpoints are written."""
 
     def __init__(self, arguments: TrainingArguments) -> None:
-        name = arguments.metric_for_best_model or "loss"
+        name = str(arguments.metric_for_best_model)
         self._metric = name if name.startswith("eval_") else f"eval_{name}"
         self._sign = 1 if arguments.greater_is_better else -1
         self._weights: dict[str, torch.Tensor] = {}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 
 def row(**changes):
-    known = {"protocol": "notes", "model": "text only", "modality": "text", "mapper": None, "fusion": None, "segmented": False}
+    known = {"protocol": "notes", "model": "text only", "modality": "text", "mapper": None, "fusion": None, "segment": "none"}
     known |= {"accuracy": 0.71, "accuracy_low": 0.62, "accuracy_high": 0.81, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9}
     return known | {"seconds_per_epoch": 1.0, "parameters_trained": 5, "published_accuracy": None} | changes
 
@@ -21,7 +21,14 @@ def result(**changes):
 
 
 def comparison(**changes):
-    known = {"protocol": "notes", "fused_auroc": 0.75, "single_auroc": 0.8, "difference": -0.05, "difference_low": -0.09}
+    known = {
+        "protocol": "notes",
+        "segment": "none",
+        "fused_auroc": 0.75,
+        "single_auroc": 0.8,
+        "difference": -0.05,
+        "difference_low": -0.09,
+    }
     known |= {"difference_high": -0.01, "fused_significantly_better": False, "fused_significantly_worse": True}
     return known | changes
 

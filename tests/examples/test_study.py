@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from mmfusion.splits import normalise_text
 
 COLUMNS = {
-    "protocol", "model", "modality", "mapper", "fusion", "segmented", "accuracy", "accuracy_low", "accuracy_high", "auroc",
+    "protocol", "model", "modality", "mapper", "fusion", "segment", "accuracy", "accuracy_low", "accuracy_high", "auroc",
     "seconds_per_epoch", "published_accuracy", "auroc_minus_single", "auroc_minus_single_low", "auroc_minus_single_high",
     "parameters_trained",
 }  # fmt: skip
@@ -77,7 +77,7 @@ def test_the_comparison_is_paired_and_signed():
         Row("f", "image+text"): outcome(0.5),
     }
     present = {"image": np.arange(300) > 50, "text": np.ones(300, dtype=bool)}
-    table, comparison = summarise("p", results, parts, Answers(labels, [str(i) for i in range(300)], present))
+    table, comparison = summarise("p", "none", results, parts, Answers(labels, [str(i) for i in range(300)], present))
     assert comparison["single_chosen"] == ["image only"] * 3
     assert comparison["fused_significantly_worse"] and not comparison["fused_significantly_better"]
     assert comparison["difference"] == pytest.approx(comparison["fused_auroc"] - comparison["single_auroc"])
