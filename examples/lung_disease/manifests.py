@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -105,6 +107,25 @@ def choose(value: str, allowed: Sequence[str], name: str) -> str:
     near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
     raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}. {hint}")
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Returns what the JSON file holds; where there is none, what `make` returns, and keeps it there.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "folds" / "0.json"
+        >>> kept(path, lambda: {"a": 1}), kept(path, lambda: {"a": 2})
+        ({'a': 1}, {'a': 1})
+    """
+    if not path.exists():
+        made = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        partial.write_text(json.dumps(made), encoding="utf-8")
+        partial.replace(path)
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:

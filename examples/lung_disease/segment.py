@@ -49,8 +49,14 @@ def main(
     folds: Annotated[int, typer.Option(min=0, help="0 leaves cross-validation out.")] = 5,
     epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
     loss: Annotated[str, typer.Option(help="dice, bce_dice or focal.")] = Recipe.loss,
+    augmentation: Annotated[
+        float, typer.Option(help="0 to 1: less for X-rays like those of the training.")
+    ] = Recipe.augmentation,
+    negatives: Annotated[float, typer.Option(help="Share of training samples that are no X-rays.")] = Recipe.negatives,
     width: Annotated[int, typer.Option(min=1)] = Recipe.width,
     patch_size: Annotated[int, typer.Option(min=1)] = Recipe.patch_size,
+    batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
+    learning_rate: Annotated[float, typer.Option()] = Recipe.learning_rate,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = Recipe.bf16,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease/segment"),
@@ -59,7 +65,18 @@ def main(
 ) -> None:
     """Train, cross-validate and draw."""
     console = Console()
-    recipe = Recipe(epochs=epochs, loss=loss, width=width, patch_size=patch_size, seed=seed, bf16=bf16)
+    recipe = Recipe(
+        epochs=epochs,
+        loss=loss,
+        augmentation=augmentation,
+        negatives=negatives,
+        width=width,
+        patch_size=patch_size,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        bf16=bf16,
+    )
     try:
         home = read_shenzhen(shenzhen)[:limit]
         second = read_montgomery(montgomery) if montgomery else read_covid(covid) if covid else []
@@ -105,7 +122,8 @@ def run(
         draw_worst(output / f"{_folder(name)}-worst.png", name, samples, pairs, maps[name], scores)
     if len(maps) == 2:
         draw_examples(output / "masks.png", home, home_pairs, {name: found[: len(home)] for name, found in maps.items()})
-    model, _ = train(recipe, home_pairs, None, output / "all-of-shenzhen")
+    if second or ship_to is not None:
+        model, _ = train(recipe, home_pairs, None, output / "all-of-shenzhen")
     if second:
         away = predicted(model, second_pairs[0])
         scores = dice_of(away, second_pairs[1])

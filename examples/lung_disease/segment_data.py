@@ -29,9 +29,6 @@ from torchvision.transforms.v2 import functional
 from mmfusion import load_image
 from mmfusion.segmentation.pixels import standardized
 
-ONE_IN = 12
-"""One training sample in so many is no X-ray."""
-
 Pixels = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 
@@ -155,25 +152,28 @@ class Augmentation:
 
     Args:
         seed: with the epoch and the sample's number it decides what happens to a sample, on whatever worker.
+        strength: how wide the changes range, within [0, 1]; 1 is for other hospitals, less where the X-rays to come are like
+            those of the training. Mirroring stays.
+        negatives: the share of samples that become something that is no X-ray, with an empty mask, within [0, 1]: the answer to a
+            photograph shall be "no lungs".
     """
 
-    def __init__(self, seed: int = 0):
-        self.seed = seed
+    def __init__(self, seed: int = 0, strength: float = 1.0, negatives: float = 0.0):
+        for name, share in (("augmentation", strength), ("negatives", negatives)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be within [0, 1], got {share!r}.")
+        self.seed, self.strength, self.negatives = seed, strength, negatives
 
     def __call__(self, pixels: Pixels, mask: Masks, epoch: int, index: int) -> tuple[Pixels, NDArray[np.float32]]:
-        """Returns the sample as it looks in this epoch, float32 [H, W, 1] both.
-
-        One sample in `ONE_IN` becomes something that is no X-ray, with an empty mask: the answer to a photograph shall be "no
-        lungs".
-        """
+        """Returns the sample as it looks in this epoch, float32 [H, W, 1] both."""
         draw = np.random.default_rng((self.seed, epoch, index))
-        if draw.random() < 1 / ONE_IN:
+        if draw.random() < self.negatives:
             return standardized(no_xray(pixels[..., 0], draw))[..., None], np.zeros(mask.shape, np.float32)
         both = torch.from_numpy(np.stack([pixels[..., 0], mask[..., 0]]).astype(np.float32))
         if draw.random() < 0.5:
             both = functional.horizontal_flip(both)
-        image, target = _placed(_rescaled(both, draw), draw).numpy()
-        return _exposed(image, draw)[..., None], (target > 0.5).astype(np.float32)[..., None]
+        image, target = _placed(_rescaled(both, draw, self.strength), draw, self.strength).numpy()
+        return _exposed(image, draw, self.strength)[..., None], (target > 0.5).astype(np.float32)[..., None]
 
 
 def no_xray(pixels: Pixels, draw: np.random.Generator) -> Pixels:
@@ -204,11 +204,11 @@ def _stretched(picture: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _rescaled(both: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:
+def _rescaled(both: torch.Tensor, draw: np.random.Generator, strength: float) -> torch.Tensor:
     """X-ray and mask seen through a larger or smaller aperture, of another aspect: cropped, or with a black border around."""
     height, width = both.shape[-2:]
-    scale = math.exp(draw.uniform(math.log(0.72), math.log(1.4)))
-    aspect = math.exp(draw.uniform(-0.15, 0.15))
+    scale = math.exp(strength * draw.uniform(math.log(0.72), math.log(1.4)))
+    aspect = math.exp(strength * draw.uniform(-0.15, 0.15))
     rows, columns = round(height / scale * aspect), round(width / scale / aspect)
     top, left = (
         round(draw.uniform(min(0, have - want), max(0, have - want))) for have, want in ((height, rows), (width, columns))
@@ -217,45 +217,45 @@ def _rescaled(both: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:
     return seen
 
 
-def _placed(both: torch.Tensor, draw: np.random.Generator) -> torch.Tensor:
+def _placed(both: torch.Tensor, draw: np.random.Generator, strength: float) -> torch.Tensor:
     """X-ray and mask of a patient who stands askew."""
     height, width = both.shape[-2:]
     seen: torch.Tensor = functional.affine(
         both,
-        angle=float(np.clip(draw.normal(0, 6), -20, 20)),
-        translate=[round(draw.uniform(-0.08, 0.08) * side) for side in (width, height)],
+        angle=strength * float(np.clip(draw.normal(0, 6), -20, 20)),
+        translate=[round(strength * draw.uniform(-0.08, 0.08) * side) for side in (width, height)],
         scale=1.0,
-        shear=[float(shear) for shear in draw.uniform(-4, 4, 2)],
+        shear=[strength * float(shear) for shear in draw.uniform(-4, 4, 2)],
         interpolation=functional.InterpolationMode.BILINEAR,
     )
     return seen
 
 
-def _exposed(pixels: Pixels, draw: np.random.Generator) -> Pixels:
+def _exposed(pixels: Pixels, draw: np.random.Generator, strength: float) -> Pixels:
     """The X-ray with another exposure, contrast, sharpness and noise; values stay within [0, 1]."""
-    pixels = np.clip(pixels, 0, 1) ** math.exp(draw.uniform(-0.7, 0.7))
-    if draw.random() < 0.2:
+    pixels = np.clip(pixels, 0, 1) ** math.exp(strength * draw.uniform(-0.7, 0.7))
+    if draw.random() < 0.2 * strength:
         # Local contrast, as some detectors' software raises it.
         levels = torch.from_numpy((pixels * 255).astype(np.uint8))[None]
         share = draw.uniform(0.3, 1)
         pixels = (1 - share) * pixels + share * functional.equalize(levels)[0].numpy() / 255
-    contrast, brightness = draw.uniform(0.6, 1.4), draw.uniform(-0.15, 0.15)
+    contrast, brightness = 1 + strength * draw.uniform(-0.4, 0.4), strength * draw.uniform(-0.15, 0.15)
     pixels = (pixels - pixels.mean()) * contrast + pixels.mean() + brightness
-    if draw.random() < 0.3:
+    if draw.random() < 0.3 * strength:
         height, width = pixels.shape
         ramp = np.linspace(-1, 1, height)[:, None] * draw.normal() + np.linspace(-1, 1, width)[None] * draw.normal()
         pixels = pixels + np.float32(0.15) * ramp.astype(np.float32)
-    if draw.random() < 0.3:
+    if draw.random() < 0.3 * strength:
         sigma = draw.uniform(0.4, 1.5)
         pixels = functional.gaussian_blur(torch.from_numpy(pixels)[None].float(), [7, 7], [sigma, sigma])[0].numpy()
-    if draw.random() < 0.5:
+    if draw.random() < 0.5 * strength:
         pixels = pixels + draw.normal(0, draw.uniform(0.005, 0.06), pixels.shape).astype(np.float32)
-    if draw.random() < 0.3:
+    if draw.random() < 0.3 * strength:
         # Cables, markers, pacemakers, a label: a patch of one brightness hides what is behind it.
         for _ in range(int(draw.integers(1, 4))):
             height, width = (int(draw.integers(4, 40)) for _ in range(2))
             top, left = int(draw.integers(0, pixels.shape[0] - height)), int(draw.integers(0, pixels.shape[1] - width))
             pixels[top : top + height, left : left + width] = draw.random()
-    if draw.random() < 0.1:
+    if draw.random() < 0.1 * strength:
         pixels = 1 - pixels
     return standardized(pixels) if draw.random() < 0.7 else np.clip(pixels, 0, 1).astype(np.float32)

@@ -19,6 +19,7 @@ from segment_data import Augmentation, Masks, Pixels
 
 from mmfusion import UNetSegmenter
 from mmfusion.segmentation.losses import DiceScore, segmentation_loss
+from mmfusion.segmentation.lungs import answered
 from mmfusion.segmentation.plausibility import Plausibility, features
 from mmfusion.segmentation.weights_file import save_half
 
@@ -34,6 +35,8 @@ class Recipe:
         max_width: the most channels of a level.
         dropout: on the deepest level.
         loss: "dice", "bce_dice" or "focal".
+        augmentation: how far the training X-rays are changed, within [0, 1]; 1 is for X-rays of other hospitals.
+        negatives: the share of training samples that are replaced by what is no X-ray.
         epochs: passes over the training X-rays.
         batch_size: X-rays per step.
         learning_rate: the highest; it warms up for a twentieth of the steps, then falls along a cosine to 0.
@@ -48,6 +51,8 @@ class Recipe:
     max_width: int | None = 256
     dropout: float = 0.1
     loss: str = "bce_dice"
+    augmentation: float = 1.0
+    negatives: float = 1 / 12
     epochs: int = 40
     batch_size: int = 16
     learning_rate: float = 2e-3
@@ -64,7 +69,7 @@ class AugmentedBatches(keras.utils.PyDataset):
         super().__init__(workers=1)
         self.pixels, self.masks, self.recipe = pixels, masks, recipe
         self.epoch = 0
-        self._augment = Augmentation(recipe.seed)
+        self._augment = Augmentation(recipe.seed, recipe.augmentation, recipe.negatives)
 
     def __len__(self) -> int:
         return -(-len(self.pixels) // self.recipe.batch_size)
@@ -163,9 +168,8 @@ def backend() -> str:
 
 
 def predicted(model: UNetSegmenter, pixels: Pixels, batch_size: int = 32) -> Pixels:
-    """Returns the probability of lung, float32 [B, H, W]."""
-    parts = [model.predict_on_batch(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
-    return np.concatenate(parts)[..., 0].astype(np.float32)
+    """Returns the probability of lung as `LungSegmenter` finds it, float32 [B, H, W]."""
+    return np.concatenate([answered(model, pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)])
 
 
 def ship(model: UNetSegmenter, recipe: Recipe, pixels: Pixels, folder: Path, *, views: int = 8, share: float = 0.995) -> None:
@@ -183,9 +187,8 @@ def ship(model: UNetSegmenter, recipe: Recipe, pixels: Pixels, folder: Path, *, 
     shapes = []
     whole = np.ones((*pixels.shape[1:3], 1), bool)
     for view in range(views):
-        seen = [augment(image, whole, view, number) for number, image in enumerate(pixels)]
-        real = np.stack([image for image, inside in seen if inside.any()])
-        shapes += [shape for found in predicted(model, real) if (shape := features(found)) is not None]
+        seen = np.stack([augment(image, whole, view, number)[0] for number, image in enumerate(pixels)])
+        shapes += [shape for found in predicted(model, seen) if (shape := features(found)) is not None]
     folder.mkdir(parents=True, exist_ok=True)
     full = UNetSegmenter.from_config(model.get_config() | {"dtype": "float32", "name": "lungs"})
     full.set_weights(model.get_weights())

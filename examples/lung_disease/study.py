@@ -23,6 +23,8 @@ from typing import Annotated, Any
 # Before transformers is imported: the small preset needs no hub, and its loading bars would hide the study's own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+# Keras, which segments, may load tensorflow, whose log would drown the study's own.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import datasets
 import typer

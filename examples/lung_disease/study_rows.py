@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from manifests import kept
 from scipy.stats import chisquare
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -192,15 +194,7 @@ class Runner:
         for seed in self.settings.seeds:
             for number, part in enumerate(self.parts):
                 name = f"{row.model}-{row.mapper}-{number}-{seed}".replace(" ", "_").replace(":", "")
-                path = self.folder / "folds" / f"{name}-{self._key}.json"
-                if path.exists():
-                    done = json.loads(path.read_text(encoding="utf-8"))
-                else:
-                    done = self._fold(row, part, seed)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    partial = path.with_suffix(".part")
-                    partial.write_text(json.dumps(done), encoding="utf-8")
-                    partial.replace(path)
+                done = kept(self.folder / "folds" / f"{name}-{self._key}.json", partial(self._fold, row, part, seed))
                 outcomes.append((part, done))
                 advance()
         return self._joined(outcomes)

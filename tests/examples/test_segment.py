@@ -84,6 +84,32 @@ def test_augmentation_follows_seed_epoch_and_number_alone():
         assert not np.array_equal(Augmentation(seed)(pixels, mask, epoch, index)[0], first[0])
 
 
+def test_strength_says_how_far_an_x_ray_is_changed():
+    picture, masks = lungs()
+    pixels, mask = (picture / 255).astype(np.float32)[..., None], (masks[0] | masks[1])[..., None]
+
+    def moved(strength):
+        seen = [Augmentation(0, strength)(pixels, mask, 0, index)[1] for index in range(100)]
+        return np.mean([min((one != mask).mean(), (one[:, ::-1] != mask).mean()) for one in seen])
+
+    assert moved(0) == 0 < moved(0.3) < 0.6 * moved(1)
+    with pytest.raises(ValueError, match=r"augmentation must be within \[0, 1\], got 2"):
+        Augmentation(0, 2)
+
+
+def test_negatives_are_no_x_rays_and_have_empty_masks():
+    picture, masks = lungs()
+    pixels, mask = (picture / 255).astype(np.float32)[..., None], (masks[0] | masks[1])[..., None]
+    for share, count in ((0.0, 0), (1.0, 40)):
+        seen = [Augmentation(0, 0.0, share)(pixels, mask, 0, index) for index in range(40)]
+        assert sum(not empty.any() for _, empty in seen) == count
+    # Noise, tiles and shapes: none of them is the X-ray or its mirror image.
+    for made, _ in seen:
+        assert all(np.abs(np.corrcoef(made.ravel(), other.ravel())[0, 1]) < 0.9 for other in (pixels, pixels[:, ::-1]))
+    with pytest.raises(ValueError, match=r"negatives must be within \[0, 1\], got -1"):
+        Augmentation(0, 1.0, -1)
+
+
 def test_the_mask_goes_where_the_x_ray_goes():
     mask = np.zeros((64, 64, 1), bool)
     mask[20:44, 12:26] = mask[20:50, 40:56] = True

@@ -117,6 +117,12 @@ def test_without_lungs_there_is_nothing_to_cut(shipped):
                 quiet(call, chest())
 
 
+def test_a_mirrored_picture_has_the_mirrored_mask(shipped):
+    pictures = [Image.fromarray(chest(200, 300)), Image.fromarray(chest(200, 300)[:, ::-1])]
+    straight, mirrored = shipped.probabilities(pictures)
+    np.testing.assert_allclose(mirrored, straight[:, ::-1], atol=1e-6)
+
+
 def test_many_come_in_order_whatever_the_batches(shipped):
     pictures = [chest(), chest()[:, ::-1].copy(), chest(300, 200)]
     alone = [quiet(shipped, picture) for picture in pictures]

@@ -70,8 +70,8 @@ class LungSegmenter:
     """Finds the lungs in frontal chest X-rays; weights come with the package.
 
     The picture is read by `load_image` (any depth, DICOM with its photometric interpretation), stretched to the network's square,
-    and its contrast normalised; the probabilities are stretched back, and the two largest parts kept. `weights/MODEL_CARD.md`
-    says what the weights were trained on and how well they do.
+    and its contrast normalised. What the network says of it and of its mirror image is averaged and stretched back, and the two
+    largest parts are kept. `weights/MODEL_CARD.md` says what the weights were trained on and how well they do.
 
     Args:
         model: a segmenter of one class and one channel of your own; None takes the weights of the package.
@@ -140,7 +140,7 @@ class LungSegmenter:
     def probabilities(self, pictures: list[Image.Image]) -> NDArray[np.float32]:
         """Return the probability of lung at each position of the network's square, [B, size, size]; not yet cleaned."""
         squares = [_square(picture, self.size) for picture in pictures]
-        return _answered(self.model, np.stack(squares)[..., None])[..., 0]
+        return answered(self.model, np.stack(squares)[..., None])
 
     def masked(self, image: ImageSource) -> Image.Image:
         """Return the picture in grey, black outside the lungs.
@@ -202,6 +202,12 @@ class LungSegmenter:
 def _square(picture: Image.Image, size: int) -> NDArray[np.float32]:
     """The picture as the network sees it [size, size]."""
     return standardized(np.asarray(picture.convert("L").resize((size, size), Image.Resampling.BOX)))
+
+
+def answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the probability of lung, the mean over each picture as it is and in a mirror: [B, H, W, 1] -> [B, H, W]."""
+    straight, mirrored = (_answered(model, both)[..., 0] for both in (inputs, np.ascontiguousarray(inputs[:, :, ::-1])))
+    return (straight + mirrored[:, :, ::-1]) / 2
 
 
 def _answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,0 +1,153 @@
+"""What `architectures.py` writes: report.md, accuracy by epoch as a plot, and where the ViTs look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from PIL import Image
+
+from mmfusion import FusionProcessor, ImageAttention, ImageEncoder, image_attention, load_image
+
+NAMES = {"none": "raw", "mask": "segmented", "crop": "cut to the lungs"}
+_EXAMPLES = 4
+
+
+def write_table(folder: Path, results: dict[str, Any]) -> None:
+    """Writes report.md: the accuracies by epoch with the published ones below them, and what segmenting changed."""
+    lines = [f"# Architectures on raw and segmented X-rays: {results['dataset']}", "", f"Command: `{results['command']}`", ""]
+    lines += [f"- {note.strip()}" for note in results["cohort"]]
+    lines += ["", *accuracy_table(results), "", "## What segmenting changed", "", *change_table(results), ""]
+    lines += ["![accuracy by epoch](accuracies.png)", ""]
+    (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def accuracy_table(results: dict[str, Any]) -> list[str]:
+    """Returns the lines of a Markdown table like the published one: accuracy on the held-out folds after each epoch."""
+    epochs = range(1, results["settings"]["epochs"] + 1)
+    lines = [
+        f"| architecture | weights | X-rays | {' | '.join(map(str, epochs))} |",
+        f"| --- | --- | --- |{' --- |' * len(epochs)}",
+    ]
+    for row in results["rows"]:
+        accuracies = [f"{value:.4f}" for value in row["accuracy_by_epoch"]]
+        lines.append(f"| {row['model']} | {row['weights']} | {NAMES[row['segment']]} | {' | '.join(accuracies)} |")
+        if row["published_accuracy_by_epoch"] is not None and row["segment"] != "crop":
+            # The published table has five epochs, whatever this one has.
+            published = [f"{value:.4f}" for value in row["published_accuracy_by_epoch"]][: len(epochs)]
+            published += [""] * (len(epochs) - len(published))
+            lines.append(f"| | | {NAMES[row['segment']]}, published | {' | '.join(published)} |")
+    return lines
+
+
+def change_table(results: dict[str, Any]) -> list[str]:
+    """Returns the lines of a Markdown table: the last epoch's accuracy and AUROC, segmented minus raw, paired."""
+    lines = [
+        "| architecture | weights | X-rays | accuracy | AUROC | accuracy minus raw | AUROC minus raw | McNemar p (Holm) "
+        "| published change of best epochs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in results["rows"]:
+        figures = [f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("accuracy", "auroc")]
+        changes = ["", "", "", ""]
+        if row["segment"] != "none":
+            changes = [
+                f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
+                for name in ("accuracy_minus_raw", "auroc_minus_raw")
+            ]
+            changes.append(f"{row['mcnemar_p']:.3f} ({row['mcnemar_p_holm']:.3f})")
+            points = row["published_change_points"]
+            changes.append("" if points is None or row["segment"] == "crop" else f"{points:+.1f} points")
+        lines.append(f"| {' | '.join([row['model'], row['weights'], NAMES[row['segment']], *figures, *changes])} |")
+    return lines
+
+
+def draw_accuracies(folder: Path, results: dict[str, Any]) -> None:
+    """Draws accuracy by epoch, a panel per architecture: thin lines are folds, dotted ones the published figures."""
+    names = list(dict.fromkeys(row["model"] for row in results["rows"]))
+    columns = min(4, len(names))
+    lines = -(-len(names) // columns)
+    figure, grid = plt.subplots(
+        lines, columns, figsize=(3.2 * columns, 2.8 * lines), layout="constrained", sharey=True, squeeze=False
+    )
+    colours = {"none": "tab:grey", "mask": "tab:blue", "crop": "tab:orange"}
+    for axis, name in zip(grid.ravel(), names, strict=False):
+        for row in results["rows"]:
+            if row["model"] == name:
+                colour, label = colours[row["segment"]], NAMES[row["segment"]]
+                for fold in row["accuracy_by_epoch_and_fold"]:
+                    axis.plot(range(1, len(fold) + 1), fold, color=colour, alpha=0.25, linewidth=1)
+                mean = row["accuracy_by_epoch"]
+                axis.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=label)
+                if row["published_accuracy_by_epoch"] is not None and row["segment"] != "crop":
+                    published = row["published_accuracy_by_epoch"]
+                    axis.plot(range(1, len(published) + 1), published, ":", color=colour, label=f"{label}, published")
+        weights = next(row["weights"] for row in results["rows"] if row["model"] == name)
+        axis.set(title=f"{name}\n{weights}", xlabel="epoch", ylim=(0.15, 1))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    for axis in grid.ravel()[len(names) :]:
+        axis.set_axis_off()
+    handles = {label: handle for axis in grid.ravel() for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    figure.suptitle(f"{results['dataset']}: accuracy on the held-out folds")
+    figure.savefig(folder / "accuracies.png", dpi=110)
+    plt.close(figure)
+
+
+def draw_attention(
+    folder: Path, name: str, way: str, encoder: ImageEncoder, processor: FusionProcessor, test: datasets.Dataset
+) -> None:
+    """Draws where a ViT looks in X-rays of its test fold: rolled out in some, and by layer and head in one.
+
+    The X-rays are the first of each class in turn.
+    """
+    labels = np.asarray(test["label"])
+    ranks = np.asarray([int((labels[:i] == label).sum()) for i, label in enumerate(labels)])
+    chosen = np.lexsort((labels, ranks))[:_EXAMPLES]
+    pictures = [load_image(test[int(i)]["image"]).convert("L") for i in chosen]
+    device = next(encoder.parameters()).device
+    found = image_attention(encoder, processor(images=pictures)["pixel_values"].to(device))
+    classes = test.features["label"].names
+    figure, axes = plt.subplots(2, len(chosen), figsize=(2.6 * len(chosen), 5.6), layout="constrained", squeeze=False)
+    for column, (picture, index) in enumerate(zip(pictures, chosen, strict=True)):
+        axes[0, column].imshow(picture, cmap="gray")
+        axes[0, column].set(title=classes[labels[index]], xticks=[], yticks=[])
+        _overlaid(axes[1, column], picture, found.rollout[column])
+    figure.suptitle(f"{name}, X-rays {NAMES[way]}: attention rolled out from the class token")
+    figure.savefig(folder / f"attention-{name}-{way}-rollout.png", dpi=110)
+    plt.close(figure)
+    _draw_heads(folder / f"attention-{name}-{way}-heads.png", f"{name}, X-rays {NAMES[way]}", pictures[0], found)
+
+
+def _draw_heads(path: Path, title: str, picture: Image.Image, found: ImageAttention) -> None:
+    layers, heads = found.heads.shape[1:3]
+    figure, axes = plt.subplots(heads, layers, figsize=(1.3 * layers, 1.4 * heads + 0.6), layout="constrained", squeeze=False)
+    for layer in range(layers):
+        for head in range(heads):
+            _overlaid(axes[head, layer], picture, found.heads[0, layer, head])
+        axes[0, layer].set_title(f"layer {layer + 1}", fontsize=8)
+    for head in range(heads):
+        axes[head, 0].set_ylabel(f"head {head + 1}", fontsize=8)
+    figure.suptitle(f"{title}: attention of the class token")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _overlaid(axis: Axes, picture: Image.Image, weights: torch.Tensor) -> None:
+    """The X-ray with the weights over it: nothing over the least, full colour over the largest of this one map."""
+    heat = weights.float().cpu().numpy()
+    heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
+    enlarged = np.asarray(Image.fromarray(heat).resize(picture.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    axis.imshow(picture, cmap="gray")
+    axis.imshow(enlarged, cmap="autumn", alpha=0.75 * enlarged, vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
