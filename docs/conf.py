@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -54,14 +55,24 @@ copybutton_prompt_is_regexp = True
 
 def _write_results(app: Any) -> None:
     """The study's tables, from the JSON files that its runs left."""
+    import architectures_table
     import readme_table
+    import segment_table
 
+    results = readme_table.RESULTS
+    architectures = [json.loads(path.read_text()) for path in sorted((results / "architectures").glob("*.json"))]
+    segmenters = [json.loads(path.read_text()) for path in sorted((results / "segmentation").glob("*.json"))]
+    pages = {
+        "_results": readme_table.render(readme_table.read_results()),
+        "_architectures": "\n\n".join(map(architectures_table.render, architectures)),
+        "_segmenters": segment_table.render(segmenters),
+    }
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)
-    content = readme_table.render(readme_table.read_results()) + "\n"
-    path = folder / "_results.md"
-    if not path.exists() or path.read_text(encoding="utf-8") != content:
-        path.write_text(content, encoding="utf-8")
+    for name, content in pages.items():
+        path = folder / f"{name}.md"
+        if not path.exists() or path.read_text(encoding="utf-8") != content + "\n":
+            path.write_text(content + "\n", encoding="utf-8")
 
 
 def _check_names(app: Any, env: Any) -> None:

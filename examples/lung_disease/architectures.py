@@ -269,7 +269,7 @@ def _fold(
     result = fit(model, processor, train, test, arguments=arguments)
     logits = predict(model, processor, test, arguments=arguments)
     if draw_as is not None and row.timm.startswith("vit"):
-        draw_attention(folder, row.timm, draw_as, model.image_encoder, processor, test)
+        draw_attention(folder, row.timm, draw_as, encoder, processor, test)
     return {
         "logits": logits.tolist(),
         "accuracy_by_epoch": [entry["eval_accuracy"] for entry in result.history if "eval_accuracy" in entry],

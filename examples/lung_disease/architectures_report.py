@@ -12,13 +12,13 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from architectures_table import NAMES, accuracy_table, change_table
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from mmfusion import FusionProcessor, ImageAttention, ImageEncoder, image_attention, load_image
 
-NAMES = {"none": "raw", "mask": "segmented", "crop": "cut to the lungs"}
 _EXAMPLES = 4
 
 
@@ -29,46 +29,6 @@ def write_table(folder: Path, results: dict[str, Any]) -> None:
     lines += ["", *accuracy_table(results), "", "## What segmenting changed", "", *change_table(results), ""]
     lines += ["![accuracy by epoch](accuracies.png)", ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
-
-
-def accuracy_table(results: dict[str, Any]) -> list[str]:
-    """Returns the lines of a Markdown table like the published one: accuracy on the held-out folds after each epoch."""
-    epochs = range(1, results["settings"]["epochs"] + 1)
-    lines = [
-        f"| architecture | weights | X-rays | {' | '.join(map(str, epochs))} |",
-        f"| --- | --- | --- |{' --- |' * len(epochs)}",
-    ]
-    for row in results["rows"]:
-        accuracies = [f"{value:.4f}" for value in row["accuracy_by_epoch"]]
-        lines.append(f"| {row['model']} | {row['weights']} | {NAMES[row['segment']]} | {' | '.join(accuracies)} |")
-        if row["published_accuracy_by_epoch"] is not None and row["segment"] != "crop":
-            # The published table has five epochs, whatever this one has.
-            published = [f"{value:.4f}" for value in row["published_accuracy_by_epoch"]][: len(epochs)]
-            published += [""] * (len(epochs) - len(published))
-            lines.append(f"| | | {NAMES[row['segment']]}, published | {' | '.join(published)} |")
-    return lines
-
-
-def change_table(results: dict[str, Any]) -> list[str]:
-    """Returns the lines of a Markdown table: the last epoch's accuracy and AUROC, segmented minus raw, paired."""
-    lines = [
-        "| architecture | weights | X-rays | accuracy | AUROC | accuracy minus raw | AUROC minus raw | McNemar p (Holm) "
-        "| published change of best epochs |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in results["rows"]:
-        figures = [f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("accuracy", "auroc")]
-        changes = ["", "", "", ""]
-        if row["segment"] != "none":
-            changes = [
-                f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
-                for name in ("accuracy_minus_raw", "auroc_minus_raw")
-            ]
-            changes.append(f"{row['mcnemar_p']:.3f} ({row['mcnemar_p_holm']:.3f})")
-            points = row["published_change_points"]
-            changes.append("" if points is None or row["segment"] == "crop" else f"{points:+.1f} points")
-        lines.append(f"| {' | '.join([row['model'], row['weights'], NAMES[row['segment']], *figures, *changes])} |")
-    return lines
 
 
 def draw_accuracies(folder: Path, results: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import typer
 from architectures import ARCHITECTURES, DEFAULT, _correct
-from architectures_report import accuracy_table, change_table
+from architectures_table import accuracy_table, change_table
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -207,7 +207,7 @@ def _square(picture: Image.Image, size: int) -> NDArray[np.float32]:
 def answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probability of lung, the mean over each picture as it is and in a mirror: [B, H, W, 1] -> [B, H, W]."""
     straight, mirrored = (_answered(model, both)[..., 0] for both in (inputs, np.ascontiguousarray(inputs[:, :, ::-1])))
-    return (straight + mirrored[:, :, ::-1]) / 2
+    return np.asarray((straight + mirrored[:, :, ::-1]) / 2, dtype=np.float32)
 
 
 def _answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
