@@ -187,6 +187,13 @@ class TestRealXrays:
         found = [quiet(shipped, image) for image, _ in self.masks(real_data / "covid_cxr")[::4]]
         assert np.mean([one.is_chest_xray for one in found]) >= 0.9
 
+    def test_half_a_chest_or_one_on_its_side_is_flagged(self, shipped, real_data):
+        for image, _ in self.masks(real_data / "shenzhen")[::60]:
+            picture = Image.open(image).convert("L")
+            half = picture.crop((0, 0, picture.width // 2, picture.height))
+            assert quiet(shipped, picture).is_chest_xray
+            assert not quiet(shipped, half).is_chest_xray and not quiet(shipped, picture.rotate(90)).is_chest_xray
+
     def test_inverted_it_finds_the_same_lungs(self, shipped, real_data):
         for image, _ in self.masks(real_data / "shenzhen")[::80]:
             picture = np.asarray(Image.open(image).convert("L"))
