@@ -1,8 +1,10 @@
 import pytest
 import torch
-from transformers import BertConfig, ViTConfig
+from transformers import BertConfig, CLIPVisionConfig, Dinov2Config, MPNetConfig, ViTConfig
 
 from mmfusion import FusionClassifier, ImageEncoder, TextEncoder, attention_rollout, image_attention, record_attention
+
+SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def timm_vit(**options):
@@ -10,10 +12,7 @@ def timm_vit(**options):
 
 
 def hf_vit():
-    config = ViTConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=64, image_size=32, patch_size=8
-    )
-    return ImageEncoder(config).eval()
+    return ImageEncoder(ViTConfig(**SMALL, num_hidden_layers=3, image_size=32, patch_size=8)).eval()
 
 
 @pytest.fixture(params=[timm_vit, hf_vit])
@@ -141,6 +140,39 @@ def test_without_a_class_token_it_is_what_patches_take_on_average():
     found = image_attention(vit.train(), torch.randn(1, 3, 32, 32))
     torch.testing.assert_close(found.heads.sum((-1, -2)), torch.ones(1, 3, 3))
     assert vit.training
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, reg_tokens=2),
+        lambda: ImageEncoder(
+            "vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, reg_tokens=2, class_token=False, global_pool="avg"
+        ),
+        lambda: ImageEncoder("eva02_tiny_patch14_224", pretrained=False, img_size=28),
+        lambda: ImageEncoder(Dinov2Config(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)),
+        lambda: ImageEncoder(CLIPVisionConfig(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)),
+    ],
+)
+def test_prefix_tokens_are_told_from_patches_in_every_family(encoder):
+    vit = encoder()
+    pixels = torch.randn(1, 3, *vit.input_spec["size"])
+    found = image_attention(vit, pixels)
+    with record_attention(vit.eval()) as maps:
+        vit(pixels)
+    prefix = maps[0].shape[-1] - 4
+    has_class_token = getattr(vit.backbone, "cls_token", 0) is not None
+    rows = maps[0][0, 0][:1] if has_class_token else maps[0][0, 0][prefix:]
+    assert found.heads.shape[-2:] == (2, 2)
+    torch.testing.assert_close(found.heads[0, 0, 0].flatten(), rows[:, prefix:].mean(0))
+
+
+def test_nothing_recorded_is_an_error():
+    mpnet = TextEncoder(MPNetConfig(**SMALL, num_hidden_layers=1, vocab_size=50))
+    with pytest.raises(ValueError, match="got none from MPNetModel"), record_attention(mpnet):
+        mpnet(torch.randint(5, 50, (1, 6)), torch.ones(1, 6, dtype=torch.long))
+    with pytest.raises(ValueError, match="must be run inside the block"), record_attention(timm_vit()):
+        pass
 
 
 def test_a_wide_picture_has_a_wide_grid():

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,11 +27,11 @@ import typer
 from architectures_report import draw_accuracies, draw_attention, write_table
 from encoders import image_encoder
 from manifests import choose, kept
+from paired import METRICS, add_holm, minus_raw, ranked_within
 from provenance import typed_command, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from segmenting import WAYS, segmented
-from statsmodels.stats.multitest import multipletests
 from study_data import StudyData, load
 from transformers import set_seed
 from transformers.utils import logging
@@ -41,13 +40,9 @@ from mmfusion import (
     FusionClassifier,
     FusionProcessor,
     ImageEncoder,
-    accuracy,
-    auroc,
     bootstrap_interval,
     fit,
     folds,
-    mcnemar,
-    paired_bootstrap,
     predict,
     training_arguments,
 )
@@ -151,11 +146,11 @@ def main(
     try:
         rows = [ARCHITECTURES[choose(name, list(ARCHITECTURES), "--model")] for name in dict.fromkeys(model or DEFAULT)]
         ways = ["none", *(choose(way, WAYS[1:], "--segment") for way in dict.fromkeys(segment or ["mask"]))]
+        if dataset == "phantom":
+            raise ValueError("--dataset must be one with X-rays, got 'phantom', whose pictures are synthetic.")
         folder = output / f"{dataset}-architectures"
         folder.mkdir(parents=True, exist_ok=True)
         data = load(dataset, images, folder, seed=seed, limit=limit)
-        if data.synthetic_images:
-            raise ValueError("--dataset must be one with X-rays, got 'phantom', whose pictures are synthetic.")
         run(console, data, rows, ways, settings, folder)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
@@ -178,7 +173,7 @@ def run(console: Console, data: StudyData, rows: list[Architecture], ways: list[
     for note in data.notes:
         console.print(note, highlight=False)
     table = _rows(console, rows, pictures, settings, folder)
-    _correct(table)
+    add_holm(table)
     written = {
         "dataset": data.name,
         "command": typed_command(("--images", "--output")),
@@ -228,12 +223,13 @@ def _kept_fold(
     settings: Settings,
     folder: Path,
 ) -> dict[str, Any]:
-    described = json.dumps([asdict(settings), list(samples["image"]), list(samples["label"])])
-    key = hashlib.sha256(described.encode()).hexdigest()[:16]
-    train, test = (samples.select(indices) for indices in parts[number])
+    rows = [[int(i) for i in indices] for indices in parts[number]]
+    described = json.dumps([asdict(settings), rows, list(samples["image"]), list(samples["label"])])
+    name = f"{row.timm}-{way}-{number}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
+    train, test = (samples.select(indices) for indices in rows)
     return kept(
-        folder / "folds" / f"{row.timm}-{way}-{number}-{key}.json",
-        lambda: _fold(row, train, test, settings, folder, way if number == 0 else None),
+        folder / "folds" / f"{name}.json",
+        lambda: _fold(row, train, test, settings, folder, f"attention-{name}" if number == 0 else None),
     )
 
 
@@ -269,7 +265,7 @@ def _fold(
     result = fit(model, processor, train, test, arguments=arguments)
     logits = predict(model, processor, test, arguments=arguments)
     if draw_as is not None and row.timm.startswith("vit"):
-        draw_attention(folder, row.timm, draw_as, encoder, processor, test)
+        draw_attention(folder, draw_as, encoder, processor, test)
     return {
         "logits": logits.tolist(),
         "accuracy_by_epoch": [entry["eval_accuracy"] for entry in result.history if "eval_accuracy" in entry],
@@ -285,9 +281,17 @@ def _encoder(row: Architecture, settings: Settings) -> ImageEncoder:
     if row.timm.startswith("vit"):
         options["img_size"] = settings.image_size
         if not settings.pretrained:
-            across = max(8, min(_PATCHES_ACROSS, settings.image_size // 8))
-            options["patch_size"] = settings.image_size // across
+            options["patch_size"] = _patch(settings)
     return ImageEncoder(row.timm, pretrained=settings.pretrained, **options)
+
+
+def _patch(settings: Settings) -> int:
+    """The side of a ViT's patches, in pixels: 16 for a picture of 224; smaller for a smaller one, which has at least 8 across."""
+    return 16 if settings.pretrained else settings.image_size // max(8, min(_PATCHES_ACROSS, settings.image_size // 8))
+
+
+def _title(row: Architecture, settings: Settings) -> str:
+    return row.title.replace("/16", f"/{_patch(settings)}") if row.timm.startswith("vit") else row.title
 
 
 def _weights(row: Architecture, settings: Settings) -> str:
@@ -314,7 +318,7 @@ def _entry(
 ) -> dict[str, Any]:
     sizes = [len(test) for _, test in parts]
     entry: dict[str, Any] = {
-        "model": row.title,
+        "model": _title(row, settings),
         "weights": _weights(row, settings),
         "segment": way,
         "samples": len(labels),
@@ -325,29 +329,11 @@ def _entry(
         "published_accuracy_by_epoch": row.published.get("raw" if way == "none" else "segmented"),
         "published_change_points": row.change,
     }
-    for name, metric in _METRICS.items():
-        interval = bootstrap_interval(metric, logits[way], labels, groups=groups)
+    scores = {name: {"accuracy": one, "auroc": ranked_within(one, [test for _, test in parts])} for name, one in logits.items()}
+    for name, metric in METRICS.items():
+        interval = bootstrap_interval(metric, scores[way][name], labels, groups=groups)
         entry |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        if way != "none":
-            gain = paired_bootstrap(metric, logits[way], logits["none"], labels, groups=groups)
-            entry |= {
-                f"{name}_minus_raw": gain.difference,
-                f"{name}_minus_raw_low": gain.low,
-                f"{name}_minus_raw_high": gain.high,
-            }
-    if way != "none":
-        entry["mcnemar_p"] = mcnemar(logits[way], logits["none"], labels).p_value
-    return entry
-
-
-def _correct(table: list[dict[str, Any]]) -> None:
-    """Add Holm's correction to the table's p-values: among many tests one is small by chance."""
-    tested = [entry for entry in table if "mcnemar_p" in entry]
-    for entry, p in zip(tested, multipletests([entry["mcnemar_p"] for entry in tested], method="holm")[1], strict=True):
-        entry["mcnemar_p_holm"] = float(p)
-
-
-_METRICS: dict[str, Callable[..., float]] = {"accuracy": accuracy, "auroc": auroc}
+    return entry if way == "none" else entry | minus_raw(scores[way], scores["none"], labels, groups)
 
 
 if __name__ == "__main__":

@@ -64,9 +64,7 @@ def draw_accuracies(folder: Path, results: dict[str, Any]) -> None:
     plt.close(figure)
 
 
-def draw_attention(
-    folder: Path, name: str, way: str, encoder: ImageEncoder, processor: FusionProcessor, test: datasets.Dataset
-) -> None:
+def draw_attention(folder: Path, name: str, encoder: ImageEncoder, processor: FusionProcessor, test: datasets.Dataset) -> None:
     """Draws where a ViT looks in X-rays of its test fold: rolled out in some, and by layer and head in one.
 
     The X-rays are the first of each class in turn.
@@ -83,13 +81,13 @@ def draw_attention(
         axes[0, column].imshow(picture, cmap="gray")
         axes[0, column].set(title=classes[labels[index]], xticks=[], yticks=[])
         _overlaid(axes[1, column], picture, found.rollout[column])
-    figure.suptitle(f"{name}, X-rays {NAMES[way]}: attention rolled out from the class token")
-    figure.savefig(folder / f"attention-{name}-{way}-rollout.png", dpi=110)
+    figure.suptitle("attention rolled out from the class token")
+    figure.savefig(folder / f"{name}-rollout.png", dpi=110)
     plt.close(figure)
-    _draw_heads(folder / f"attention-{name}-{way}-heads.png", f"{name}, X-rays {NAMES[way]}", pictures[0], found)
+    _draw_heads(folder / f"{name}-heads.png", pictures[0], found)
 
 
-def _draw_heads(path: Path, title: str, picture: Image.Image, found: ImageAttention) -> None:
+def _draw_heads(path: Path, picture: Image.Image, found: ImageAttention) -> None:
     layers, heads = found.heads.shape[1:3]
     figure, axes = plt.subplots(heads, layers, figsize=(1.3 * layers, 1.4 * heads + 0.6), layout="constrained", squeeze=False)
     for layer in range(layers):
@@ -98,7 +96,7 @@ def _draw_heads(path: Path, title: str, picture: Image.Image, found: ImageAttent
         axes[0, layer].set_title(f"layer {layer + 1}", fontsize=8)
     for head in range(heads):
         axes[head, 0].set_ylabel(f"head {head + 1}", fontsize=8)
-    figure.suptitle(f"{title}: attention of the class token")
+    figure.suptitle("attention of the class token, by layer and head")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

@@ -138,11 +138,15 @@ def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
 
 
 def _against_raw(rows: Sequence[dict[str, Any]]) -> list[str]:
-    lines = ["| model | accuracy | AUROC | accuracy minus raw | AUROC minus raw |", "| --- | --- | --- | --- | --- |"]
+    lines = [
+        "| model | accuracy | AUROC | accuracy minus raw | AUROC minus raw | p of the accuracy (Holm) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
         if "auroc_minus_raw" in row:
             gains = [_difference(*(row[f"{n}_minus_raw{end}"] for end in ("", "_low", "_high"))) for n in ("accuracy", "auroc")]
-            lines.append(f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | {' | '.join(gains)} |")
+            p = f"{row['accuracy_minus_raw_p']:.3f} ({row['accuracy_minus_raw_p_holm']:.3f})"
+            lines.append(f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | {' | '.join(gains)} | {p} |")
     return lines
 
 

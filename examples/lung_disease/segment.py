@@ -7,8 +7,9 @@ Model 1 learns from Shenzhen and a second collection (Montgomery as published, o
     python examples/lung_disease/segment.py --shenzhen DIR --ship src/mmfusion/segmentation/weights
 
 Each model is cross-validated by patient; model 2 is besides trained on all of Shenzhen and measured on the whole second
-collection, another hospital's. `--ship` writes the weights that `LungSegmenter` loads. A run that was stopped goes on where it
-was. Everything lands in runs/lung_disease/segment/: results.json, learning curves, example masks and the worst ten as PNG.
+collection, another hospital's. `--ship` writes the weights that `LungSegmenter` loads, `--shipped` measures those it has. A run
+that was stopped goes on where it was. Everything lands in runs/lung_disease/segment/: results.json, learning curves, example
+masks and the worst ten as PNG.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from segment_report import draw_curves, draw_examples, draw_worst
 from segment_training import Recipe, backend, predicted, ship, train
 from sklearn.model_selection import GroupKFold
 
-from mmfusion import dice
+from mmfusion import LungSegmenter, dice, load_image
 
 SIZE = 256
 _FOLDERS = ("--shenzhen", "--montgomery", "--covid", "--output", "--ship")
@@ -61,6 +62,7 @@ def main(
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = Recipe.bf16,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease/segment"),
     ship_to: Annotated[Path | None, typer.Option("--ship", help="Write LungSegmenter's weights into this folder.")] = None,
+    shipped: Annotated[bool, typer.Option("--shipped", help="Train nothing: measure LungSegmenter as it is.")] = False,
     limit: Annotated[int | None, typer.Option(min=10, help="Only so many X-rays of each set, to try things out.")] = None,
 ) -> None:
     """Train, cross-validate and draw."""
@@ -80,7 +82,10 @@ def main(
     try:
         home = read_shenzhen(shenzhen)[:limit]
         second = read_montgomery(montgomery) if montgomery else read_covid(covid) if covid else []
-        run(console, recipe, home, second[:limit], folds, output, ship_to)
+        if shipped:
+            measure_shipped(console, home + second[:limit], output)
+        else:
+            run(console, recipe, home, second[:limit], folds, output, ship_to)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -101,7 +106,7 @@ def run(
     results: dict[str, Any] = {
         "command": typed_command(_FOLDERS),
         "recipe": asdict(recipe),
-        "versions": {"backend": backend(), **versions("mmfusion", "keras", "numpy", "torchvision")},
+        "versions": _versions(),
         "size": SIZE,
         "models": {},
     }
@@ -114,8 +119,7 @@ def run(
     for name, (samples, pairs) in models.items() if folds else ():
         maps[name], curves = cross_validate(console, recipe, samples, pairs, folds, output / _folder(name))
         scores = dice_of(maps[name], pairs[1])
-        sources = np.asarray([sample.source for sample in samples])
-        found = {source: summary(scores[sources == source]) for source in dict.fromkeys(sources.tolist())}
+        found = by_source(scores, samples)
         results["models"][name] = {"folds": folds, "cross_validated_dice": found}
         console.print(f"{name}, {folds} folds: {found}", highlight=False)
         draw_curves(output / f"{_folder(name)}-curves.png", name, curves)
@@ -128,8 +132,9 @@ def run(
         away = predicted(model, second_pairs[0])
         scores = dice_of(away, second_pairs[1])
         title = f"model 2, trained on all of shenzhen, on {second[0].source}"
-        results["another_hospital"] = {"trained_on": "shenzhen", "measured_on": second[0].source, "dice": summary(scores)}
-        console.print(f"{title}: {summary(scores)}", highlight=False)
+        found = summary(scores, second)
+        results["another_hospital"] = {"trained_on": "shenzhen", "measured_on": second[0].source, "dice": found}
+        console.print(f"{title}: {found}", highlight=False)
         draw_worst(output / f"{second[0].source}-worst.png", title, second, second_pairs, away, scores)
     (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     if ship_to is not None:
@@ -161,20 +166,58 @@ def cross_validate(
     return maps, curves
 
 
+def measure_shipped(console: Console, samples: list[LungSample], output: Path) -> None:
+    """Measure `LungSegmenter` as it is shipped, from the files to the masks at their own size."""
+    output.mkdir(parents=True, exist_ok=True)
+    scores = []
+    segmenter = LungSegmenter()
+    for sample, found in zip(samples, segmenter.segment(sample.image for sample in samples), strict=True):
+        reader = np.any([np.asarray(load_image(path).convert("L")) > 127 for path in sample.masks], axis=0)
+        if reader.shape != found.mask.shape:
+            raise ValueError(f"{sample.masks[0]} must have the size of its X-ray, {found.mask.shape}, got {reader.shape}.")
+        scores.append(dice(found.mask, reader))
+    found = by_source(np.asarray(scores), samples)
+    results = {"command": typed_command(_FOLDERS), "versions": _versions(), "shipped": found}
+    (output / "shipped.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    console.print(f"LungSegmenter: {found}\nWritten to {output}/shipped.json.", highlight=False)
+
+
+def by_source(scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]) -> dict[str, dict[str, float]]:
+    """Returns the summary of each collection that the samples come from."""
+    found = {}
+    for source in dict.fromkeys(sample.source for sample in samples):
+        rows = [i for i, sample in enumerate(samples) if sample.source == source]
+        found[source] = summary(scores[rows], [samples[i] for i in rows])
+    return found
+
+
+def _versions() -> dict[str, str]:
+    return {"backend": backend(), **versions("mmfusion", "keras", "numpy", "torchvision")}
+
+
 def dice_of(maps: Pixels, masks: Masks) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Returns the Dice coefficient of each X-ray's mask [B]."""
     return np.asarray([dice(found > 0.5, mask[..., 0]) for found, mask in zip(maps, masks, strict=True)])
 
 
-def summary(scores: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
-    """Returns count, mean with its 95 % bootstrap interval, the mean of the worst tenth, and the least."""
-    interval = bootstrap((scores,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+def summary(scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]) -> dict[str, float]:
+    """Returns count, mean with its 95 % bootstrap interval by patient, the median, the mean of the worst tenth, and the least."""
+    _, patient = np.unique([f"{sample.source} {sample.group}" for sample in samples], return_inverse=True)
+    of_patients = np.bincount(patient, scores), np.bincount(patient)
+
+    def mean(sums: Any, counts: Any, axis: int) -> Any:
+        return sums.sum(axis) / counts.sum(axis)
+
+    # Not BCa, scipy's default: it divides by the spread, which is nought where all scores are equal.
+    options: dict[str, Any] = {"paired": True, "vectorized": True, "method": "percentile", "rng": np.random.default_rng(0)}
+    interval = bootstrap(of_patients, mean, **options).confidence_interval
     worst = np.sort(scores)[: max(1, len(scores) // 10)]
     return {
         "count": len(scores),
         "mean": round(float(scores.mean()), 4),
         "low": round(float(interval.low), 4),
         "high": round(float(interval.high), 4),
+        "median": round(float(np.median(scores)), 4),
         "worst_tenth": round(float(worst.mean()), 4),
         "least": round(float(scores.min()), 4),
     }

@@ -13,6 +13,11 @@ def render(results: Sequence[dict[str, Any]]) -> str:
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for run in results:
+        for source, found in run.get("shipped", {}).items():
+            how = "the X-rays it was trained on" if source == "shenzhen" else "never trained on"
+            lines.append(f"| LungSegmenter, as shipped | {source} | {how} | {_figures(found)} | {run['versions']['backend']} |")
+        if "recipe" not in run:
+            continue
         recipe = (
             f"width {run['recipe']['width']}, {run['recipe']['epochs']} epochs, augmentation {run['recipe']['augmentation']:g}, "
             f"{run['versions']['backend']}"

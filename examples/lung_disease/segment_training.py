@@ -101,7 +101,7 @@ def train(
         verbose: 1 shows Keras's progress bar, 2 a line per epoch, 0 nothing.
     """
     # A model that was trained otherwise, or on other X-rays, lies in another folder.
-    described = json.dumps([asdict(recipe), [hashlib.sha256(part.tobytes()).hexdigest() for part in train_pairs]])
+    described = json.dumps([backend(), asdict(recipe), [hashlib.sha256(part.tobytes()).hexdigest() for part in train_pairs]])
     folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     curves = folder / "curves.csv"

@@ -30,13 +30,14 @@ import datasets
 import typer
 from encoders import image_encoder, text_encoder
 from manifests import choose
+from paired import add_holm, minus_raw
 from provenance import typed_command, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from segmenting import WAYS, segmented
 from study_data import StudyData, load
-from study_report import Results, answers_of, draw_confusion, draw_curves, figures, minus_raw, summarise, write_report
+from study_report import Results, answers_of, draw_confusion, draw_curves, figures, summarise, write_report
 from study_rows import Part, Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
@@ -177,8 +178,11 @@ def _judged(
     else:
         rows = [figures(protocol, way, row, outcome, answers) for row, outcome in results.items()]
     if way != "none" and "none" in done:
-        gains = [{} if row.modality == "text" else minus_raw(found, done["none"][row], answers) for row, found in results.items()]
-        rows = [one | gain for one, gain in zip(rows, gains, strict=True)]
+        for one, (row, outcome) in zip(rows, results.items(), strict=True):
+            if row.modality != "text":
+                both = [dict.fromkeys(("accuracy", "auroc"), found.logits) for found in (outcome, done["none"][row])]
+                one |= minus_raw(*both, answers.labels, answers.groups)
+        add_holm(rows)
     return rows, comparisons
 
 

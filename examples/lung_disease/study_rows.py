@@ -185,7 +185,8 @@ class Runner:
         self.classes = samples.features["label"].num_classes
         self.labels = np.asarray(samples["label"])
         self._prepared: tuple[Row | None, Any] = (None, None)
-        described = json.dumps([asdict(settings), list(samples["image"]), list(samples["text"]), self.labels.tolist()])
+        rows = [[part.train.tolist(), part.validation.tolist(), part.test.tolist()] for part in parts]
+        described = json.dumps([asdict(settings), rows, list(samples["image"]), list(samples["text"]), self.labels.tolist()])
         self._key = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def run(self, row: Row, advance: Callable[[], None] = lambda: None) -> Outcome:

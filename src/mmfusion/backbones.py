@@ -193,7 +193,7 @@ class HfViT(Family):
     def __init__(self, module: Any):
         self.layers = module.layers if hasattr(module, "layers") else module.encoder.layer
         super().__init__(module, module.config.hidden_size, len(self.layers))
-        self.num_prefix = _prefix_tokens(module)
+        self.num_prefix = prefix_tokens(module)
 
     def forward(self, *inputs: Tensor) -> Encoded:
         return self._encoded(self.module(*inputs).last_hidden_state)
@@ -377,7 +377,7 @@ def hf_image_family(module: Any) -> Family:
     if module.config.model_type in WALKED_VIT:
         return HfViT(module)
     dim = hf_width(module)
-    prefix = _prefix_tokens(module)
+    prefix = prefix_tokens(module)
 
     def run(module: nn.Module, pixels: Tensor) -> Encoded:
         features = module(pixels).last_hidden_state
@@ -433,7 +433,8 @@ def pool_by(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
     return pools[kind]
 
 
-def _prefix_tokens(module: Any) -> int:
+def prefix_tokens(module: Any) -> int:
+    """How many tokens (class token, registers) a transformers vision model puts before its patches."""
     embeddings = getattr(module, "embeddings", module)
     names = ("cls_token", "class_embedding", "distillation_token")
     registers = getattr(module.config, "num_register_tokens", 0) or 0

@@ -11,6 +11,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
+from .backbones import prefix_tokens
 from .encoder import Encoder
 from .encoders import ImageEncoder
 
@@ -27,7 +28,7 @@ def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
         encoder: an image or text encoder; it may be part of a classifier, which is then run inside the block.
 
     Raises:
-        ValueError: if nothing in the encoder is an attention that keeps its matrix in this form.
+        ValueError: if nothing in the encoder is an attention that keeps its matrix in this form, or the encoder was not run.
 
     Example:
         >>> encoder = ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=2).eval()
@@ -65,6 +66,11 @@ def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
         hooks = [module.attn_drop.register_forward_pre_hook(keep_input) for module in fused]
     try:
         yield maps
+        if not maps:
+            raise ValueError(
+                f"encoder must be run inside the block and keep its attention's matrices, got none from "
+                f"{type(encoder.backbone).__name__}. Call it there; models such as MPNet keep none."
+            )
     finally:
         for hook in hooks:
             hook.remove()
@@ -147,7 +153,7 @@ def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"
             f"encoder must attend over all its tokens in every layer, got matrices of shapes {sorted(shapes)} from "
             f"{type(encoder.backbone).__name__}. Choose a plain ViT."
         )
-    prefix = encoder.num_prefix
+    prefix, has_class_token = _prefix(encoder.backbone)
     patches = maps[0].shape[-1] - prefix
     height = round(sqrt(patches * pixel_values.shape[-2] / pixel_values.shape[-1]))
     if height < 1 or patches % height:
@@ -156,8 +162,16 @@ def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"
         )
 
     def over_patches(matrix: Tensor) -> Tensor:
-        taken = matrix[..., 0, prefix:] if prefix else matrix.mean(-2)
+        taken = matrix[..., 0, prefix:] if has_class_token else matrix[..., prefix:, prefix:].mean(-2)
         return rearrange(taken, "... (h w) -> ... h w", h=height)
 
     heads = torch.stack([over_patches(found) for found in maps], dim=1)
     return ImageAttention(heads, over_patches(attention_rollout(maps)))
+
+
+def _prefix(backbone: Any) -> tuple[int, bool]:
+    """How many tokens stand before the patches, and whether the first of them is a class token."""
+    embeddings = getattr(backbone, "embeddings", backbone)
+    has_class_token = any(getattr(embeddings, name, None) is not None for name in ("cls_token", "class_embedding"))
+    count = getattr(backbone, "num_prefix_tokens", None)
+    return prefix_tokens(backbone) if count is None else int(count), has_class_token

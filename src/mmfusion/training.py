@@ -37,7 +37,7 @@ class FitResult:
 
     Attributes:
         history: what the Trainer logged, one dict per entry (loss, eval_loss, eval_accuracy, learning_rate, epoch ...).
-        best_metric: the best validation value of `metric_for_best_model`, or None without validation.
+        best_metric: the best validation value of `metric_for_best_model`, or None without validation or without a metric.
         epochs: how many epochs were trained (early stopping counted in).
         seconds_per_epoch: the mean time of an epoch's training steps, validation left out, of this run alone.
         trained_parameters: how many parameters train.

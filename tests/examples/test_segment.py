@@ -1,14 +1,18 @@
 import json
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 from segment import app, dice_of, summary
-from segment_data import Augmentation, load_pairs, read_montgomery, read_shenzhen
+from segment_data import Augmentation, LungSample, load_pairs, read_montgomery, read_shenzhen
 from segment_training import Recipe, train
 from typer.testing import CliRunner
+
+from mmfusion import NotAChestXrayWarning
 
 TINY = Recipe(width=4, depth=2, epochs=3, batch_size=4, bf16=False, dropout=0.2)
 
@@ -166,9 +170,41 @@ def test_scores_are_summed_up():
     maps[0], maps[1, 0] = 0, 0
     scores = dice_of(maps, masks)
     assert scores[:3].tolist() == [0, pytest.approx(2 / 3), 1]
-    found = summary(scores)
+    samples = [LungSample(str(i), Path("x"), (), "shenzhen", str(i)) for i in range(20)]
+    found = summary(scores, samples)
     assert found["count"] == 20 and found["least"] == 0 and found["worst_tenth"] == pytest.approx(1 / 3, abs=1e-4)
     assert found["mean"] == pytest.approx((18 + 2 / 3) / 20, abs=1e-4) and found["low"] < found["mean"] < found["high"]
+
+
+def test_a_patient_with_many_x_rays_counts_once_in_the_interval():
+    draw = np.random.default_rng(0)
+    level = draw.uniform(0.6, 1, 20)
+    scores = np.repeat(level, 10)
+    alone = [LungSample(str(i), Path("x"), (), "covid", str(i)) for i in range(200)]
+    together = [LungSample(str(i), Path("x"), (), "covid", str(i // 10)) for i in range(200)]
+    narrow, wide = summary(scores, alone), summary(scores, together)
+    assert narrow["mean"] == wide["mean"] == pytest.approx(level.mean(), abs=1e-4)
+    # Ten equal X-rays of a patient are one: the interval is that of twenty values, sqrt(10) times as wide.
+    assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(10**0.5, rel=0.1)
+
+
+def test_what_is_shipped_is_measured(shenzhen, montgomery, tmp_path):
+    folders = [
+        "--shenzhen",
+        str(shenzhen),
+        "--montgomery",
+        str(montgomery / "MontgomerySet"),
+        "--output",
+        str(tmp_path / "out"),
+        "--shipped",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotAChestXrayWarning)
+        done = CliRunner().invoke(app, folders)
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "out/shipped.json").read_text())["shipped"]
+    assert found["shenzhen"]["count"] == 10 and found["montgomery"]["count"] == 2
+    assert 0 <= found["montgomery"]["least"] <= found["montgomery"]["mean"] <= 1
 
 
 @pytest.mark.xdist_group("processes")

@@ -3,7 +3,6 @@
 import datasets
 import numpy as np
 import pytest
-import segmenting
 from PIL import Image
 from segmenting import lungs_of, segmented
 
@@ -14,34 +13,22 @@ def found(mask, plausible=True):
     return LungMask(mask, 0.9, plausible, () if plausible else ("odd",))
 
 
-class Model:
-    def __init__(self, weight):
-        self.weight = weight
-
-    def get_weights(self):
-        return [np.full(3, self.weight, np.float32)]
-
-
 class Segmenter:
     """Finds the bright half of a picture; nothing in a dark one."""
 
-    weight = 0.0
+    threshold = 100
     calls = 0
-
-    def __init__(self):
-        self.model = Model(self.weight)
 
     def segment(self, paths):
         for path in paths:
             type(self).calls += 1
-            mask = np.asarray(load_image(path).convert("L")) > 100
+            mask = np.asarray(load_image(path).convert("L")) > self.threshold
             yield found(mask, plausible=bool(mask.mean() < 0.6))
 
 
 @pytest.fixture
 def samples(tmp_path, monkeypatch):
-    monkeypatch.setattr(segmenting, "LungSegmenter", Segmenter)
-    monkeypatch.setattr(Segmenter, "weight", 0.0)
+    monkeypatch.setattr("mmfusion.LungSegmenter", Segmenter, raising=False)
     monkeypatch.setattr(Segmenter, "calls", 0)
     half = np.full((40, 60), 50, np.uint8)
     half[10:20, 20:50] = 200
@@ -85,11 +72,11 @@ def test_a_crop_is_the_box_with_its_margin(samples, tmp_path):
     np.testing.assert_array_equal(pixels(cropped["image"][0]), pixels(samples["image"][0])[10:20, 18:52])
 
 
-def test_other_weights_are_other_pictures(samples, tmp_path, monkeypatch):
+def test_another_segmenter_makes_other_pictures(samples, tmp_path, monkeypatch):
     first, _ = segmented(samples, "mask", tmp_path / "lungs")
     again, _ = segmented(samples, "mask", tmp_path / "lungs")
     assert again["image"] == first["image"]
-    monkeypatch.setattr(Segmenter, "weight", 1.0)
+    monkeypatch.setattr(Segmenter, "threshold", 20)
     other, _ = segmented(samples, "mask", tmp_path / "lungs")
     assert other["image"][0] != first["image"][0]
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from PIL import Image
 from provenance import typed_command
 from study_report import Answers, choose, summarise
 from study_rows import Outcome, Part, Row, Runner, Settings, parts_of, table_rows
 from typer.testing import CliRunner
 
+from mmfusion import LungMask
 from mmfusion.splits import normalise_text
 
 COLUMNS = {
@@ -137,6 +139,56 @@ def test_the_whole_study_small_and_resumed(tmp_path, monkeypatch):
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.exit_code == 0
     assert json.loads((folder / "results.json").read_text())["rows"] == written["rows"]
+
+
+class Middle:
+    """A segmenter that takes the middle of every picture for lungs."""
+
+    def segment(self, paths):
+        for _ in paths:
+            mask = np.zeros((48, 48), bool)
+            mask[16:32, 12:36] = True
+            yield LungMask(mask, 0.9, True, ())
+
+
+@pytest.mark.xdist_group("processes")
+def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
+    import readme_table
+    import study
+    import typer
+
+    draw = np.random.default_rng(0)
+    (tmp_path / "CXR_png").mkdir()
+    (tmp_path / "ClinicalReadings").mkdir()
+    for number in range(40):
+        (tmp_path / f"ClinicalReadings/CHNCXR_{number:04d}_{number % 2}.txt").write_text(f"male {20 + number}yrs")
+        # What tells the classes apart lies in the middle, among what does not.
+        picture = draw.integers(0, 200, (48, 48))
+        picture[16:32, 12:36] = 60 + 120 * (number % 2)
+        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"CXR_png/CHNCXR_{number:04d}_{number % 2}.png")
+    monkeypatch.setattr("mmfusion.LungSegmenter", Middle, raising=False)
+    app = typer.Typer()
+    app.command()(study.main)
+    words = ["--dataset", "shenzhen", "--images", str(tmp_path), "--folds", "2", "--epochs", "1", "--rows", "only"]
+    words += ["--output", str(tmp_path / "out"), "--segment", "none", "--segment", "mask"]
+    result = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    written = json.loads((tmp_path / "out/shenzhen/results.json").read_text())
+    rows = {(row["model"], row["segment"]): row for row in written["rows"]}
+    assert sorted(rows) == [("image only", "mask"), ("image only", "none"), ("text only", "mask"), ("text only", "none")]
+    raw, masked = rows["image only", "none"], rows["image only", "mask"]
+    assert masked["auroc"] != raw["auroc"]
+    for name in ("accuracy", "auroc"):
+        assert masked[f"{name}_minus_raw"] == pytest.approx(masked[name] - raw[name])
+    assert "accuracy_minus_raw" not in raw and "accuracy_minus_raw" not in rows["text only", "mask"]
+    assert rows["text only", "mask"]["auroc"] == rows["text only", "none"]["auroc"]
+    shown = readme_table.render([written])
+    assert "black outside the lungs" in shown and f"| image only | {masked['accuracy']:.3f} |" in shown
+    # Other folds are another run.
+    monkeypatch.setattr("study_rows.fit", lambda *_, **__: pytest.fail("trained again"))
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        CliRunner().invoke(app, [*words, "--data-seed", "1"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(
