@@ -132,9 +132,9 @@ def run(
         away = predicted(model, second_pairs[0])
         scores = dice_of(away, second_pairs[1])
         title = f"model 2, trained on all of shenzhen, on {second[0].source}"
-        found = summary(scores, second)
-        results["another_hospital"] = {"trained_on": "shenzhen", "measured_on": second[0].source, "dice": found}
-        console.print(f"{title}: {found}", highlight=False)
+        there = summary(scores, second)
+        results["another_hospital"] = {"trained_on": "shenzhen", "measured_on": second[0].source, "dice": there}
+        console.print(f"{title}: {there}", highlight=False)
         draw_worst(output / f"{second[0].source}-worst.png", title, second, second_pairs, away, scores)
     (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     if ship_to is not None:
@@ -176,10 +176,10 @@ def measure_shipped(console: Console, samples: list[LungSample], output: Path) -
         if reader.shape != found.mask.shape:
             raise ValueError(f"{sample.masks[0]} must have the size of its X-ray, {found.mask.shape}, got {reader.shape}.")
         scores.append(dice(found.mask, reader))
-    found = by_source(np.asarray(scores), samples)
-    results = {"command": typed_command(_FOLDERS), "versions": _versions(), "shipped": found}
+    measured = by_source(np.asarray(scores), samples)
+    results = {"command": typed_command(_FOLDERS), "versions": _versions(), "shipped": measured}
     (output / "shipped.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
-    console.print(f"LungSegmenter: {found}\nWritten to {output}/shipped.json.", highlight=False)
+    console.print(f"LungSegmenter: {measured}\nWritten to {output}/shipped.json.", highlight=False)
 
 
 def by_source(scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]) -> dict[str, dict[str, float]]:

@@ -30,7 +30,7 @@ import datasets
 import typer
 from encoders import image_encoder, text_encoder
 from manifests import choose
-from paired import add_holm, minus_raw
+from paired import METRICS, add_holm, minus_raw
 from provenance import typed_command, versions
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -180,8 +180,8 @@ def _judged(
     if way != "none" and "none" in done:
         for one, (row, outcome) in zip(rows, results.items(), strict=True):
             if row.modality != "text":
-                both = [dict.fromkeys(("accuracy", "auroc"), found.logits) for found in (outcome, done["none"][row])]
-                one |= minus_raw(*both, answers.labels, answers.groups)
+                here, raw = (dict.fromkeys(METRICS, found.logits) for found in (outcome, done["none"][row]))
+                one |= minus_raw(here, raw, answers.labels, answers.groups)
         add_holm(rows)
     return rows, comparisons
 
