@@ -169,7 +169,7 @@ def run(console: Console, data: StudyData, rows: list[Architecture], ways: list[
     pictures = {}
     for way in ways:
         pictures[way], notes = segmented(samples, way, folder / "lungs")
-        data.notes.extend(notes)
+        data.notes.extend(note for note in notes if note not in data.notes)
     for note in data.notes:
         console.print(note, highlight=False)
     table = _rows(console, rows, pictures, settings, folder)

@@ -138,7 +138,7 @@ def run(
         done: dict[str, Results] = {}
         for way in ways:
             pictures, notes = segmented(samples, way, folder / "lungs")
-            data.notes.extend(notes)
+            data.notes.extend(note for note in notes if note not in data.notes)
             runner = Runner(pictures, parts, settings, *make, folder / name.replace(" ", "-"))
             # A row without pictures is the same whatever was done to them.
             texts = {row: outcome for row, outcome in next(iter(done.values()), {}).items() if row.modality == "text"}
