@@ -167,4 +167,5 @@ def test_bfloat16_agrees_with_float32():
     inputs = pictures(2, 32, 32, 1)
     answer = numpy(half(inputs))
     assert answer.dtype == np.float32
-    assert 0 < np.abs(answer - numpy(full(inputs))).max() < 0.05
+    # The largest of 2,048 differences depends on the order in which a processor rounds; their mean hardly does.
+    assert 0 < np.abs(answer - numpy(full(inputs))).mean() < 0.005
