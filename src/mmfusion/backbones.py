@@ -17,6 +17,7 @@ from transformers.masking_utils import create_bidirectional_mask, create_bidirec
 
 from .configuration import closest
 from .outputs import Encoded, Hidden, masked_mean
+from .packing import Packing
 
 
 class Family(ABC):
@@ -52,6 +53,12 @@ class Family(ABC):
     @abstractmethod
     def block(self, index: int, hidden: Hidden) -> Hidden:
         """The state that leaves block `index`."""
+
+    def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
+        """The state that enters block `stop`, from the one that enters block `start`."""
+        for index in range(start, stop):
+            hidden = self.block(index, hidden)
+        return hidden
 
     @abstractmethod
     def pool(self, hidden: Hidden) -> Encoded:
@@ -243,6 +250,25 @@ class HfText(Family):
         tokens = self.module(input_ids=input_ids, attention_mask=mask, position_ids=self._positions(input_ids))[0]
         return Encoded(tokens, mask, self.pool_tokens(tokens, mask))
 
+    def forward_packed(self, input_ids: Tensor, mask: Tensor, packing: Packing) -> Encoded:
+        """What `forward` gives, computed on the real tokens alone; zero in the padding."""
+        row = self.module(
+            input_ids=packing.pack(input_ids),
+            attention_mask=packing.row_mask,
+            position_ids=packing.positions + position_offset(self.module),
+            packing=packing,
+        )[0]
+        tokens = packing.unpack(row)
+        return Encoded(tokens, mask, self.pool_tokens(tokens, mask))
+
+    def walk_packed(self, start: int, stop: int, hidden: Hidden, packing: Packing) -> Hidden:
+        """What `walk` gives, computed on the real tokens alone; zero in the padding."""
+        row = packing.pack(hidden.values)
+        for layer in self.layers[start:stop]:
+            options = self._rotary(layer, row, packing.positions)
+            row = _first(layer(row, attention_mask=packing.row_mask, packing=packing, **options))
+        return hidden._replace(values=packing.unpack(row))
+
     def embed(self, *inputs: Tensor) -> Hidden:
         input_ids, mask = inputs
         # ModernBERT's positions are rotary: they enter in its layers.
@@ -250,23 +276,24 @@ class HfText(Family):
         return Hidden(self.module.embeddings(input_ids=input_ids, **options), mask)
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
-        layer, values, config = self.layers[index], hidden.values, self.module.config
-        options: dict[str, Any] = {}
-        make_mask: Callable[..., Any] = create_bidirectional_mask
-        if self.kind == "modernbert":
-            kind = layer.attention_type
-            positions = torch.arange(values.shape[1], device=values.device).unsqueeze(0)
-            options["position_embeddings"] = self.module.rotary_emb(values, positions, kind)
-            if kind == "sliding_attention":
-                make_mask = create_bidirectional_sliding_window_mask
+        layer, values = self.layers[index], hidden.values
+        options = self._rotary(layer, values, torch.arange(values.shape[1], device=values.device).unsqueeze(0))
         if self.kind == "mpnet":
             options["position_bias"] = self.module.encoder.compute_position_bias(values)
             assert hidden.mask is not None
             mask: Any = torch.zeros_like(hidden.mask, dtype=values.dtype).masked_fill(~hidden.mask, torch.finfo(values.dtype).min)
             mask = rearrange(mask, "b l -> b 1 1 l")
         else:
-            mask = make_mask(config, values, hidden.mask)
+            is_local = self.kind == "modernbert" and layer.attention_type == "sliding_attention"
+            make_mask = create_bidirectional_sliding_window_mask if is_local else create_bidirectional_mask
+            mask = make_mask(self.module.config, values, hidden.mask)
         return hidden._replace(values=_first(layer(values, attention_mask=mask, **options)))
+
+    def _rotary(self, layer: Any, values: Tensor, positions: Tensor) -> dict[str, Any]:
+        """The rotary embedding that ModernBERT's layers are given; nothing for the others."""
+        if self.kind != "modernbert":
+            return {}
+        return {"position_embeddings": self.module.rotary_emb(values, positions, layer.attention_type)}
 
     def pool(self, hidden: Hidden) -> Encoded:
         assert hidden.mask is not None

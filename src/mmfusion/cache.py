@@ -129,9 +129,7 @@ class TowerCache:
             tokens = encoded.tokens if self._keeps_tokens() else encoded.pooled[:, None]
             hidden = Hidden(tokens, encoded.mask if self._keeps_tokens() else None, encoded.pooled)
         else:
-            hidden = self.encoder.embed(*inputs)
-            for index in range(self.block):
-                hidden = self.encoder.block(index, hidden)
+            hidden = self.encoder.walk(0, self.block, self.encoder.embed(*inputs))
         self.encoder.train(was_training)
         for row in range(len(sources)):
             state = hidden.values[row]

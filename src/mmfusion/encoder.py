@@ -63,6 +63,10 @@ class Encoder(nn.Module, ABC):
         """The state that leaves block `index`, from the one that enters it."""
         return self.family.block(index, hidden)
 
+    def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
+        """The state that enters block `stop`, from the one that enters block `start`."""
+        return self.family.walk(start, stop, hidden)
+
     def pool(self, hidden: Hidden) -> Encoded:
         """The encoded input, from the state that leaves the last block."""
         return self.family.pool(hidden)

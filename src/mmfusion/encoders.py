@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from .backbones import (
+    HfText,
     OneBlock,
     features_to_encoded,
     hf_image_family,
@@ -26,6 +27,7 @@ from .encoder import Encoder
 from .hf_models import build_hf, config_dict, default_input_spec, hf_input_spec
 from .loading import load_weights
 from .outputs import Encoded, Hidden
+from .packing import WORTH_PACKING, Packing, can_pack, use_packed_attention
 from .registry import custom_backbone, is_registered, registered_name
 from .timm_models import build_timm, timm_input_spec
 
@@ -155,7 +157,10 @@ class TextEncoder(Encoder):
         pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
         weights: as for `ImageEncoder`.
         pooling: "mean" over the real tokens, or "cls", the first real token.
-        padding: "auto" or "padded"; both compute padded batches, cut to their longest text.
+        padding: "packed" computes the real tokens alone (see `mmfusion.packing`), "padded" every place up to the longest text,
+            "auto" packs a batch where that pays: where less than 90 % of its places hold a token. All give the same answer, and
+            the same padded `tokens`. Backbones that do not take their attention from transformers' interface (MPNet, one's own),
+            a chosen attention other than "sdpa", and compiled or exported graphs stay padded.
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -211,15 +216,36 @@ class TextEncoder(Encoder):
 
     @property
     def padding(self) -> str:
-        """How padding is computed: "auto" or "padded"."""
+        """How padding is computed: "auto", "packed" or "padded"."""
         return str(self.config["padding"])
 
     @padding.setter
     def padding(self, value: str) -> None:
-        allowed = ["auto", "padded"]
+        allowed = ["auto", "packed", "padded"]
         if value not in allowed:
-            raise ValueError(f"padding must be 'auto' or 'padded', got {value!r}. {closest(value, allowed)}")
+            raise ValueError(f"padding must be one of {allowed}, got {value!r}. {closest(value, allowed)}")
+        if value == "packed" and not self._can_pack:
+            logger.warning(
+                f"{type(self.backbone).__name__} cannot compute packed texts (its attention must be transformers' 'sdpa'): "
+                "its batches stay padded."
+            )
         self.config["padding"] = value
+
+    @property
+    def _can_pack(self) -> bool:
+        return isinstance(self.family, HfText) and can_pack(self.backbone)
+
+    def _packing(self, mask: Tensor | None) -> Packing | None:
+        """How to pack the batch; None where it stays padded."""
+        if mask is None or self.padding == "padded" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+            return None
+        if not self._can_pack:
+            return None
+        packing = Packing(mask)
+        if self.padding == "auto" and packing.share >= WORTH_PACKING:
+            return None
+        use_packed_attention(self.backbone)
+        return packing
 
     @property
     def max_length(self) -> int | None:
@@ -246,7 +272,18 @@ class TextEncoder(Encoder):
             input_ids: token ids [B, L].
             attention_mask: 1 or True where a token is real [B, L], at least one per row; None means all are.
         """
-        return self.family.forward(*self.real_tokens_first(input_ids, attention_mask))
+        input_ids, mask = self.real_tokens_first(input_ids, attention_mask)
+        packing = self._packing(mask)
+        if packing is None:
+            return self.family.forward(input_ids, mask)
+        return self.family.forward_packed(input_ids, mask, packing)
+
+    def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
+        """The state that enters block `stop`, from the one that enters block `start`."""
+        packing = self._packing(hidden.mask) if stop > start else None
+        if packing is None:
+            return self.family.walk(start, stop, hidden)
+        return self.family.walk_packed(start, stop, hidden, packing)
 
     def embed(self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None) -> Hidden:
         """The state that enters block 0, real tokens first."""

@@ -1,5 +1,6 @@
 """transformers models by name or config: built without the pooler that is not used, loaded strictly."""
 
+import copy
 import inspect
 from typing import Any
 
@@ -23,7 +24,8 @@ def build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> P
             f"{str(error).splitlines()[0]}"
         ) from error
     is_dual = hasattr(config, tower)
-    config = getattr(config, tower, config)
+    # A copy: options, and the attention that is chosen later, are this encoder's alone.
+    config = copy.deepcopy(getattr(config, tower, config))
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model.")
     known = config.to_dict()

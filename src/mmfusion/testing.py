@@ -12,6 +12,7 @@ is a function of its own besides:
 | gradient | every trainable parameter gets a non-zero gradient, a frozen one none |
 | frozen | what is frozen is pinned to eval: no dropout, no batch statistics |
 | round trip | saved and loaded in a new process without network: the same logits to the bit, and no pickle |
+| packing | texts computed without padding give what padded ones give |
 | static, compiled | the graph's path gives what the eager path gives |
 | walk | walking a backbone block by block equals its own forward |
 | composing | a tower keeps its weights to the bit when it becomes part of a classifier |
@@ -42,6 +43,7 @@ from .testing_laws import (
     check_frozen_law,
     check_gradient_law,
     check_missing_law,
+    check_packing_law,
     check_padding_law,
     check_repeatable_law,
     check_round_trip_law,
@@ -77,6 +79,7 @@ __all__ = [
     "check_gradient_law",
     "check_mapper",
     "check_missing_law",
+    "check_packing_law",
     "check_padding_law",
     "check_repeatable_law",
     "check_round_trip_law",
@@ -176,6 +179,7 @@ def check_classifier(model: FusionClassifier, *, setup: str = "") -> None:
     check_batch_law(model, batch)
     if model.text_encoder is not None:
         check_padding_law(model, batch)
+        check_packing_law(model, batch)
     check_missing_law(model, batch)
     check_gradient_law(model, batch)
     check_frozen_law(model, batch)

@@ -127,6 +127,18 @@ def check_static_law(model: FusionClassifier, batch: Batch, *, tolerance: float 
         agree("static law", expected, _logits(model, batch), tolerance)
 
 
+def check_packing_law(model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE) -> None:
+    """Hold the text tower on packed texts against padded ones; a backbone that cannot pack is held against itself."""
+    assert model.text_encoder is not None
+    before = model.text_encoder.config["padding"]
+    answers = {}
+    for padding in ("padded", "packed"):
+        model.text_encoder.padding = padding
+        answers[padding] = _logits(model, batch)
+    model.text_encoder.padding = before
+    agree("packing law", answers["padded"], answers["packed"], tolerance)
+
+
 def check_compiled_law(
     model: FusionClassifier, batch: Batch, *, backend: str = "aot_eager", tolerance: float = TOLERANCE
 ) -> None:

@@ -65,9 +65,9 @@ class Tower:
         if self._hidden is None:
             assert self._inputs is not None
             self._hidden = self.encoder.embed(*self._inputs)  # type: ignore[operator]
-        for index in range(self._block, block):
-            self._hidden = self.encoder.block(index, self._hidden)
-        self._block = max(self._block, block)
+        if block > self._block:
+            self._hidden = self.encoder.walk(self._block, block, self._hidden)
+            self._block = block
 
     def finish(self) -> Encoded:
         """Walk to the end and pool: the encoded modality for the whole batch, stand-ins included."""

@@ -64,6 +64,7 @@ def test_laws(fusion: str, mapper: str, image: str, text: str) -> None:
     batch = kit.tiny_batch(model)
     kit.check_batch_law(model, batch)
     kit.check_padding_law(model, batch)
+    kit.check_packing_law(model, batch)
     kit.check_missing_law(model, batch)
     kit.check_gradient_law(model, batch)
     kit.check_frozen_law(model, batch)
@@ -215,6 +216,10 @@ for fusion, mapper, image, text in [
     ("late", "mlp", "transformers_vit", "roberta"),
 ]:
     model = kit.tiny_classifier(fusion, mapper, image, text)
+    kit.check_compiled_law(model, kit.tiny_batch(model))
+    # Again after texts were packed: the attention's name is another one then.
+    model.text_encoder.padding = "packed"
+    torch.compiler.reset()
     kit.check_compiled_law(model, kit.tiny_batch(model))
 """
 

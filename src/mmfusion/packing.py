@@ -1,0 +1,194 @@
+"""Padding-free text: the tokens of a batch in one row, and attention that stays within each text.
+
+Linear layers and normalisations act on tokens one by one, so that they need no padding: of a batch whose texts lie one after the
+other in a single row they compute the real tokens only. Attention alone must know where a text ends. transformers lets a library
+name an attention function of its own, and hands it the keyword arguments that a model's forward was given; here these carry the
+`Packing`, so that the code of BERT, RoBERTa, DistilBERT and ModernBERT stays as it is.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+PACKED_ATTENTION = "mmfusion_packed"
+"""The name under which transformers knows the attention function: without a `Packing` it is "sdpa"."""
+
+WORTH_PACKING = 0.9
+"""Of padded batches, "auto" packs those in which less than this share of the places holds a token."""
+
+
+class Packing:
+    """How the texts of a padded batch lie in one row: one after the other, without what is not real.
+
+    Args:
+        mask: True where a token is real [B, L].
+
+    Attributes:
+        lengths: how many tokens each text has; B integers.
+        positions: the place of each token in its row of the batch [1, T], T tokens in all.
+        row_mask: what the model is given for an attention mask: nothing is masked in the row.
+
+    Example:
+        >>> packing = Packing(torch.tensor([[True, True, False], [True, True, True]]))
+        >>> row = packing.pack(torch.tensor([[5, 6, 0], [7, 8, 9]]))
+        >>> row.tolist(), packing.positions.tolist()
+        ([[5, 6, 7, 8, 9]], [[0, 1, 0, 1, 2]])
+        >>> packing.unpack(row.unsqueeze(-1)).squeeze(-1).tolist()
+        [[5, 6, 0], [7, 8, 9]]
+    """
+
+    def __init__(self, mask: Bool[Tensor, "B L"]):
+        self.batch, self.width = mask.shape
+        self.lengths: list[int] = mask.sum(1).tolist()
+        self._places = mask.flatten().nonzero().squeeze(1)
+        self._boundaries: Tensor | None = None
+        self.positions: Int[Tensor, "1 T"] = (self._places % self.width).unsqueeze(0)
+        # A mask of four axes is the only one that transformers hands on as it is, for every model and layer.
+        self.row_mask = mask.new_ones(1, 1, 1, 1)
+
+    @property
+    def share(self) -> float:
+        """The share of the padded batch's places that hold a token, in [0, 1]; 1 of an empty batch."""
+        places = self.batch * self.width
+        return sum(self.lengths) / places if places else 1.0
+
+    @property
+    def boundaries(self) -> Int[Tensor, " B+1"]:
+        """Where each text begins in the row, and where the last one ends (int32)."""
+        if self._boundaries is None:
+            ends = torch.tensor([0, *self.lengths]).cumsum(0)
+            self._boundaries = ends.to(self._places.device, torch.int32)
+        return self._boundaries
+
+    def pack(self, values: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "1 T ..."]:
+        """The real tokens of a padded batch, in one row."""
+        return values.flatten(0, 1).index_select(0, self._places).unsqueeze(0)
+
+    def unpack(self, row: Shaped[Tensor, "1 T ..."]) -> Shaped[Tensor, "B L ..."]:
+        """The padded batch again, zero where there is no token."""
+        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy(0, self._places, row[0])
+        return padded.unflatten(0, (self.batch, self.width))
+
+    def padding_mask(self) -> Bool[Tensor, "B L"]:
+        """True where a token is real."""
+        real = torch.zeros(self.batch * self.width, dtype=torch.bool, device=self._places.device)
+        return real.index_fill(0, self._places, True).unflatten(0, (self.batch, self.width))
+
+
+def can_pack(module: nn.Module) -> bool:
+    """Whether a backbone takes its attention from transformers' interface, and now takes "sdpa" or the packed one from it.
+
+    A user who chose "eager" wants its matrices, one who chose flash attention has it unpad by itself.
+    """
+    if not isinstance(module, PreTrainedModel) or not module._supports_attention_backend:
+        return False
+    return module.config._attn_implementation in ("sdpa", PACKED_ATTENTION)
+
+
+def use_packed_attention(module: PreTrainedModel) -> None:
+    """Let a backbone that `can_pack` call `packed_attention`."""
+    if module.config._attn_implementation != PACKED_ATTENTION:
+        module.set_attn_implementation(PACKED_ATTENTION)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Float[Tensor, "b heads T d"],
+    key: Float[Tensor, "b heads T d"],
+    value: Float[Tensor, "b heads T d"],
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Float[Tensor, "b T heads d"], None]:
+    """Attention within each text of a row: softmax(Q K^T / sqrt(d)) V, text by text.
+
+    On CUDA in half precision it is torch's variable-length kernel, which has no dropout; where dropout is on, or in float32, the
+    texts are padded inside the attention alone. Elsewhere each text is a call of its own: nothing is padded, masked or copied.
+
+    Args:
+        module: the layer that asks.
+        query: [1, heads, T, d].
+        key: [1, heads, T, d].
+        value: [1, heads, T, d].
+        attention_mask: for padded batches, as for "sdpa".
+        packing: how the texts lie in the row; None for a padded batch, which "sdpa" computes.
+        dropout: probability of dropping an attention weight.
+        scaling: of the scores; None means 1 / sqrt(d).
+        sliding_window: tokens at least this far apart do not see each other; None means that all do.
+        **kwargs: what else the layer sends, for "sdpa".
+    """
+    if packing is None:
+        return ALL_ATTENTION_FUNCTIONS["sdpa"](
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=dropout,
+            scaling=scaling,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
+    if query.device.type == "cpu":
+        return _text_by_text(query, key, value, packing, sliding_window, options), None
+    if query.device.type == "cuda" and not dropout and query.dtype in (torch.float16, torch.bfloat16):
+        return _by_kernel(query, key, value, packing, sliding_window, scaling), None
+    return _padded(query, key, value, packing, sliding_window, options), None
+
+
+# At import, not on first use: a model that was sent to another process asks for the name without having been built there.
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+
+
+def _text_by_text(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, options: dict[str, Any]
+) -> Tensor:
+    texts = zip(*(row.split(packing.lengths, dim=2) for row in (query, key, value)), strict=True)
+    attended = [
+        F.scaled_dot_product_attention(q, k, v, attn_mask=_near(q.shape[2], window, q.device), **options) for q, k, v in texts
+    ]
+    return rearrange(torch.cat(attended, dim=2), "1 heads t d -> 1 t heads d")
+
+
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, scale: float | None) -> Tensor:
+    # Imported where it is used: it needs torch 2.11, registers operators, and serves CUDA alone.
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v = (rearrange(row, "1 heads t d -> t heads d") for row in (query, key, value))
+    ends, longest = packing.boundaries, packing.width
+    reach = (-1, -1) if window is None else (window - 1, window - 1)
+    # It answers with a pair only where the logsumexp was asked for.
+    attended: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=reach)
+    return attended.unsqueeze(0)
+
+
+def _padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, options: dict[str, Any]) -> Tensor:
+    q, k, v = (
+        rearrange(packing.unpack(rearrange(row, "1 heads t d -> 1 t heads d")), "b l heads d -> b heads l d")
+        for row in (query, key, value)
+    )
+    mask = rearrange(packing.padding_mask(), "b l -> b 1 1 l")
+    near = _near(packing.width, window, q.device)
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if near is None else mask & near, **options)
+    return packing.pack(rearrange(attended, "b heads l d -> b l heads d"))
+
+
+def _near(length: int, window: int | None, device: torch.device) -> Tensor | None:
+    """True where two places are less than `window` apart [length, length]; None where all are."""
+    if window is None or length <= window:
+        return None
+    places = torch.arange(length, device=device)
+    return (places[:, None] - places).abs() < window
