@@ -118,3 +118,14 @@ def test_the_traceback_is_there_for_those_who_ask(monkeypatch, tmp_path):
 def test_a_trained_folder_holds_a_processor(model):
     assert isinstance(FusionProcessor.from_pretrained(model), FusionProcessor)
     assert not [path for path in Path(model).glob("*") if path.suffix in (".bin", ".pkl", ".pt")]
+
+
+@pytest.mark.parametrize("checked", ["drawn", "manifest"])
+def test_export_writes_a_graph_and_says_how_far_it_is(model, workspace, tmp_path, checked):
+    manifest = workspace / "data" / "manifest.csv"
+    options = ["--manifest", manifest, "--samples", 10] if checked == "manifest" else []
+    output = call("export", model, tmp_path / "model.pt2", *options)
+    assert (tmp_path / "model.pt2").is_file()
+    assert ("on 10 samples of" in output) if checked == "manifest" else ("on 8 drawn samples" in output)
+    assert float(re.search(r"by at most (\S+)\.\n", output)[1]) < 1e-4
+    assert "must end in .pt2" in call("export", model, tmp_path / "model.bin", code=1)

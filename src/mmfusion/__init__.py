@@ -56,6 +56,8 @@ _HOME = {
     "image_attention": "explain",
     "attention_rollout": "explain",
     "record_attention": "explain",
+    "ExportReport": "export",
+    "export_model": "export",
     "UNetSegmenter": "segmentation.unet",
     "LungSegmenter": "segmentation.lungs",
     "LungMask": "segmentation.lungs",
@@ -79,6 +81,8 @@ if TYPE_CHECKING:
     from .explain import attention_rollout as attention_rollout
     from .explain import image_attention as image_attention
     from .explain import record_attention as record_attention
+    from .export import ExportReport as ExportReport
+    from .export import export_model as export_model
     from .fusion import MMTM as MMTM
     from .fusion import Concat as Concat
     from .fusion import CrossAttention as CrossAttention

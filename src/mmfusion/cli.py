@@ -1,4 +1,4 @@
-"""`mmfusion train | evaluate | predict | audit`: parse, call, print."""
+"""`mmfusion train | evaluate | predict | audit | export`: parse, call, print."""
 
 import functools
 import json
@@ -189,7 +189,39 @@ def audit(
         raise typer.Exit(1)
 
 
-def _load(manifest: Path, label: list[str] | None, *, names: list[str] | None = None) -> "datasets.Dataset":
+@app.command()
+@_user_errors
+def export(
+    model: ModelFolder,
+    output: Annotated[Path, typer.Argument(help="The file to write: .pt2 (torch.export) or .onnx.")],
+    manifest: Annotated[Path | None, typer.Option(help="Samples to check the graph on; without it, some are drawn.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1)] = 8,
+) -> None:
+    """Write a model as one graph, once the graph has answered as the model does."""
+    from .data import FusionCollator
+    from .export import export_model
+
+    classifier, processor = _open(model)
+    batches = None
+    if manifest is not None:
+        rows = _load(manifest, labelled=False)
+        rows = rows.select_columns([name for name in classifier.modalities if name in rows.column_names])
+        chosen = _rows_with(rows, classifier.modalities)[:samples]
+        collate = FusionCollator(processor)
+        starts = range(0, len(chosen), batch_size)
+        batches = [collate([rows[i] for i in chosen[start : start + batch_size]]) for start in starts]
+    report = export_model(classifier, output, batches=batches)
+    where = "drawn samples" if manifest is None else f"samples of {manifest}"
+    typer.echo(
+        f"{report.path}: {report.format}, inputs {', '.join(report.inputs)}; on {report.samples} {where} its logits differ from "
+        f"the model's by at most {report.largest_difference:.1e}."
+    )
+
+
+def _load(
+    manifest: Path, label: list[str] | None = None, *, names: list[str] | None = None, labelled: bool = True
+) -> "datasets.Dataset":
     """The manifest's rows; an absent default column means that modality is not there."""
     from .manifest import load_manifest
     from .tables import read_table
@@ -200,7 +232,7 @@ def _load(manifest: Path, label: list[str] | None, *, names: list[str] | None = 
         manifest,
         image="image" if "image" in columns else None,
         text="text" if "text" in columns else None,
-        label=wanted,
+        label=wanted if labelled else None,
         label_names=names if isinstance(wanted, str) and names else None,
     )
 

@@ -302,10 +302,13 @@ class TextEncoder(Encoder):
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         mask = attention_mask.bool()
-        order = torch.argsort(mask.logical_not().to(torch.uint8), dim=1, stable=True)
-        input_ids, mask = input_ids.gather(1, order), mask.gather(1, order)
         padding = getattr(getattr(self.backbone, "config", None), "pad_token_id", None)
         input_ids = torch.where(mask, input_ids, 0 if padding is None else padding)
+        # Counting places instead of sorting by them: ONNX has no stable sort.
+        counts = mask.sum(1, keepdim=True)
+        places = torch.where(mask, mask.cumsum(1), counts + (~mask).cumsum(1)) - 1
+        input_ids = torch.zeros_like(input_ids).scatter(1, places, input_ids)
+        mask = torch.arange(mask.shape[1], device=mask.device) < counts
         if torch.compiler.is_compiling():
             return input_ids, mask
         longest = int(mask.sum(1).max()) if len(mask) else 0

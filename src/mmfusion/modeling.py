@@ -270,7 +270,8 @@ class FusionClassifier(PreTrainedModel):
             ValueError: when an input has no tower, a sample has neither modality, or a label is out of range.
         """
         self._check_inputs(pixel_values, input_ids, image_state, text_state)
-        batch = next(len(x) for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
+        # Not len(): in an exported graph that would be a number, the batch it was traced with.
+        batch = next(x.shape[0] for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
         device = self.device
         image_present = _presence(image_present, pixel_values if image_state is None else image_state, batch, device)
         text_given = input_ids if text_state is None else text_state

@@ -156,7 +156,7 @@ class Tower:
         first = torch.zeros(encoded.mask.shape[1], dtype=torch.bool, device=encoded.mask.device)
         first[0] = True
         if self.rows is None:
-            mask = torch.where(self.present[:, None], encoded.mask, first)
+            mask = _chosen(self.present[:, None], encoded.mask, first)
         else:
             mask = first.expand(self.batch, -1).index_put((self.rows,), encoded.mask)
         return Encoded(self._spread(encoded.tokens, self.stand_in), mask, self._spread(encoded.pooled, self.stand_in))
@@ -171,11 +171,16 @@ class Tower:
         return Encoded(vector.expand(self.batch, places, -1), mask, vector.expand(self.batch, -1))
 
 
+def _chosen(condition: Tensor, this: Tensor, other: Tensor) -> Tensor:
+    """torch.where of truth values, which onnxruntime has for numbers alone."""
+    return (condition & this) | (~condition & other)
+
+
 def _neutral(value: Tensor, present: Tensor) -> Tensor:
     """`value` with something harmless in the absent rows: zero pixels, token 0, one real token."""
     shape = present.view(-1, *[1] * (value.ndim - 1))
     if value.ndim == 2 and value.dtype == torch.bool:
         first = torch.zeros(value.shape[1], dtype=torch.bool, device=value.device)
         first[0] = True
-        return torch.where(shape, value, first)
+        return _chosen(shape, value, first)
     return torch.where(shape, value, value.new_zeros(()))
