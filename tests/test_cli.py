@@ -1,5 +1,6 @@
 """The command line, end to end on made-up samples."""
 
+import csv
 import json
 import re
 import shutil
@@ -129,3 +130,29 @@ def test_export_writes_a_graph_and_says_how_far_it_is(model, workspace, tmp_path
     assert ("on 10 samples of" in output) if checked == "manifest" else ("on 8 drawn samples" in output)
     assert float(re.search(r"by at most (\S+)\.\n", output)[1]) < 1e-4
     assert "must end in .pt2" in call("export", model, tmp_path / "model.bin", code=1)
+
+
+def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
+    manifest = workspace / "data" / "manifest.csv"
+    said = call("predict", model, "--manifest", manifest, "--output", tmp_path / "out.csv", "--batch-size", 7)
+    assert "60 samples, 0 of them with an error" in said
+    rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
+    source = list(csv.DictReader(manifest.read_text().splitlines()))
+    assert [row["row"] for row in rows] == [str(i) for i in range(1, 61)]
+    for index in (0, 31):
+        text = tmp_path / "text.txt"
+        text.write_text(source[index]["text"])
+        options = ["--image", manifest.parent / source[index]["image"]] if source[index]["image"] else []
+        alone = json.loads(call("predict", model, *options, *(["--text", text] if source[index]["text"] else []), "--json"))
+        for name, probability in alone["probabilities"].items():
+            assert float(rows[index][name]) == pytest.approx(probability, abs=2e-6)
+        assert rows[index]["prediction"] == max(alone["probabilities"], key=alone["probabilities"].get)
+        assert rows[index]["missing"].split() == alone["missing"]
+    (workspace / "data" / "broken.png").write_bytes(b"no picture")
+    other = workspace / "data" / "other.csv"
+    other.write_text("image,text\nbroken.png,the colour is red\n,the colour is blue\n")
+    said = call("predict", model, "--manifest", other, "--output", tmp_path / "other.csv", code=1)
+    assert "2 samples, 1 of them with an error" in said
+    rows = list(csv.DictReader((tmp_path / "other.csv").read_text().splitlines()))
+    assert "broken.png" in rows[0]["error"] and rows[0]["prediction"] == "" and rows[1]["error"] == ""
+    assert "must be given together" in call("predict", model, "--manifest", other, code=1)

@@ -41,6 +41,8 @@ _HOME = {
     "fit": "training",
     "evaluate": "training",
     "predict": "training",
+    "Prediction": "inference",
+    "predict_stream": "inference",
     "dice": "metrics",
     "accuracy": "metrics",
     "cross_entropy": "metrics",
@@ -91,6 +93,8 @@ if TYPE_CHECKING:
     from .fusion import register_fusion as register_fusion
     from .images import ImageError as ImageError
     from .images import load_image as load_image
+    from .inference import Prediction as Prediction
+    from .inference import predict_stream as predict_stream
     from .intervals import Interval as Interval
     from .intervals import bootstrap_interval as bootstrap_interval
     from .intervals import evaluate_predictions as evaluate_predictions

@@ -145,11 +145,20 @@ def predict(
     image: Annotated[Path | None, typer.Option(help="A picture: PNG, JPEG, TIFF, DICOM ...")] = None,
     text: Annotated[Path | None, typer.Option(help="A text file; - reads standard input.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    manifest: Annotated[Path | None, typer.Option(help="Many samples instead: CSV, JSONL or Parquet, as for train.")] = None,
+    output: Annotated[Path | None, typer.Option(help="With --manifest: the CSV file to write.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="With --manifest.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, help="With --manifest: processes that decode images.")] = 0,
 ) -> None:
-    """Print the probabilities of one sample, and which modality was missing."""
+    """Print the probabilities of one sample and which modality was missing, or write those of many to a CSV file."""
     import torch
 
+    if (manifest is None) != (output is None) or (manifest is not None and (image or text or as_json)):
+        raise ValueError("--manifest and --output must be given together, and without --image, --text and --json.")
     classifier, processor = _open(model)
+    if manifest is not None and output is not None:
+        _predict_many(classifier, processor, manifest, output, batch_size, workers)
+        return
     written = None if text is None else _read_text(text)
     has = {"image": image, "text": written}
     for name, value in has.items():
@@ -170,6 +179,38 @@ def predict(
     for name, probability in sorted(named.items(), key=lambda pair: -pair[1]):
         typer.echo(f"{name}\t{probability:.4f}")
     typer.echo(f"missing: {', '.join(missing) or 'nothing'}")
+
+
+def _predict_many(
+    classifier: "FusionClassifier", processor: "FusionProcessor", manifest: Path, output: Path, batch_size: int, workers: int
+) -> None:
+    """Write a line per row of the manifest as it is answered; a sample that cannot be read has its error there."""
+    import csv
+
+    import torch
+
+    from .inference import predict_stream
+
+    if torch.cuda.is_available():
+        torch.nn.Module.to(classifier, "cuda")
+    rows = _load(manifest, labelled=False)
+    names = [str(name) for name in (classifier.config.id2label or {}).values()]
+    shown = [name for name in rows.column_names if name not in ("image", "text")]
+    failed = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="", encoding="utf-8") as file:
+        write = csv.writer(file).writerow
+        write(["row", *shown, *([] if classifier.multi_label else ["prediction"]), *names, "missing", "error"])
+        stream = predict_stream(classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep")
+        for number, (sample, found) in enumerate(zip(rows, stream, strict=True), start=1):
+            failed += found.error is not None
+            chosen = "" if found.error else names[int(found.logits.argmax())]
+            probabilities = ["" if found.error else f"{value:.6f}" for value in found.probabilities]
+            kept = [sample[name] for name in shown] + ([] if classifier.multi_label else [chosen])
+            write([number, *kept, *probabilities, " ".join(found.missing), found.error or ""])
+    typer.echo(f"{output}: {len(rows)} samples, {failed} of them with an error.")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
