@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test lint types docs format clean
+.PHONY: study test bench lint types docs format clean
 
 # torch and torchvision first and by plain name: pip then takes the build that the machine offers.
 $(VENV)/.installed: pyproject.toml
@@ -18,6 +18,9 @@ study: $(VENV)/.installed
 
 test: lint types docs $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks --output benchmarks/results/cpu.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -20,11 +20,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from processor import processor
 from rich.console import Console
 from rich.table import Table
 
 RUNTIMES = ("keras-torch", "torch", "torch-compiled", "keras-tensorflow")
-_PACKAGES = ("mmfusion", "torch", "keras", "tensorflow-cpu", "numpy")
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
@@ -56,7 +56,8 @@ def main(
     medians = {runtime: float(np.median(taken)) for runtime, taken in seconds.items()}
     results = {
         "command": " ".join(["python benchmarks/unet.py", *sys.argv[1:]]),
-        "machine": {"processor": _processor(), "threads": threads, "platform": platform.platform()},
+        "setting": {"dtype": dtype, "width": width, "size": size, "batch_size": batch_size},
+        "machine": {"processor": processor(), "threads": threads, "platform": platform.platform()},
         "versions": {
             name: importlib.metadata.version(name) for name in ("mmfusion", "torch", "keras", "tensorflow-cpu", "numpy")
         },
@@ -110,17 +111,6 @@ def _agreement(folder: Path, dtype: str) -> dict[str, Any]:
     if wrong:
         raise RuntimeError(f"All sides must answer alike within {_TOLERANCE[dtype]}, got {wrong}. There is nothing to time.")
     return apart
-
-
-def _processor() -> str:
-    """The processor's name, and which of the instructions it has that decide how fast matrices are multiplied."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
-    return f"{found.get('model name', '')} ({', '.join(flag for flag in wanted if flag in found.get('flags', '').split())})"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""The command: `python -m benchmarks --device cpu --dtype float32`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks.cases import CASES, Setting
+from benchmarks.machine import machine, matmul_rate, versions
+from benchmarks.models import preset
+from benchmarks.report import print_case
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    backbones: Annotated[
+        str, typer.Option(help="base (ViT-B/16, BERT-base), small (EfficientNet-Lite0, MiniLM) or tiny.")
+    ] = "base",
+    case: Annotated[list[str] | None, typer.Option(help=f"Once or more; all without it: {', '.join(CASES)}.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    rounds: Annotated[int, typer.Option(min=1)] = 7,
+    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    output: Annotated[Path | None, typer.Option(help="A JSON file to write; cases that it holds already are kept.")] = None,
+) -> None:
+    """Time the library beside its peers, in one run on one machine."""
+    console = Console()
+    wanted = case or list(CASES)
+    unknown = [name for name in wanted if name not in CASES]
+    if unknown or dtype not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"--case must be of {list(CASES)} and --dtype float32 or bfloat16, got {unknown} and {dtype!r}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("--device must be cpu where there is no GPU, got 'cuda'.")
+    torch.set_num_threads(threads)
+    kind = getattr(torch, dtype)
+    rate = matmul_rate(device, kind)
+    setting = Setting(preset(backbones), device, kind, batch_size, rounds, rate)
+    run: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "machine": machine(device),
+        "versions": versions(),
+        "backbones": backbones,
+        "dtype": dtype,
+        "device": device,
+        "batch_size": batch_size,
+        "matmul_rate": rate,
+        "cases": {},
+    }
+    if output is not None and output.exists():
+        run["cases"] = json.loads(output.read_text(encoding="utf-8"))["cases"]
+    console.print(
+        f"{backbones}, {dtype}, {device}, batch {batch_size}: matrix products at {rate / 1e9:.0f} GFLOP/s", highlight=False
+    )
+    for name in wanted:
+        found = CASES[name](setting)
+        run["cases"][name] = found | {"matmul_rate": rate, "command": run["command"]}
+        print_case(console, name, found)
+        if output is not None:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,319 @@
+"""The cases: each compares sides that were seen to answer alike, and returns what is written to the JSON."""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import BertModel
+
+from benchmarks.models import (
+    FUSIONS,
+    DualEncoder,
+    Preset,
+    classifier,
+    needed_operations,
+    pairs,
+    texts,
+    transformer_operations,
+)
+from benchmarks.timing import Side, by_turns, spread
+from mmfusion import FusionClassifier, TextEncoder, export_model
+from mmfusion.outputs import masked_mean
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
+"""The largest difference from float32 eager that counts as the same answer, of embeddings whose entries are about 1."""
+
+GROWTH = (1_000, 10_000, 100_000)
+"""Numbers of pairs that are streamed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all cases share.
+
+    Attributes:
+        chosen: the backbones.
+        device: "cpu" or "cuda".
+        dtype: of weights and pictures.
+        batch: samples per batch.
+        rounds: how often each side is timed.
+        rate: the machine's measured rate of matrix products in this dtype, operations per second.
+    """
+
+    chosen: Preset
+    device: str
+    dtype: torch.dtype
+    batch: int
+    rounds: int
+    rate: float
+
+    def place(self, module: Any) -> Any:
+        """`module` on the device, in the dtype."""
+        return module.to(self.device, self.dtype)
+
+
+def text_tower(setting: Setting) -> dict[str, Any]:
+    """BERT on real report lengths: packed, padded to the longest, and transformers' own padded to the longest, to 128, to 512."""
+    torch.manual_seed(0)
+    ours = TextEncoder(setting.chosen.text).eval()
+    plain = BertModel(setting.chosen.text, add_pooling_layer=False).eval()
+    plain.load_state_dict(ours.backbone.state_dict())
+    batch = texts(setting.batch, device=setting.device)
+    mask = batch["attention_mask"].bool()
+    with torch.inference_mode():
+        expected = masked_mean(plain.to(setting.device)(**batch).last_hidden_state, mask).cpu()
+    setting.place(ours), setting.place(plain)
+
+    def of_ours(padding: str) -> Side:
+        def run() -> Tensor:
+            ours.padding = padding
+            return ours(**batch).pooled
+
+        return run
+
+    def of_plain(width: int | None) -> Side:
+        padded = texts(setting.batch, width=width, device=setting.device)
+        return lambda: masked_mean(plain(**padded).last_hidden_state, padded["attention_mask"].bool())
+
+    sides = {
+        "packed": of_ours("packed"),
+        "padded to the longest": of_ours("padded"),
+        "transformers, to the longest": of_plain(None),
+        "transformers, to 128": of_plain(128),
+        "transformers, to 512": of_plain(512),
+    }
+    lengths = mask.sum(1).tolist()
+    # A text of more than 128 tokens is cut there: it is another text.
+    whole = {"transformers, to 128": [row for row, length in enumerate(lengths) if length <= 128]}
+    return _compared(setting, sides, expected, whole, operations=transformer_operations(setting.chosen.text, lengths)) | {
+        "tokens": int(mask.sum()),
+        "longest": int(mask.shape[1]),
+    }
+
+
+def fused(setting: Setting) -> dict[str, Any]:
+    """The whole forward pass of every strategy, and a dual encoder with a linear head, padded to 512, to 128, to the longest."""
+    inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
+    full = inputs | {"pixel_values": inputs["pixel_values"].float()}
+    sides: dict[str, Side] = {}
+    expected: dict[str, Tensor] = {}
+    for fusion in FUSIONS:
+        model = classifier(setting.chosen, fusion).to(setting.device)
+        assert model.text_encoder is not None
+        model.text_encoder.padding = "padded"
+        with torch.inference_mode():
+            expected[fusion] = model(**full).logits.float().cpu()
+        model.text_encoder.padding = "auto"
+        sides[fusion] = _of_model(setting.place(model), inputs)
+    if not isinstance(setting.chosen.image, str):
+        peer = DualEncoder(classifier(setting.chosen, "concat")).eval().to(setting.device)
+        with torch.inference_mode():
+            answer = peer(**full).float().cpu()
+        setting.place(peer)
+        for name, width in {"to 512": 512, "to 128": 128, "to the longest": None}.items():
+            padded = pairs(setting.chosen, setting.batch, setting.dtype, width=width, device=setting.device)
+            sides[f"dual encoder, {name}"] = lambda padded=padded: peer(**padded)
+            expected[f"dual encoder, {name}"] = answer
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    short = [row for row, length in enumerate(lengths) if length <= 128]
+    return _compared(
+        setting,
+        sides,
+        expected,
+        {"dual encoder, to 128": short},
+        operations=needed_operations(setting.chosen, setting.batch, lengths),
+    )
+
+
+def parts(setting: Setting) -> dict[str, Any]:
+    """Each tower alone, and mapper with fusion on top of what the towers gave."""
+    inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
+    words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    model = setting.place(classifier(setting.chosen, "concat"))
+    assert model.image_encoder is not None and model.text_encoder is not None
+    towers = {
+        "image tower": lambda: model.image_encoder(inputs["pixel_values"]),
+        "text tower": lambda: model.text_encoder(**words),
+    }
+    with torch.inference_mode():
+        image, text = model.image_encoder(inputs["pixel_values"]), model.text_encoder(**words)
+    stored = {
+        "image_state": image.tokens,
+        "image_pooled": image.pooled,
+        "text_state": text.tokens,
+        "text_pooled": text.pooled,
+        "attention_mask": text.mask,
+    }
+    sides: dict[str, Side] = dict(towers)
+    for fusion in FUSIONS:
+        strategy = setting.place(classifier(setting.chosen, fusion))
+        if strategy.fusion.first_image_block == strategy.image_encoder.num_blocks:
+            sides[f"mapper + {fusion}"] = _of_model(strategy, stored)
+        else:
+            # It acts inside the towers: what it adds is the whole pass less that of the two towers.
+            sides[f"whole pass, {fusion}"] = _of_model(strategy, inputs)
+    timed = _timed(setting, sides)
+    alone = timed["image tower"]["median"] + timed["text tower"]["median"]
+    share = {}
+    for name, found in timed.items():
+        if name.startswith("mapper + "):
+            share[name.removeprefix("mapper + ")] = found["median"] / (alone + found["median"])
+        elif name.startswith("whole pass, "):
+            share[name.removeprefix("whole pass, ")] = (found["median"] - alone) / found["median"]
+    return {"seconds": timed, "share_of_forward_time": share}
+
+
+def training_step(setting: Setting) -> dict[str, Any]:
+    """Forward, backward and an AdamW step with everything training, texts packed and padded."""
+    inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
+    inputs["labels"] = torch.arange(setting.batch, device=setting.device) % 2
+    model = setting.place(classifier(setting.chosen, "concat")).train()
+    assert model.text_encoder is not None
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def of(padding: str) -> Side:
+        def step() -> None:
+            model.text_encoder.padding = padding
+            model(**inputs).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+        return step
+
+    return {"seconds": _timed(setting, {"packed": of("packed"), "padded to the longest": of("padded")}, training=True)}
+
+
+def latency(setting: Setting) -> dict[str, Any]:
+    """One pair at a time: the median and the 99th percentile, in seconds."""
+    model = setting.place(classifier(setting.chosen, "concat"))
+    inputs = pairs(setting.chosen, 1, setting.dtype, device=setting.device)
+    with torch.inference_mode():
+        seconds = by_turns({"concat": _of_model(model, inputs)}, rounds=max(100, setting.rounds), warm_up=5)["concat"]
+    return {"seconds": {"concat": spread(seconds) | {"percentile_99": float(np.percentile(seconds, 99))}}}
+
+
+def exported(setting: Setting) -> dict[str, Any]:
+    """The exported graph in torch and in onnxruntime beside eager, at batch 1 and at the batch of the run; float32 alone."""
+    import onnxruntime
+
+    model = classifier(setting.chosen, "concat")
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        reports = {ending: export_model(model, Path(folder) / f"model{ending}") for ending in (".pt2", ".onnx")}
+        program = torch.export.load(reports[".pt2"].path).module()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(reports[".onnx"].path, options, providers=["CPUExecutionProvider"])
+        for batch in sorted({1, setting.batch}):
+            inputs = pairs(setting.chosen, batch, torch.float32)
+            inputs |= {name: torch.ones(batch, dtype=torch.bool) for name in ("image_present", "text_present")}
+            arrays = {name: value.numpy() for name, value in inputs.items()}
+            eager = _of_model(model, inputs)
+            sides: dict[str, Side] = {
+                "eager": eager,
+                "torch.export": lambda inputs=inputs: program(*inputs.values()),
+                "onnxruntime": lambda arrays=arrays: torch.from_numpy(session.run(None, arrays)[0]),
+            }
+            with torch.inference_mode():
+                expected = eager()
+            found[f"batch {batch}"] = _compared(setting, sides, expected, tolerance=1e-4)
+    return found | {"largest_difference": {ending: report.largest_difference for ending, report in reports.items()}}
+
+
+def growth(setting: Setting) -> dict[str, Any]:
+    """Seconds and peak memory of `predict_stream` over more and more pairs, with the tiny backbones."""
+    from benchmarks.models import preset
+    from mmfusion import FusionProcessor, predict_stream
+    from mmfusion.samples import word_tokenizer
+
+    chosen = preset("tiny")
+    model = classifier(chosen, "concat").to(setting.device)
+    assert model.image_encoder is not None
+    words = [f"word{i}" for i in range(200)]
+    processor = FusionProcessor(word_tokenizer(words), model.image_encoder.input_spec)
+    rng = np.random.default_rng(0)
+    picture = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+
+    def samples(count: int) -> Iterator[Mapping[str, Any]]:
+        for index in range(count):
+            yield {"image": picture, "text": " ".join(words[(index + k) % 200] for k in range(1 + index % 60))}
+
+    found = {}
+    for count in GROWTH:
+        run = by_turns(
+            {"stream": lambda count=count: sum(1 for _ in predict_stream(model, processor, samples(count), progress=False))},
+            rounds=1,
+            warm_up=0,
+        )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found[str(count)] = {"seconds": run["stream"][0], "pairs_per_second": count / run["stream"][0], "peak_megabytes": peak}
+    return {"pairs": found}
+
+
+CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "text tower": text_tower,
+    "fused forward": fused,
+    "parts": parts,
+    "training step": training_step,
+    "latency": latency,
+    "export": exported,
+    "growth": growth,
+}
+
+
+def _of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
+    return lambda: model(**inputs).logits
+
+
+def _timed(setting: Setting, sides: Mapping[str, Side], *, training: bool = False) -> dict[str, Any]:
+    with torch.inference_mode(not training):
+        return {name: spread(seconds) for name, seconds in by_turns(sides, rounds=setting.rounds).items()}
+
+
+def _compared(
+    setting: Setting,
+    sides: Mapping[str, Side],
+    expected: Tensor | Mapping[str, Tensor],
+    only: Mapping[str, list[int]] | None = None,
+    *,
+    operations: float | None = None,
+    tolerance: float | None = None,
+) -> dict[str, Any]:
+    """The sides' seconds, once each has answered as float32 eager does.
+
+    Args:
+        setting: the run's.
+        sides: what to time, each returning a tensor [B, ...].
+        expected: the answer, one for all or one for each.
+        only: the rows to compare of a side, where it is not all.
+        operations: floating-point operations that the work needs; the roofline is left out without them.
+        tolerance: the largest difference; None takes that of the dtype.
+
+    Raises:
+        RuntimeError: when a side answers otherwise.
+    """
+    tolerance = TOLERANCE[setting.dtype] if tolerance is None else tolerance
+    apart: dict[str, float] = {}
+    with torch.inference_mode():
+        for name, side in sides.items():
+            wanted = expected[name] if isinstance(expected, Mapping) else expected
+            rows = (only or {}).get(name, list(range(len(wanted))))
+            difference = (side().float().cpu()[rows] - wanted.cpu()[rows]).abs()
+            apart[name] = float(difference.max()) if len(rows) else 0.0
+    wrong = {name: value for name, value in apart.items() if not value <= tolerance}
+    if wrong:
+        raise RuntimeError(f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. Nothing was timed.")
+    timed = _timed(setting, sides)
+    found = {"seconds": timed, "largest_difference": apart}
+    if operations is not None:
+        found["operations"] = operations
+        found["share_of_matmul_rate"] = {name: operations / value["median"] / setting.rate for name, value in timed.items()}
+    return found

@@ -1,0 +1,92 @@
+"""The benchmarks run, on backbones so small that their figures mean nothing; what they compare must answer alike."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from typer import Typer
+from typer.testing import CliRunner
+
+from benchmarks import cases
+from benchmarks.__main__ import main
+from benchmarks.models import needed_operations, pairs, preset, transformer_operations
+from benchmarks.timing import by_turns
+from mmfusion import TextEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*words: object, code: int = 0) -> str:
+    app = Typer()
+    app.command()(main)
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == code, result.output
+    return str(result.output)
+
+
+def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "GROWTH", (20, 40))
+    output = tmp_path / "bench.json"
+    options = ["--backbones", "tiny", "--batch-size", 3, "--rounds", 2, "--threads", 1, "--output", output]
+    run(*options, "--case", "text tower", "--case", "fused forward", "--case", "parts")
+    run(*options, "--case", "training step", "--case", "latency", "--case", "export", "--case", "growth")
+    found = json.loads(output.read_text())
+    assert set(found["cases"]) == set(cases.CASES) and found["matmul_rate"] > 0 and "torch" in found["versions"]
+    text = found["cases"]["text tower"]
+    assert all(len(side["rounds"]) == 2 and side["median"] > 0 for side in text["seconds"].values())
+    rate = text["operations"] / text["seconds"]["packed"]["median"] / text["matmul_rate"]
+    assert text["share_of_matmul_rate"]["packed"] == pytest.approx(rate)
+    assert {"concat", "dual encoder, to 512"} <= set(found["cases"]["fused forward"]["seconds"])
+    assert set(found["cases"]["growth"]["pairs"]) == {"20", "40"}
+    assert set(found["cases"]["parts"]["share_of_forward_time"]) == {"concat", "joint", "cross_attention", "mmtm", "late"}
+
+
+def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = cases.Setting(preset("tiny"), "cpu", torch.float32, 2, 1, 1e9)
+    real = TextEncoder.forward
+    off = {"packed": 1e-3}
+
+    def wrong(self: TextEncoder, *args: Any, **kwargs: Any) -> Any:
+        encoded = real(self, *args, **kwargs)
+        return encoded._replace(pooled=encoded.pooled + off.get(self.padding, 0.0))
+
+    monkeypatch.setattr(TextEncoder, "forward", wrong)
+    with pytest.raises(RuntimeError, match=r"must answer as float32 eager does within 1e-05, got \{'packed': 0.00"):
+        cases.text_tower(setting)
+
+
+def test_operations_are_those_of_the_products() -> None:
+    """Counted by hand for BERT-base: 12 layers of 7,077,888 weights, two operations each, and the attention's two products."""
+    config = preset("base").text
+    length = 10
+    by_hand = 12 * (2 * 7_077_888 * length + 2 * 2 * length * length * 768)
+    assert transformer_operations(config, [length]) == by_hand
+    assert transformer_operations(config, [length, length]) == 2 * by_hand
+    # ViT-B/16 at 224 pixels: 17.58 billion multiplications a picture, as its authors and timm count.
+    image = needed_operations(preset("base"), 1, [])
+    assert image is not None and image / 2 / 1e9 == pytest.approx(17.5, abs=0.1)
+    assert needed_operations(preset("small"), 1, []) is None
+
+
+def test_sides_take_turns() -> None:
+    order: list[str] = []
+    seconds = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, warm_up=1)
+    assert order == ["a", "b"] * 3 and [len(taken) for taken in seconds.values()] == [2, 2]
+
+
+def test_texts_are_the_same_however_far_they_are_padded() -> None:
+    short, long = (pairs(preset("tiny"), 3, torch.float32, width=width) for width in (None, 512))
+    width = short["input_ids"].shape[1]
+    assert torch.equal(short["input_ids"], long["input_ids"][:, :width]) and not long["attention_mask"][:, width:].any()
+    assert torch.equal(short["pixel_values"], long["pixel_values"])
+
+
+def test_options_are_checked() -> None:
+    assert "must be of" in run("--case", "speed", code=2)
+    assert "must be of" in run("--dtype", "float8", code=2)
