@@ -25,7 +25,7 @@ from benchmarks.models import (
     transformer_operations,
 )
 from benchmarks.timing import Side, by_turns, spread
-from mmfusion import FusionClassifier, TextEncoder, export_model
+from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder, export_model
 from mmfusion.outputs import masked_mean
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
@@ -228,6 +228,29 @@ def exported(setting: Setting) -> dict[str, Any]:
     return found | {"largest_difference": {ending: report.largest_difference for ending, report in reports.items()}}
 
 
+def compiled(setting: Setting) -> dict[str, Any]:
+    """`CompiledClassifier` beside the classifier with packed and with padded texts."""
+    inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
+    model = setting.place(classifier(setting.chosen, "concat"))
+    fast = CompiledClassifier(model, batch_sizes=(setting.batch,))
+    assert model.text_encoder is not None
+
+    def of(padding: str) -> Side:
+        def run() -> Tensor:
+            model.text_encoder.padding = padding
+            return model(**inputs).logits
+
+        return run
+
+    full = classifier(setting.chosen, "concat").to(setting.device)
+    full.text_encoder.padding = "padded"
+    with torch.inference_mode():
+        expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
+    return _compared(
+        setting, {"packed": of("packed"), "padded": of("padded"), "compiled": lambda: fast(**inputs).logits}, expected
+    )
+
+
 def growth(setting: Setting) -> dict[str, Any]:
     """Seconds and peak memory of `predict_stream` over more and more pairs, with the tiny backbones."""
     from benchmarks.models import preset
@@ -264,6 +287,7 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "parts": parts,
     "training step": training_step,
     "latency": latency,
+    "compiled": compiled,
     "export": exported,
     "growth": growth,
 }

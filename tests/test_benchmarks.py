@@ -32,10 +32,12 @@ def run(*words: object, code: int = 0) -> str:
 
 def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cases, "GROWTH", (20, 40))
+    # The real compiler takes a minute; that it answers alike is tested beside it.
+    monkeypatch.setattr(cases, "CompiledClassifier", lambda model, **_: model)
     output = tmp_path / "bench.json"
     options = ["--backbones", "tiny", "--batch-size", 3, "--rounds", 2, "--threads", 1, "--output", output]
     run(*options, "--case", "text tower", "--case", "fused forward", "--case", "parts")
-    run(*options, "--case", "training step", "--case", "latency", "--case", "export", "--case", "growth")
+    run(*options, "--case", "training step", "--case", "latency", "--case", "compiled", "--case", "export", "--case", "growth")
     found = json.loads(output.read_text())
     assert set(found["cases"]) == set(cases.CASES) and found["matmul_rate"] > 0 and "torch" in found["versions"]
     text = found["cases"]["text tower"]

@@ -41,6 +41,7 @@ _HOME = {
     "fit": "training",
     "evaluate": "training",
     "predict": "training",
+    "CompiledClassifier": "compiled",
     "Prediction": "inference",
     "predict_stream": "inference",
     "dice": "metrics",
@@ -74,6 +75,7 @@ __all__ = ["__version__", *_HOME]
 if TYPE_CHECKING:
     from .auditing import audit as audit
     from .cache import cache_features as cache_features
+    from .compiled import CompiledClassifier as CompiledClassifier
     from .configuration import FusionConfig as FusionConfig
     from .data import Augmented as Augmented
     from .data import FusionCollator as FusionCollator

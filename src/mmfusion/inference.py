@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .compiled import CompiledClassifier
 from .configuration import closest
 from .data import FusionCollator
 from .modeling import FusionClassifier
@@ -35,7 +36,7 @@ class Prediction(NamedTuple):
 
 
 def predict_stream(
-    model: FusionClassifier,
+    model: FusionClassifier | CompiledClassifier,
     processor: FusionProcessor,
     samples: Iterable[Mapping[str, Any]],
     *,
@@ -50,7 +51,7 @@ def predict_stream(
     with their number. `mmfusion.predict` is the road through the Trainer, with several devices and the cache.
 
     Args:
-        model: the classifier, on the device where it is to run; it runs in eval mode and comes back as it was.
+        model: the classifier, compiled or not, on the device where it is to run; it runs in eval mode and comes back as it was.
         processor: its processor.
         samples: mappings with `image` (a path, a PIL image, an array), `text`, or both, None for a missing one; other keys are
             left aside. A `datasets.Dataset` is one, so is a generator.
@@ -84,7 +85,7 @@ def predict_stream(
 
 
 def _answers(
-    model: FusionClassifier,
+    model: FusionClassifier | CompiledClassifier,
     processor: FusionProcessor,
     samples: Iterable[Mapping[str, Any]],
     batch_size: int,
@@ -121,7 +122,7 @@ def _answers(
 
 
 @torch.inference_mode()
-def _answered(model: FusionClassifier, batch: Mapping[str, Tensor]) -> list[Prediction]:
+def _answered(model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]) -> list[Prediction]:
     inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
@@ -134,7 +135,7 @@ def _answered(model: FusionClassifier, batch: Mapping[str, Tensor]) -> list[Pred
     ]
 
 
-def _unread(model: FusionClassifier, error: str) -> Prediction:
+def _unread(model: FusionClassifier | CompiledClassifier, error: str) -> Prediction:
     nothing = np.full(int(model.config.num_labels or 0), np.nan, dtype=np.float32)
     return Prediction(nothing, nothing, model.modalities, error)
 

@@ -1,0 +1,224 @@
+"""A classifier compiled for inference, in a few shapes."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from .modeling import FusionClassifier
+from .outputs import FusionOutput
+
+_PRESENT = ("image_present", "text_present")
+
+
+@final
+class CompiledClassifier(nn.Module):
+    """A copy of a classifier for inference alone: in half precision if asked for, compiled, for a few shapes.
+
+    A compiled graph holds for one shape, and compiling takes from seconds to minutes. So a batch is filled up to the next of a
+    few batch sizes, and its texts to the next of a few lengths; what was filled up is cut off the answer, and by the laws
+    changes nothing in it. At most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed. Inside a
+    graph texts are padded (see `TextEncoder`), so on a CPU, with texts of very different lengths, the classifier itself may be
+    the faster one: `python -m benchmarks --case compiled` compares them.
+
+    Args:
+        model: the classifier; it stays as it is.
+        dtype: of the copy's weights; None keeps the model's.
+        batch_sizes: the batch sizes that are compiled; a larger batch is cut into pieces of the largest.
+        lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the text encoder's limit.
+        mode: as `torch.compile` takes it; None means "reduce-overhead" (CUDA graphs) on CUDA and "default" elsewhere.
+        backend: as `torch.compile` takes it.
+
+    Raises:
+        ValueError: for a batch size or length below 1; in use, for texts longer than the largest length.
+
+    Shape:
+        as `FusionClassifier`'s: pixel_values [B, C, H, W], input_ids and attention_mask [B, L], presence [B] -> logits [B, C].
+
+    Example:
+        >>> from mmfusion.testing import tiny_batch, tiny_classifier
+        >>> model = tiny_classifier(image=None, text="bert")
+        >>> fast = CompiledClassifier(model, batch_sizes=(4,), lengths=(8,))
+        >>> fast.shapes
+        [(4, 8)]
+    """
+
+    def __init__(
+        self,
+        model: FusionClassifier,
+        *,
+        dtype: torch.dtype | None = None,
+        batch_sizes: Sequence[int] = (1, 32),
+        lengths: Sequence[int] | None = None,
+        mode: str | None = None,
+        backend: str | Callable[..., Any] = "inductor",
+    ):
+        super().__init__()
+        limit = None if model.text_encoder is None else model.text_encoder.max_length
+        if lengths is None:
+            lengths = _doubled(limit or 512) if model.text_encoder is not None else ()
+        for name, values in (("batch_sizes", batch_sizes), ("lengths", lengths)):
+            if any(value < 1 for value in values) or (not values and (name == "batch_sizes" or model.text_encoder is not None)):
+                raise ValueError(f"{name} must be one or more numbers of at least 1, got {tuple(values)!r}.")
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        nn.Module.to(self.model, dtype or model.dtype)
+        self.batch_sizes, self.lengths = sorted(set(batch_sizes)), sorted(set(lengths))
+        if mode is None:
+            mode = "reduce-overhead" if model.device.type == "cuda" else "default"
+        chosen: dict[str, Any] = {"mode": mode} if backend == "inductor" else {}
+        self._run = torch.compile(self._logits, dynamic=False, fullgraph=True, backend=backend, **chosen)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """The shapes that may be compiled: batch size and text length (0 without a text encoder)."""
+        return [(batch, length) for batch in self.batch_sizes for length in self.lengths or [0]]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities it has a tower for."""
+        return self.model.modalities
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The classifier's config."""
+        return self.model.config
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether the classes do not exclude each other."""
+        return self.model.multi_label
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.model.dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """This classifier, in eval mode whatever is asked for: it does not learn."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        image_present: Tensor | None = None,
+        text_present: Tensor | None = None,
+    ) -> FusionOutput:
+        """Logits, as `FusionClassifier.forward` gives them.
+
+        Args:
+            pixel_values: as there; cast to the weights' type.
+            input_ids: as there.
+            attention_mask: as there.
+            image_present: as there.
+            text_present: as there.
+
+        Raises:
+            ValueError: when an input has no tower or is lacking, a sample has neither modality, or a text is too long.
+        """
+        given = {
+            "pixel_values": pixel_values,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "image_present": image_present,
+            "text_present": text_present,
+        }
+        inputs = self._completed({name: value for name, value in given.items() if value is not None})
+        largest = self.batch_sizes[-1]
+        rows = next(iter(inputs.values())).shape[0]
+        with _graphs(len(self.shapes)):
+            pieces = [self._piece(inputs, start, min(start + largest, rows)) for start in range(0, rows, largest)]
+        return FusionOutput(logits=torch.cat(pieces))
+
+    def warm_up(self) -> Self:
+        """This classifier, with every shape compiled."""
+        for batch, length in self.shapes:
+            inputs: dict[str, Tensor] = {}
+            if self.model.image_encoder is not None:
+                spec = self.model.image_encoder.input_spec
+                inputs["pixel_values"] = torch.zeros(batch, spec["channels"], *spec["size"], device=self.device)
+            if length:
+                inputs["input_ids"] = torch.zeros(batch, length, dtype=torch.long, device=self.device)
+                inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+            self(**inputs)
+        return self
+
+    def _completed(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every input of the graph, so that there is one graph and not one for each way to leave something out."""
+        inputs = dict(given)
+        if "input_ids" in inputs and "attention_mask" not in inputs:
+            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        towers = {"image": "pixel_values", "text": "input_ids"}
+        wrong = [towers[name] for name in towers if name not in self.modalities and towers[name] in inputs]
+        lacking = [towers[name] for name in self.modalities if towers[name] not in inputs]
+        if wrong or lacking:
+            state = f"got {', '.join(wrong)} too" if wrong else f"got none for {', '.join(lacking)}"
+            raise ValueError(
+                f"inputs must be those of the towers ({', '.join(self.modalities)}), {state}. A processor makes them all: where "
+                "a sample lacks a modality, it marks that in image_present or text_present."
+            )
+        rows = inputs[towers[self.modalities[0]]].shape[0]
+        everyone = torch.ones(rows, dtype=torch.bool, device=self.device)
+        present = {f"{name}_present": inputs.get(f"{name}_present", everyone).bool() for name in self.modalities}
+        if "attention_mask" in inputs:
+            present["text_present"] = present["text_present"] & inputs["attention_mask"].bool().any(1)
+        if not bool(torch.stack(list(present.values())).any(0).all()):
+            nothing = (~torch.stack(list(present.values())).any(0)).nonzero().flatten().tolist()
+            raise ValueError(f"every sample must have an image or a text, got neither in rows {nothing[:10]}. Leave them out.")
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
+        names = ("pixel_values", "input_ids", "attention_mask")
+        return {name: inputs[name] for name in names if name in inputs} | present
+
+    def _piece(self, inputs: Mapping[str, Tensor], start: int, stop: int) -> Tensor:
+        rows = stop - start
+        batch = next(size for size in self.batch_sizes if size >= rows)
+        filled = {}
+        for name, value in inputs.items():
+            # Filled up with the first sample again: any will do, and this one is in range.
+            spare = value[start : start + 1].expand(batch - rows, *value.shape[1:])
+            filled[name] = torch.cat([value[start:stop], spare])
+        if self.lengths:
+            filled |= self._lengthened(filled["input_ids"], filled["attention_mask"])
+        # Cloned: the memory of a CUDA graph's answer is that of the next one's.
+        return self._run(filled)[:rows].clone()
+
+    def _lengthened(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        """The texts at the least compiled length that holds them, without the columns in which no text has a token."""
+        kept = attention_mask.bool().any(0)
+        input_ids, attention_mask = input_ids[:, kept], attention_mask[:, kept]
+        longest = input_ids.shape[1]
+        length = next((length for length in self.lengths if length >= longest), None)
+        if length is None:
+            raise ValueError(f"texts must have at most {self.lengths[-1]} tokens, got {longest}. Give larger lengths.")
+        add = (0, length - longest)
+        return {"input_ids": nn.functional.pad(input_ids, add), "attention_mask": nn.functional.pad(attention_mask, add)}
+
+    def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        return self.model(**inputs).logits
+
+
+def _doubled(limit: int) -> list[int]:
+    lengths = [64]
+    while lengths[-1] < limit:
+        lengths.append(2 * lengths[-1])
+    return [min(length, limit) for length in lengths]
+
+
+@contextmanager
+def _graphs(count: int) -> Iterator[None]:
+    """As many graphs of a function as there are shapes, where torch would stop at 8."""
+    limit = max(count, torch._dynamo.config.recompile_limit)
+    with torch._dynamo.config.patch(recompile_limit=limit):
+        yield

@@ -1,0 +1,113 @@
+"""Run by test_compiled.py without the run-time check of shapes.
+
+The compiled classifier answers as the eager one, whatever the shape, and compiles no more graphs than it has shapes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmfusion import CompiledClassifier, FusionProcessor, predict_stream
+from mmfusion import testing as kit
+from mmfusion.samples import word_tokenizer
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> None:
+    torch.compiler.reset()
+
+
+class Counting:
+    """A backend that runs the graph as it is and counts how many it was given."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+def inputs_of(model: Any, rows: int, *, columns: int = 0, seed: int = 0) -> dict[str, Tensor]:
+    batch = kit.repadded(kit.tiny_batch(model, rows, missing=rows > 1, seed=seed), extra=columns)
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "fusion"),
+    [("timm_vit", "bert", "concat"), ("cnn", "roberta", "mmtm"), ("transformers_vit", "modernbert", "joint")],
+)
+def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(image: str, text: str, fusion: str) -> None:
+    model = kit.tiny_classifier(fusion, "linear", image, text)
+    backend = Counting()
+    fast = CompiledClassifier(model, batch_sizes=(1, 4), lengths=(4, 8), backend=backend)
+    for seed, (rows, columns) in enumerate([(1, 0), (2, 0), (3, 5), (4, 1), (11, 0), (1, 2), (4, 0)]):
+        inputs = inputs_of(model, rows, columns=columns, seed=seed)
+        with torch.no_grad():
+            torch.testing.assert_close(fast(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0)
+    assert 2 <= backend.graphs <= len(fast.shapes) == 4
+
+
+def test_more_shapes_than_torch_allows_by_itself() -> None:
+    model = kit.tiny_classifier(image=None, text="bert")
+    backend = Counting()
+    fast = CompiledClassifier(model, batch_sizes=(1, 2, 3), lengths=(2, 3, 4, 5), backend=backend).warm_up()
+    assert backend.graphs == len(fast.shapes) == 12 > torch._dynamo.config.recompile_limit
+    fast(**inputs_of(model, 2))
+    assert backend.graphs == 12
+
+
+def test_the_model_stays_as_it_is_and_the_copy_is_in_half_precision() -> None:
+    model = kit.tiny_classifier("late", "linear", "timm_vit", "bert").train()
+    fast = CompiledClassifier(model, dtype=torch.bfloat16, batch_sizes=(4,), lengths=(8,), backend="eager")
+    assert model.training and model.dtype == torch.float32 and all(p.requires_grad for p in model.parameters())
+    assert fast.dtype == torch.bfloat16 and not fast.train().training and not any(p.requires_grad for p in fast.parameters())
+    inputs = inputs_of(model, 3)
+    logits = fast(**inputs).logits.float()
+    with torch.no_grad():
+        expected = model.eval()(**inputs).logits
+    assert not torch.equal(logits, expected)
+    torch.testing.assert_close(logits, expected, atol=0.1, rtol=0)
+
+
+def test_it_streams() -> None:
+    model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
+    processor = FusionProcessor(word_tokenizer(["clear lungs effusion"]), model.image_encoder.input_spec)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 20, 20), dtype=np.uint8)
+    samples = [
+        {"image": None if i == 4 else noise[i], "text": "clear lungs effusion"[: 5 + i] if i % 3 else None} for i in range(9)
+    ]
+    fast = CompiledClassifier(model, batch_sizes=(2, 4), lengths=(8,), backend="eager")
+    found = list(predict_stream(fast, processor, samples, batch_size=4, progress=False))
+    for answer, expected in zip(found, predict_stream(model, processor, samples, batch_size=4, progress=False), strict=True):
+        np.testing.assert_allclose(answer.logits, expected.logits, atol=1e-5)
+        assert answer.missing == expected.missing
+
+
+def test_lengths_go_up_to_the_encoders_limit() -> None:
+    model = kit.tiny_classifier(image=None, text="bert")
+    limit = model.text_encoder.max_length
+    assert [length for _, length in CompiledClassifier(model, batch_sizes=(1,)).shapes][-1] == limit
+    assert CompiledClassifier(kit.tiny_classifier(image="cnn", text=None), batch_sizes=(2, 2)).shapes == [(2, 0)]
+
+
+def test_what_it_refuses() -> None:
+    model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
+    with pytest.raises(ValueError, match=r"batch_sizes must be one or more numbers of at least 1, got \(0,\)"):
+        CompiledClassifier(model, batch_sizes=(0,))
+    with pytest.raises(ValueError, match=r"lengths must be one or more numbers of at least 1, got \(\)"):
+        CompiledClassifier(model, lengths=())
+    fast = CompiledClassifier(model, batch_sizes=(4,), lengths=(3,), backend="eager")
+    inputs = inputs_of(model, 4)
+    with pytest.raises(ValueError, match=r"texts must have at most 3 tokens, got \d. Give larger lengths"):
+        fast(**inputs)
+    with pytest.raises(ValueError, match=r"inputs must be those of the towers \(image, text\), got none for input_ids"):
+        fast(pixel_values=inputs["pixel_values"])
+    with pytest.raises(ValueError, match="got pixel_values too"):
+        CompiledClassifier(kit.tiny_classifier(image=None, text="bert"))(**inputs)
+    inputs["text_present"][:] = False
+    with pytest.raises(ValueError, match=r"every sample must have an image or a text, got neither in rows \[0\]"):
+        fast(**inputs)
