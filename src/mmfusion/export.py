@@ -1,5 +1,6 @@
 """A classifier as one graph: torch.export or ONNX, from pixels and tokens to logits, held against the model it came from."""
 
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -168,10 +169,8 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
 
 
 def _description(model: FusionClassifier) -> dict[str, Any]:
-    from . import __version__
-
     described: dict[str, Any] = {
-        "version": __version__,
+        "version": importlib.metadata.version("mmfusion"),
         "id2label": {str(index): name for index, name in (model.config.id2label or {}).items()},
         "problem_type": model.config.problem_type,
     }
