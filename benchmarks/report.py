@@ -1,33 +1,123 @@
-"""Tables of what was measured."""
+"""Tables of what was measured: on the terminal while it runs, and in the README from the JSON.
+
+python -m benchmarks.report
+python -m benchmarks.report --check
+"""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
+NAMES = {
+    "base": "ViT-B/16 and BERT-base",
+    "small": "EfficientNet-Lite0 and a MiniLM of six layers",
+    "tiny": "tiny towers, whose figures mean nothing",
+}
+
 
 def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
-    """Print a case: its seconds as a table, what is nested as a table each, and whatever else it holds as JSON."""
+    """Print a case: its seconds as tables, and its other figures as JSON."""
+    for title, part in _timed(name, found):
+        table = Table("side", "median ms", "10th to 90th percentile", "of the matmul rate", "times the first", title=title)
+        for row in _rows(part):
+            table.add_row(*row)
+        console.print(table)
+    for key in ("share_of_forward_time", "pairs"):
+        if key in found:
+            console.print(f"{key}: {json.dumps(found[key], indent=2)}", highlight=False)
+
+
+def render(run: dict[str, Any]) -> str:
+    """A run's tables in Markdown, with the machine, the versions and the command of each case."""
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    where = run["machine"].get("accelerator") or f"{run['machine']['processor']}, {run['machine']['threads']} threads"
+    lines = [
+        f"{NAMES[run['backbones']]}, random weights, {run['dtype']}, batch {run['batch_size']}, texts of the lengths of Open-i "
+        f"reports; {where}; {versions}.",
+        "",
+    ]
+    for name, found in run["cases"].items():
+        for title, part in _timed(name, found):
+            lines += [
+                f"**{title}** (`{found['command']}`)",
+                "",
+                "| side | median ms | 10th to 90th percentile | of the measured rate of matrix products | times the first |",
+                "| --- | --- | --- | --- | --- |",
+                *(f"| {' | '.join(row)} |" for row in _rows(part)),
+                "",
+            ]
+        if "share_of_forward_time" in found:
+            shares = ", ".join(f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items())
+            lines += [f"Mapper and fusion, of the forward time: {shares}.", ""]
+        if "pairs" in found:
+            lines += [f"**{name}** (`{found['command']}`)", "", "| pairs | pairs per second | peak MB |", "| --- | --- | --- |"]
+            for count, measured in found["pairs"].items():
+                rate, peak = measured["pairs_per_second"], measured["peak_megabytes"]
+                lines.append(f"| {int(count):,} | {rate:,.0f} | {peak:,.0f} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
+def put(text: str, tables: str) -> str:
+    """`text` with the tables between its two marker lines.
+
+    Raises:
+        ValueError: when a marker is not there once.
+    """
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise ValueError(f"README.md must hold {START} and {END} once each.")
+    before, rest = text.split(START)
+    return f"{before}{START}\n\n{tables}\n{END}{rest.split(END)[1]}"
+
+
+def read_runs(folder: Path = ROOT / "benchmarks" / "results") -> str:
+    """The tables of all runs that this package wrote into `folder`, in the order of the files' names."""
+    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
+    return "\n".join(render(run) for run in runs if "cases" in run)
+
+
+def main(
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where the README is stale.")] = False,
+    readme: Annotated[Path, typer.Option(help="The file with the two marker lines.")] = README,
+) -> None:
+    """Write the benchmarks' tables into the README, or check them."""
+    old = readme.read_text(encoding="utf-8")
+    new = put(old, read_runs())
+    if not check:
+        readme.write_text(new, encoding="utf-8")
+    elif new != old:
+        Console(stderr=True).print(f"{readme} is stale. Run: python -m benchmarks.report", markup=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _timed(name: str, found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The parts of a case that have sides, each with its title."""
     if "seconds" in found:
-        console.print(_table(name, found))
+        yield name, found
     for key, value in found.items():
-        if isinstance(value, dict) and "seconds" in value and isinstance(value["seconds"], dict):
-            console.print(_table(f"{name}, {key}", value))
-        elif key in ("share_of_forward_time", "pairs", "largest_difference") and isinstance(value, dict):
-            console.print(f"{key}: {json.dumps(value, indent=2)}", highlight=False)
+        if isinstance(value, dict) and isinstance(value.get("seconds"), dict):
+            yield f"{name}, {key}", value
 
 
-def _table(title: str, found: dict[str, Any]) -> Table:
-    """Milliseconds of each side, its share of the machine's rate, and how many times the first side is faster."""
-    table = Table("side", "median ms", "10th to 90th percentile", "of the matmul rate", "times the first side", title=title)
+def _rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     sides = found["seconds"]
     first = next(iter(sides.values()))["median"]
     shares = found.get("share_of_matmul_rate", {})
     for name, taken in sides.items():
         share = f"{shares[name]:.0%}" if name in shares else ""
         spread = f"{taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f}"
-        table.add_row(name, f"{taken['median'] * 1e3:.1f}", spread, share, f"{taken['median'] / first:.2f}")
-    return table
+        yield name, f"{taken['median'] * 1e3:.1f}", spread, share, f"{taken['median'] / first:.2f}"
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import cases
+from benchmarks import cases, report
 from benchmarks.__main__ import main
 from benchmarks.models import needed_operations, pairs, preset, transformer_operations
 from benchmarks.timing import by_turns
@@ -47,6 +47,43 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, monkeypatch: p
     assert {"concat", "dual encoder, to 512"} <= set(found["cases"]["fused forward"]["seconds"])
     assert set(found["cases"]["growth"]["pairs"]) == {"20", "40"}
     assert set(found["cases"]["parts"]["share_of_forward_time"]) == {"concat", "joint", "cross_attention", "mmtm", "late"}
+
+
+def test_the_readme_is_what_the_json_says() -> None:
+    text = report.README.read_text(encoding="utf-8")
+    assert report.put(text, report.read_runs()) == text
+    for other in ("no markers", text + report.START):
+        with pytest.raises(ValueError, match="once each"):
+            report.put(other, "")
+
+
+def test_every_figure_of_a_table_comes_from_the_json() -> None:
+    side = {"median": 0.1234, "low": 0.1, "high": 0.2, "rounds": [0.1, 0.2]}
+    slower = {"median": 0.2468, "low": 0.2, "high": 0.3, "rounds": [0.2, 0.3]}
+    run: dict[str, Any] = {
+        "versions": {"torch": "9.9"},
+        "machine": {"processor": "abacus", "threads": 3},
+        "backbones": "base",
+        "dtype": "float32",
+        "batch_size": 7,
+        "cases": {
+            "text tower": {
+                "command": "this",
+                "seconds": {"packed": side, "padded": slower},
+                "share_of_matmul_rate": {"packed": 0.5},
+            },
+            "export": {"command": "that", "batch 1": {"seconds": {"eager": side}}, "largest_difference": {".pt2": 0.0}},
+            "parts": {"command": "third", "seconds": {"image tower": side}, "share_of_forward_time": {"concat": 0.0123}},
+            "growth": {
+                "command": "fourth",
+                "pairs": {"1000": {"seconds": 2.0, "pairs_per_second": 500.0, "peak_megabytes": 1234.0}},
+            },
+        },
+    }
+    text = report.render(run)
+    assert "abacus, 3 threads; torch 9.9" in text and "batch 7" in text and "**text tower** (`this`)" in text
+    assert "| packed | 123.4 | 100.0 to 200.0 | 50% | 1.00 |" in text and "| padded | 246.8 | 200.0 to 300.0 |  | 2.00 |" in text
+    assert "**export, batch 1** (`that`)" in text and "concat 1.2%" in text and "| 1,000 | 500 | 1,234 |" in text
 
 
 def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
