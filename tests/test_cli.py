@@ -139,14 +139,15 @@ def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     source = list(csv.DictReader(manifest.read_text().splitlines()))
     assert [row["row"] for row in rows] == [str(i) for i in range(1, 61)]
+    assert [Path(row["image"]).name for row in rows] == [row["image"] for row in source]
     for index in (0, 31):
         text = tmp_path / "text.txt"
         text.write_text(source[index]["text"])
         options = ["--image", manifest.parent / source[index]["image"]] if source[index]["image"] else []
         alone = json.loads(call("predict", model, *options, *(["--text", text] if source[index]["text"] else []), "--json"))
         for name, probability in alone["probabilities"].items():
-            assert float(rows[index][name]) == pytest.approx(probability, abs=2e-6)
-        assert rows[index]["prediction"] == max(alone["probabilities"], key=alone["probabilities"].get)
+            assert float(rows[index][f"p_{name}"]) == pytest.approx(probability, abs=2e-6)
+        assert rows[index]["predicted"] == max(alone["probabilities"], key=alone["probabilities"].get)
         assert rows[index]["missing"].split() == alone["missing"]
     (workspace / "data" / "broken.png").write_bytes(b"no picture")
     other = workspace / "data" / "other.csv"
@@ -154,5 +155,7 @@ def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     said = call("predict", model, "--manifest", other, "--output", tmp_path / "other.csv", code=1)
     assert "2 samples, 1 of them with an error" in said
     rows = list(csv.DictReader((tmp_path / "other.csv").read_text().splitlines()))
-    assert "broken.png" in rows[0]["error"] and rows[0]["prediction"] == "" and rows[1]["error"] == ""
+    assert "broken.png" in rows[0]["error"] and rows[0]["predicted"] == "" and rows[1]["error"] == ""
+    assert "group" not in rows[0]
     assert "must be given together" in call("predict", model, "--manifest", other, code=1)
+    assert "must be another file" in call("predict", model, "--manifest", other, "--output", other, code=1)

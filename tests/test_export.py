@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -85,21 +86,30 @@ def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:
     pictures[2] = None
     real = processor(images=pictures, text=[*texts[:5], None])
     before = model.train()
-    report = exported(model, tmp_path / "model.pt2", batches=[real, {**real, "labels": torch.zeros(6)}])
+    other = {**real, "labels": torch.zeros(6), "attention_mask": real["attention_mask"].bool()}
+    report = exported(model, tmp_path / "model.pt2", batches=[real, other])
     assert report.samples == 12 and report.largest_difference < 1e-5
     assert before.training
     with pytest.raises(ValueError, match="batches must hold .* got one without input_ids, attention_mask"):
         exported(model, tmp_path / "other.pt2", batches=[{"pixel_values": real["pixel_values"]}])
 
 
-def test_a_graph_that_answers_otherwise_is_not_written(tmp_path: Path) -> None:
+def test_a_graph_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier("concat", "linear", None, "bert")
     path = tmp_path / "model.pt2"
     path.write_text("what was there before")
-    with torch.no_grad():
-        next(model.head.parameters()).fill_(float("nan"))
+    batches = [kit.tiny_batch(model, rows) for rows in (2, 3)]
+    real = torch.export.load
+    # A graph that answers well but for a NaN in the later batch, which a plain max() would pass over.
+    nan = {2: 0.0, 3: float("nan")}
+
+    def loaded(file: Path) -> Any:
+        graph = real(file).module()
+        return SimpleNamespace(module=lambda: lambda *inputs: graph(*inputs) + nan[len(inputs[0])])
+
+    monkeypatch.setattr("torch.export.load", loaded)
     with pytest.raises(RuntimeError, match=r"graph must answer as the model does within 0.0001, got a difference of nan"):
-        exported(model, path)
+        exported(model, path, batches=batches)
     assert path.read_text() == "what was there before" and len(list(tmp_path.iterdir())) == 1
 
 
@@ -109,6 +119,8 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exported(model, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="batches must hold at least one batch"):
         exported(model, tmp_path / "model.pt2", batches=[])
+    with pytest.raises(ValueError, match=r"model must be in float32 for .onnx, got bfloat16. Use model.float"):
+        exported(kit.tiny_classifier("concat", "linear", None, "bert").bfloat16(), tmp_path / "model.onnx")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs onnx, onnxruntime, onnxscript.*mmfusion\[export\]"):
         exported(model, tmp_path / "model.onnx")

@@ -39,8 +39,12 @@ def test_each_answer_is_what_the_model_says_of_the_sample_alone(
 ) -> None:
     model, processor = parts
     model.train()
-    found = list(predict_stream(model, processor, samples(45), batch_size=batch_size, workers=workers, progress=False))
-    assert model.training
+    model.text_encoder.eval()
+    found = []
+    for answer in predict_stream(model, processor, samples(45), batch_size=batch_size, workers=workers, progress=False):
+        # Between two answers the model is as its owner left it.
+        assert model.training and not model.text_encoder.training
+        found.append(answer)
     model.eval()
     assert len(found) == 45
     for sample, answer in zip(samples(45), found, strict=True):
@@ -96,8 +100,9 @@ def test_a_sample_that_cannot_be_read(parts: tuple[FusionClassifier, FusionProce
         list(predict_stream(*parts, given, progress=False))
     found = list(predict_stream(*parts, given, batch_size=2, on_error="keep", progress=False))
     assert [answer.error is None for answer in found] == [True, False, False, False, True]
-    assert "broken.png" in str(found[1].error) and "must have an image or a text" in str(found[2].error)
+    assert "broken.png" in str(found[1].error) and "must have image or text, got nothing" in str(found[2].error)
     assert np.isnan(found[1].logits).all() and np.isnan(found[1].probabilities).all() and found[1].logits.shape == (3,)
+    assert [answer.missing for answer in found] == [("image",), (), ("image", "text"), ("image",), ("image",)]
     alone = next(predict_stream(*parts, given[4:], progress=False))
     np.testing.assert_allclose(found[4].logits, alone.logits, atol=1e-5)
 
@@ -119,3 +124,11 @@ def test_options_are_checked_at_once(parts: tuple[FusionClassifier, FusionProces
     with pytest.raises(ValueError, match="batch_size must be at least 1 and workers at least 0, got 0 and 0"):
         predict_stream(*parts, [], batch_size=0)
     assert list(predict_stream(*parts, [], progress=False)) == []
+    model, processor = parts
+    words_alone = FusionProcessor(processor.tokenizer)
+    with pytest.raises(ValueError, match=r"processor must have a part for each .*\(image, text\), got none for image"):
+        predict_stream(model, words_alone, [])
+    text_alone = kit.tiny_classifier(image=None, text="bert")
+    given = [{"text": "clear lung"}]
+    (found,), (expected,) = (list(predict_stream(text_alone, p, given, progress=False)) for p in (processor, words_alone))
+    np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)

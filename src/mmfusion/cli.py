@@ -44,7 +44,7 @@ def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError) as error:
             if os.environ.get("MMFUSION_DEBUG"):
                 raise
             Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}")
@@ -184,23 +184,29 @@ def predict(
 def _predict_many(
     classifier: "FusionClassifier", processor: "FusionProcessor", manifest: Path, output: Path, batch_size: int, workers: int
 ) -> None:
-    """Write a line per row of the manifest as it is answered; a sample that cannot be read has its error there."""
+    """Write a line per row of the manifest as it is answered; a picture that cannot be decoded has its error there."""
     import csv
 
     import torch
 
     from .inference import predict_stream
+    from .tables import read_table
 
+    if output.resolve() == manifest.resolve():
+        raise ValueError(f"--output must be another file than --manifest, got {str(output)!r} for both.")
     if torch.cuda.is_available():
         torch.nn.Module.to(classifier, "cuda")
     rows = _load(manifest, labelled=False)
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
-    shown = [name for name in rows.column_names if name not in ("image", "text")]
+    own = read_table(manifest).column_names
+    # Not the texts, which may be long and are patients'; a group only where the manifest has one.
+    shown = [name for name in rows.column_names if name in own and name != "text"]
     failed = 0
     output.parent.mkdir(parents=True, exist_ok=True)
     with output.open("w", newline="", encoding="utf-8") as file:
         write = csv.writer(file).writerow
-        write(["row", *shown, *([] if classifier.multi_label else ["prediction"]), *names, "missing", "error"])
+        predicted = [] if classifier.multi_label else ["predicted"]
+        write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
         stream = predict_stream(classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep")
         for number, (sample, found) in enumerate(zip(rows, stream, strict=True), start=1):
             failed += found.error is not None
@@ -252,7 +258,10 @@ def export(
         collate = FusionCollator(processor)
         starts = range(0, len(chosen), batch_size)
         batches = [collate([rows[i] for i in chosen[start : start + batch_size]]) for start in starts]
-    report = export_model(classifier, output, batches=batches)
+    try:
+        report = export_model(classifier, output, batches=batches)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
     where = "drawn samples" if manifest is None else f"samples of {manifest}"
     typer.echo(
         f"{report.path}: {report.format}, inputs {', '.join(report.inputs)}; on {report.samples} {where} its logits differ from "

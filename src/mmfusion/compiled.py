@@ -1,8 +1,10 @@
 """A classifier compiled for inference, in a few shapes."""
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any, Self, final
 
 import torch
@@ -11,8 +13,6 @@ from transformers import PreTrainedConfig
 
 from .modeling import FusionClassifier
 from .outputs import FusionOutput
-
-_PRESENT = ("image_present", "text_present")
 
 
 @final
@@ -27,14 +27,15 @@ class CompiledClassifier(nn.Module):
 
     Args:
         model: the classifier; it stays as it is.
-        dtype: of the copy's weights; None keeps the model's.
+        dtype: of the copy's weights; None leaves each as it is.
         batch_sizes: the batch sizes that are compiled; a larger batch is cut into pieces of the largest.
         lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the text encoder's limit.
         mode: as `torch.compile` takes it; None means "reduce-overhead" (CUDA graphs) on CUDA and "default" elsewhere.
         backend: as `torch.compile` takes it.
 
     Raises:
-        ValueError: for a batch size or length below 1; in use, for texts longer than the largest length.
+        ValueError: for a batch size or length below 1, or a length above the text encoder's limit; in use, for texts longer than
+            the largest length.
 
     Shape:
         as `FusionClassifier`'s: pixel_values [B, C, H, W], input_ids and attention_mask [B, L], presence [B] -> logits [B, C].
@@ -64,13 +65,16 @@ class CompiledClassifier(nn.Module):
         for name, values in (("batch_sizes", batch_sizes), ("lengths", lengths)):
             if any(value < 1 for value in values) or (not values and (name == "batch_sizes" or model.text_encoder is not None)):
                 raise ValueError(f"{name} must be one or more numbers of at least 1, got {tuple(values)!r}.")
+        if limit is not None and lengths and max(lengths) > limit:
+            raise ValueError(f"lengths must be at most {limit}, the text encoder's limit, got {max(lengths)}. Leave it out.")
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        nn.Module.to(self.model, dtype or model.dtype)
+        if dtype is not None:
+            _cast(self.model, dtype)
         self.batch_sizes, self.lengths = sorted(set(batch_sizes)), sorted(set(lengths))
         if mode is None:
             mode = "reduce-overhead" if model.device.type == "cuda" else "default"
         chosen: dict[str, Any] = {"mode": mode} if backend == "inductor" else {}
-        self._run = torch.compile(self._logits, dynamic=False, fullgraph=True, backend=backend, **chosen)
+        self._run = torch.compile(_with_own_code(self._logits), dynamic=False, fullgraph=True, backend=backend, **chosen)
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -106,7 +110,6 @@ class CompiledClassifier(nn.Module):
         """This classifier, in eval mode whatever is asked for: it does not learn."""
         return super().train(False)
 
-    @torch.no_grad()
     def forward(
         self,
         pixel_values: Tensor | None = None,
@@ -137,7 +140,10 @@ class CompiledClassifier(nn.Module):
         inputs = self._completed({name: value for name, value in given.items() if value is not None})
         largest = self.batch_sizes[-1]
         rows = next(iter(inputs.values())).shape[0]
-        with _graphs(len(self.shapes)):
+        if not rows:
+            raise ValueError("inputs must hold at least one sample, got an empty batch.")
+        # One mode, whatever the caller's: a graph of inference mode is another one than that of no_grad.
+        with _graphs(len(self.shapes)), torch.inference_mode(False), torch.no_grad():
             pieces = [self._piece(inputs, start, min(start + largest, rows)) for start in range(0, rows, largest)]
         return FusionOutput(logits=torch.cat(pieces))
 
@@ -207,6 +213,29 @@ class CompiledClassifier(nn.Module):
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.model(**inputs).logits
+
+
+_numbers = itertools.count()
+
+
+def _with_own_code(method: Any) -> Any:
+    """A bound method with a code object of its own: torch counts the graphs of a code object, not of an instance."""
+    function = method.__func__
+    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
+    own = FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+    return own.__get__(method.__self__)
+
+
+@torch.no_grad()
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    """Cast what is saved; rotary frequencies and the like, which are not, need single precision."""
+    saved = model.state_dict().keys()
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    for name, buffer in model.named_buffers():
+        if name in saved and buffer.is_floating_point():
+            buffer.data = buffer.data.to(dtype)
 
 
 def _doubled(limit: int) -> list[int]:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .inference import evaluating
 from .modeling import FusionClassifier
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
@@ -69,7 +70,7 @@ def export_model(
         tolerance: the largest difference of logits that counts as the same answer.
 
     Raises:
-        ValueError: when the path ends in neither, or `batches` are empty.
+        ValueError: when the path ends in neither, `batches` are empty, or a model for `.onnx` is not in float32.
         ImportError: for `.onnx` without the packages of `mmfusion[export]`.
         RuntimeError: when the graph answers otherwise than the model.
 
@@ -86,6 +87,9 @@ def export_model(
         raise ValueError(f"path must end in .pt2 (torch.export) or .onnx, got {os.fspath(path)!r}.")
     if target.suffix == ".onnx":
         _require_onnx()
+        halves = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"})
+        if halves:
+            raise ValueError(f"model must be in float32 for .onnx, got {', '.join(halves)}. Use model.float().")
     names = _input_names(model)
     checked = list(_drawn(model) if batches is None else (_completed(model, batch, names) for batch in batches))
     if not checked:
@@ -93,14 +97,13 @@ def export_model(
     target.parent.mkdir(parents=True, exist_ok=True)
     # Weights of more than 2 GB become files of their own beside an .onnx: all that lies in the folder moves.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-        with _evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             expected = [_Graph(model, names)(*batch.values()) for batch in checked]
             write = _write_onnx if target.suffix == ".onnx" else _write_program
             answer = write(model, names, Path(folder) / target.name)
-            apart = max(
-                float((answer(batch).float() - logits.float()).abs().max())
-                for batch, logits in zip(checked, expected, strict=True)
-            )
+            pairs = zip(checked, expected, strict=True)
+            # Not Python's max, which passes over a NaN.
+            apart = float(torch.stack([(answer(batch).float() - logits.float()).abs().max() for batch, logits in pairs]).max())
         # Written so that a NaN fails too.
         if not apart <= tolerance:
             raise RuntimeError(
@@ -181,7 +184,8 @@ def _description(model: FusionClassifier) -> dict[str, Any]:
 
 def _drawn(model: FusionClassifier) -> Iterator[dict[str, Tensor]]:
     """Batches unlike the traced one: a single sample, more samples, shorter and longer texts, modalities missing."""
-    names, longest = _input_names(model), _longest(model)
+    # Not the full length of a ModernBERT: its scores alone would fill the memory.
+    names, longest = _input_names(model), min(512, _longest(model))
     for seed, (batch, length) in enumerate([(1, 2), (2, longest), (5, min(17, longest))], start=1):
         drawn = _draw(model, names, batch=batch, length=length, seed=seed)
         if "image_present" in drawn and batch > 2:
@@ -215,8 +219,8 @@ def _completed(model: FusionClassifier, batch: Mapping[str, Tensor], names: tupl
         raise ValueError(
             f"batches must hold {', '.join(names)}, got one without {', '.join(lacking)}. Use the model's processor."
         )
-    floats = {"pixel_values": model.dtype}
-    return {name: given[name].to(model.device, floats.get(name, given[name].dtype)) for name in names}
+    types = {"pixel_values": model.dtype} | dict.fromkeys(_TEXT, torch.int64) | dict.fromkeys(_PRESENT, torch.bool)
+    return {name: given[name].to(model.device, types[name]) for name in names}
 
 
 def _longest(model: FusionClassifier) -> int:
@@ -227,16 +231,6 @@ def _longest(model: FusionClassifier) -> int:
 def _vocabulary(model: FusionClassifier) -> int:
     assert model.text_encoder is not None
     return model.text_encoder.vocab_size or 1
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Predictions for any number of samples: decoded in worker processes, answered in order, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -14,6 +15,7 @@ from .configuration import closest
 from .data import FusionCollator
 from .modeling import FusionClassifier
 from .processing import FusionProcessor
+from .splits import is_blank
 
 WINDOW = 8
 """Batches whose samples are sorted by the length of their texts, so that those of a batch are alike."""
@@ -51,7 +53,8 @@ def predict_stream(
     with their number. `mmfusion.predict` is the road through the Trainer, with several devices and the cache.
 
     Args:
-        model: the classifier, compiled or not, on the device where it is to run; it runs in eval mode and comes back as it was.
+        model: the classifier, compiled or not, on the device where it is to run; each batch runs in
+            eval mode, and the model is as it was between them.
         processor: its processor.
         samples: mappings with `image` (a path, a PIL image, an array), `text`, or both, None for a missing one; other keys are
             left aside. A `datasets.Dataset` is one, so is a generator.
@@ -61,7 +64,8 @@ def predict_stream(
         progress: whether to show a bar on stderr.
 
     Raises:
-        ValueError: for another `on_error`, a `batch_size` or `workers` out of range; with "raise", naming the sample's fault.
+        ValueError: for another `on_error`, a `batch_size` or `workers` out of range, a processor without a part that the
+            classifier needs; with "raise", naming the sample's fault.
 
     Example:
         >>> from mmfusion import FusionProcessor
@@ -74,13 +78,20 @@ def predict_stream(
         >>> [prediction.probabilities.shape for prediction in found]
         [(3,), (3,), (3,)]
         >>> found[2].error
-        'every sample must have an image or a text, got neither in rows [0]. Leave them out.'
+        'it must have text, got nothing.'
     """
     allowed = ["raise", "keep"]
     if on_error not in allowed:
         raise ValueError(f"on_error must be one of {allowed}, got {on_error!r}. {closest(on_error, allowed)}")
     if batch_size < 1 or workers < 0:
         raise ValueError(f"batch_size must be at least 1 and workers at least 0, got {batch_size!r} and {workers!r}.")
+    parts = {"image": processor.input_spec, "text": processor.tokenizer}
+    lacking = [name for name in model.modalities if parts[name] is None]
+    if lacking:
+        raise ValueError(
+            f"processor must have a part for each of the classifier's modalities ({', '.join(model.modalities)}), got none for "
+            f"{', '.join(lacking)}. Make it with FusionProcessor.from_encoders."
+        )
     return _answers(model, processor, samples, batch_size, workers, on_error == "keep", progress)
 
 
@@ -93,37 +104,48 @@ def _answers(
     keeps_errors: bool,
     progress: bool,
 ) -> Iterator[Prediction]:
-    wanted = tuple(model.modalities)
     total = len(samples) if isinstance(samples, Sized) else None
     loader = torch.utils.data.DataLoader(
         _AsGiven(),
         # The sampler hands out the samples themselves: workers get them with their orders, however many there are.
-        batch_sampler=_Batches(samples, wanted, batch_size),
+        batch_sampler=_Batches(samples, model.modalities, batch_size),
         collate_fn=_Collate(FusionCollator(processor), keeps_errors),
         num_workers=workers,
         pin_memory=model.device.type == "cuda",
     )
-    was_training = model.training
-    model.eval()
     waiting: dict[int, Prediction] = {}
     following = 0
-    try:
-        with tqdm(total=total, unit="sample", disable=not progress) as bar:
-            for places, batch, errors in loader:
+    with tqdm(total=total, unit="sample", disable=not progress) as bar:
+        for places, batch, faults in loader:
+            # For each batch anew: between two answers the model is the caller's.
+            with evaluating(model):
                 found = iter(_answered(model, batch) if batch else ())
-                for place, error in zip(places, errors, strict=True):
-                    waiting[place] = next(found) if error is None else _unread(model, error)
-                while following in waiting:
-                    bar.update()
-                    yield waiting.pop(following)
-                    following += 1
+            for place, fault in zip(places, faults, strict=True):
+                waiting[place] = next(found) if fault is None else _unread(model, fault)
+            while following in waiting:
+                bar.update()
+                yield waiting.pop(following)
+                following += 1
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """With all of `model` in eval mode, and each of its modules in its own mode again afterwards."""
+    was_training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
     finally:
-        model.train(was_training)
+        for module, training in was_training.items():
+            module.training = training
 
 
 @torch.inference_mode()
 def _answered(model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]) -> list[Prediction]:
-    inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
+    names = {"image": ("pixel_values", "image_present"), "text": ("input_ids", "attention_mask", "text_present")}
+    # A processor of both makes inputs for a tower that a classifier of one modality has not.
+    kept = [name for modality in model.modalities for name in names[modality]]
+    inputs = {name: batch[name].to(model.device, non_blocking=True) for name in kept}
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     logits = model(**inputs).logits.float()
@@ -135,9 +157,16 @@ def _answered(model: FusionClassifier | CompiledClassifier, batch: Mapping[str, 
     ]
 
 
-def _unread(model: FusionClassifier | CompiledClassifier, error: str) -> Prediction:
+def _unread(model: FusionClassifier | CompiledClassifier, fault: "_Fault") -> Prediction:
     nothing = np.full(int(model.config.num_labels or 0), np.nan, dtype=np.float32)
-    return Prediction(nothing, nothing, model.modalities, error)
+    return Prediction(nothing, nothing, fault.missing, fault.error)
+
+
+class _Fault(NamedTuple):
+    """Why a sample cannot be read, and what it lacked besides."""
+
+    error: str
+    missing: tuple[str, ...]
 
 
 @final
@@ -169,28 +198,31 @@ class _Batches:
 
 @final
 class _Collate:
-    """(place, sample) pairs in; places, the batch of those that can be read, and an error or None for each."""
+    """(place, sample) pairs in; places, the batch of those that can be read, and a fault or None for each."""
 
     def __init__(self, collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]], keeps_errors: bool):
         self.collate, self.keeps_errors = collate, keeps_errors
 
-    def __call__(self, numbered: list[tuple[int, dict[str, Any]]]) -> tuple[list[int], dict[str, Tensor], list[str | None]]:
+    def __call__(self, numbered: list[tuple[int, dict[str, Any]]]) -> tuple[list[int], dict[str, Tensor], list[_Fault | None]]:
         places, samples = [place for place, _ in numbered], [sample for _, sample in numbered]
         try:
             return places, self.collate(samples), [None] * len(samples)
         except (ValueError, TypeError, OSError):
-            errors = [self._fault(sample) for sample in samples]
+            faults = [self._fault(sample) for sample in samples]
         if not self.keeps_errors:
-            place, error = next(pair for pair in zip(places, errors, strict=True) if pair[1] is not None)
+            place, error = next((place, fault.error) for place, fault in zip(places, faults, strict=True) if fault is not None)
             raise ValueError(f"sample {place} (counted from 0) must be readable, got an error: {error}")
-        readable = [sample for sample, error in zip(samples, errors, strict=True) if error is None]
-        return places, self.collate(readable) if readable else {}, errors
+        readable = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
+        return places, self.collate(readable) if readable else {}, faults
 
-    def _fault(self, sample: Mapping[str, Any]) -> str | None:
+    def _fault(self, sample: Mapping[str, Any]) -> _Fault | None:
+        missing = tuple(name for name, value in sample.items() if value is None or (isinstance(value, str) and is_blank(value)))
+        if len(missing) == len(sample):
+            return _Fault(f"it must have {' or '.join(sample)}, got nothing.", missing)
         try:
             self.collate([sample])
         except (ValueError, TypeError, OSError) as error:
-            return str(error)
+            return _Fault(str(error), missing)
         return None
 
 

@@ -60,8 +60,8 @@ class Packing:
         return sum(self.lengths) / places if places else 1.0
 
     @property
-    def boundaries(self) -> Int[Tensor, " B+1"]:
-        """Where each text begins in the row, and where the last one ends (int32)."""
+    def boundaries(self) -> Int[Tensor, " N"]:
+        """Where each text begins in the row, and where the last one ends: B + 1 numbers, int32."""
         if self._boundaries is None:
             ends = torch.tensor([0, *self.lengths]).cumsum(0)
             self._boundaries = ends.to(self._places.device, torch.int32)
@@ -69,11 +69,11 @@ class Packing:
 
     def pack(self, values: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "1 T ..."]:
         """The real tokens of a padded batch, in one row."""
-        return values.flatten(0, 1).index_select(0, self._places).unsqueeze(0)
+        return values.flatten(0, 1).index_select(0, self._places.to(values.device)).unsqueeze(0)
 
     def unpack(self, row: Shaped[Tensor, "1 T ..."]) -> Shaped[Tensor, "B L ..."]:
         """The padded batch again, zero where there is no token."""
-        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy(0, self._places, row[0])
+        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy(0, self._places.to(row.device), row[0])
         return padded.unflatten(0, (self.batch, self.width))
 
     def padding_mask(self) -> Bool[Tensor, "B L"]:
@@ -88,6 +88,9 @@ def can_pack(module: nn.Module) -> bool:
     A user who chose "eager" wants its matrices, one who chose flash attention has it unpad by itself.
     """
     if not isinstance(module, PreTrainedModel) or not module._supports_attention_backend:
+        return False
+    # A decoder's attention is causal, which "sdpa" is told by the mask that a row has not.
+    if getattr(module.config, "is_decoder", False):
         return False
     return module.config._attn_implementation in ("sdpa", PACKED_ATTENTION)
 
@@ -113,8 +116,9 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "b T heads d"], None]:
     """Attention within each text of a row: softmax(Q K^T / sqrt(d)) V, text by text.
 
-    On CUDA in half precision it is torch's variable-length kernel, which has no dropout; where dropout is on, or in float32, the
-    texts are padded inside the attention alone. Elsewhere each text is a call of its own: nothing is padded, masked or copied.
+    On CUDA in half precision it is torch's variable-length kernel, which has no dropout. On a CPU each text is a call of its own:
+    nothing is padded, masked or copied. On other devices, where dropout is on, in float32, or where the kernel does not run, the
+    texts are padded inside the attention alone.
 
     Args:
         module: the layer that asks.
@@ -143,7 +147,7 @@ def packed_attention(
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     if query.device.type == "cpu":
         return _text_by_text(query, key, value, packing, sliding_window, options), None
-    if query.device.type == "cuda" and not dropout and query.dtype in (torch.float16, torch.bfloat16):
+    if not dropout and _kernel_runs(query):
         return _by_kernel(query, key, value, packing, sliding_window, scaling), None
     return _padded(query, key, value, packing, sliding_window, options), None
 
@@ -163,12 +167,21 @@ def _text_by_text(
     return rearrange(torch.cat(attended, dim=2), "1 heads t d -> 1 t heads d")
 
 
+def _kernel_runs(query: Tensor) -> bool:
+    """Whether torch's variable-length kernel takes these: half precision, on CUDA from Ampere on, heads of a width it knows."""
+    if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    width = query.shape[-1]
+    newer = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return newer and width % 8 == 0 and width <= 256 and torch.backends.cuda.flash_sdp_enabled()
+
+
 def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, scale: float | None) -> Tensor:
     # Imported where it is used: it needs torch 2.11, registers operators, and serves CUDA alone.
     from torch.nn.attention.varlen import varlen_attn
 
     q, k, v = (rearrange(row, "1 heads t d -> t heads d") for row in (query, key, value))
-    ends, longest = packing.boundaries, packing.width
+    ends, longest = packing.boundaries.to(q.device), packing.width
     reach = (-1, -1) if window is None else (window - 1, window - 1)
     # It answers with a pair only where the logsumexp was asked for.
     attended: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=reach)
@@ -180,7 +193,7 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window:
         rearrange(packing.unpack(rearrange(row, "1 heads t d -> 1 t heads d")), "b l heads d -> b heads l d")
         for row in (query, key, value)
     )
-    mask = rearrange(packing.padding_mask(), "b l -> b 1 1 l")
+    mask = rearrange(packing.padding_mask().to(q.device), "b l -> b 1 1 l")
     near = _near(packing.width, window, q.device)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if near is None else mask & near, **options)
     return packing.pack(rearrange(attended, "b heads l d -> b l heads d"))

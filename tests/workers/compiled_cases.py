@@ -56,8 +56,27 @@ def test_more_shapes_than_torch_allows_by_itself() -> None:
     backend = Counting()
     fast = CompiledClassifier(model, batch_sizes=(1, 2, 3), lengths=(2, 3, 4, 5), backend=backend).warm_up()
     assert backend.graphs == len(fast.shapes) == 12 > torch._dynamo.config.recompile_limit
-    fast(**inputs_of(model, 2))
+    # Whatever mode the caller is in: a graph of inference mode would be another one.
+    for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        with mode():
+            fast(**inputs_of(model, 2))
     assert backend.graphs == 12
+
+
+def test_several_live_ones_do_not_share_a_budget() -> None:
+    model = kit.tiny_classifier(image=None, text="bert")
+    backend = Counting()
+    alive = [CompiledClassifier(model, batch_sizes=(1, 2), lengths=(3, 4), backend=backend).warm_up() for _ in range(4)]
+    assert backend.graphs == sum(len(fast.shapes) for fast in alive) == 16
+
+
+def test_what_is_not_saved_keeps_its_precision() -> None:
+    model = kit.tiny_classifier("concat", "linear", None, "modernbert")
+    fast = CompiledClassifier(model, dtype=torch.bfloat16, backend="eager", lengths=(8,))
+    buffers = {name: buffer.dtype for name, buffer in fast.model.named_buffers() if "inv_freq" in name}
+    assert buffers and set(buffers.values()) == {torch.float32}
+    model.text_encoder.bfloat16()
+    assert {p.dtype for p in CompiledClassifier(model, backend="eager").parameters()} == {torch.float32, torch.bfloat16}
 
 
 def test_the_model_stays_as_it_is_and_the_copy_is_in_half_precision() -> None:
@@ -100,7 +119,11 @@ def test_what_it_refuses() -> None:
         CompiledClassifier(model, batch_sizes=(0,))
     with pytest.raises(ValueError, match=r"lengths must be one or more numbers of at least 1, got \(\)"):
         CompiledClassifier(model, lengths=())
+    with pytest.raises(ValueError, match=r"lengths must be at most \d+, the text encoder's limit, got 100000"):
+        CompiledClassifier(model, lengths=(100_000,))
     fast = CompiledClassifier(model, batch_sizes=(4,), lengths=(3,), backend="eager")
+    with pytest.raises(ValueError, match="inputs must hold at least one sample"):
+        fast(**{name: value[:0] for name, value in inputs_of(model, 2).items()})
     inputs = inputs_of(model, 4)
     with pytest.raises(ValueError, match=r"texts must have at most 3 tokens, got \d. Give larger lengths"):
         fast(**inputs)
