@@ -12,7 +12,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.cases import CASES, Setting
+from benchmarks.cases import CASES, CPU_FLOAT32, Setting
 from benchmarks.machine import machine, matmul_rate, versions
 from benchmarks.models import preset
 from benchmarks.report import print_case
@@ -32,17 +32,20 @@ def main(
 ) -> None:
     """Time the library beside its peers, in one run on one machine."""
     console = Console()
-    wanted = case or list(CASES)
+    plain = device == "cpu" and dtype == "float32"
+    wanted = case or [name for name in CASES if plain or name not in CPU_FLOAT32]
     unknown = [name for name in wanted if name not in CASES]
     if unknown or dtype not in ("float32", "bfloat16"):
         raise typer.BadParameter(f"--case must be of {list(CASES)} and --dtype float32 or bfloat16, got {unknown} and {dtype!r}.")
+    if not plain and set(wanted) & CPU_FLOAT32:
+        raise typer.BadParameter(f"--case {', '.join(CPU_FLOAT32)} runs on the CPU in float32, got {device} and {dtype}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("--device must be cpu where there is no GPU, got 'cuda'.")
     torch.set_num_threads(threads)
     kind = getattr(torch, dtype)
     rate = matmul_rate(device, kind)
     setting = Setting(preset(backbones), device, kind, batch_size, rounds, rate)
-    run: dict[str, Any] = {
+    made: dict[str, Any] = {
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
         "machine": machine(device),
         "versions": versions(),
@@ -51,20 +54,19 @@ def main(
         "device": device,
         "batch_size": batch_size,
         "matmul_rate": rate,
-        "cases": {},
     }
-    if output is not None and output.exists():
-        run["cases"] = json.loads(output.read_text(encoding="utf-8"))["cases"]
+    kept = json.loads(output.read_text(encoding="utf-8"))["cases"] if output is not None and output.exists() else {}
     console.print(
         f"{backbones}, {dtype}, {device}, batch {batch_size}: matrix products at {rate / 1e9:.0f} GFLOP/s", highlight=False
     )
     for name in wanted:
         found = CASES[name](setting)
-        run["cases"][name] = found | {"matmul_rate": rate, "command": run["command"]}
+        # Each case says where it was measured: others in the file may come from another day or machine.
+        kept[name] = {"made": made} | found
         print_case(console, name, found)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+            output.write_text(json.dumps({"cases": kept}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

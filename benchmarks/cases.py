@@ -1,10 +1,13 @@
-"""The cases: each compares sides that were seen to answer alike, and returns what is written to the JSON."""
+"""The cases: each returns what is written to the JSON. Sides that do the same work are timed once they have answered alike."""
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +24,14 @@ from benchmarks.models import (
     classifier,
     needed_operations,
     pairs,
+    preset,
     texts,
     transformer_operations,
 )
 from benchmarks.timing import Side, by_turns, spread
-from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder, export_model
+from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, TextEncoder, export_model, predict_stream
 from mmfusion.outputs import masked_mean
+from mmfusion.samples import word_tokenizer
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """The largest difference from float32 eager that counts as the same answer, of embeddings whose entries are about 1."""
@@ -91,9 +96,10 @@ def text_tower(setting: Setting) -> dict[str, Any]:
         "transformers, to 512": of_plain(512),
     }
     lengths = mask.sum(1).tolist()
+    operations = {name: transformer_operations(setting.chosen.text, _cut(lengths, name)) for name in sides}
     # A text of more than 128 tokens is cut there: it is another text.
     whole = {"transformers, to 128": [row for row, length in enumerate(lengths) if length <= 128]}
-    return _compared(setting, sides, expected, whole, operations=transformer_operations(setting.chosen.text, lengths)) | {
+    return _compared(setting, sides, expected, whole, operations=operations) | {
         "tokens": int(mask.sum()),
         "longest": int(mask.shape[1]),
     }
@@ -129,7 +135,7 @@ def fused(setting: Setting) -> dict[str, Any]:
         sides,
         expected,
         {"dual encoder, to 128": short},
-        operations=needed_operations(setting.chosen, setting.batch, lengths),
+        operations={name: needed_operations(setting.chosen, setting.batch, _cut(lengths, name)) for name in sides},
     )
 
 
@@ -175,8 +181,16 @@ def training_step(setting: Setting) -> dict[str, Any]:
     """Forward, backward and an AdamW step with everything training, texts packed and padded."""
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     inputs["labels"] = torch.arange(setting.batch, device=setting.device) % 2
-    model = setting.place(classifier(setting.chosen, "concat")).train()
+    model = setting.place(classifier(setting.chosen, "concat"))
     assert model.text_encoder is not None
+    losses = {}
+    # Without dropout, whose draws differ between the two.
+    for padding in ("packed", "padded"):
+        model.text_encoder.padding = padding
+        losses[padding] = model.eval()(**inputs).loss.item()
+    if not abs(losses["packed"] - losses["padded"]) <= TOLERANCE[setting.dtype]:
+        raise RuntimeError(f"both must have the same loss, got {losses}. Nothing was timed.")
+    model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def of(padding: str) -> Side:
@@ -201,7 +215,7 @@ def latency(setting: Setting) -> dict[str, Any]:
 
 
 def exported(setting: Setting) -> dict[str, Any]:
-    """The exported graph in torch and in onnxruntime beside eager, at batch 1 and at the batch of the run; float32 alone."""
+    """The exported graph in torch and in onnxruntime beside eager, at batch 1 and at the batch of the run."""
     import onnxruntime
 
     model = classifier(setting.chosen, "concat")
@@ -252,33 +266,33 @@ def compiled(setting: Setting) -> dict[str, Any]:
 
 
 def growth(setting: Setting) -> dict[str, Any]:
-    """Seconds and peak memory of `predict_stream` over more and more pairs, with the tiny backbones."""
-    from benchmarks.models import preset
-    from mmfusion import FusionProcessor, predict_stream
-    from mmfusion.samples import word_tokenizer
+    """Seconds and peak memory of `predict_stream` over more and more pairs, tiny towers, each number in its own process."""
+    found = {}
+    for count in GROWTH:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            seconds, peak = pool.apply(_streamed, (setting.device, count))
+        found[str(count)] = {"seconds": seconds, "pairs_per_second": count / seconds, "peak_megabytes": peak}
+    return {"pairs": found}
 
-    chosen = preset("tiny")
-    model = classifier(chosen, "concat").to(setting.device)
+
+def _streamed(device: str, count: int) -> tuple[float, float]:
+    """Seconds for `count` pairs, and the most memory that the process ever held, in megabytes."""
+    model = classifier(preset("tiny"), "concat").to(device)
     assert model.image_encoder is not None
     words = [f"word{i}" for i in range(200)]
     processor = FusionProcessor(word_tokenizer(words), model.image_encoder.input_spec)
-    rng = np.random.default_rng(0)
-    picture = rng.integers(0, 256, (32, 32), dtype=np.uint8)
-
-    def samples(count: int) -> Iterator[Mapping[str, Any]]:
-        for index in range(count):
-            yield {"image": picture, "text": " ".join(words[(index + k) % 200] for k in range(1 + index % 60))}
-
-    found = {}
-    for count in GROWTH:
-        run = by_turns(
-            {"stream": lambda count=count: sum(1 for _ in predict_stream(model, processor, samples(count), progress=False))},
-            rounds=1,
-            warm_up=0,
-        )
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        found[str(count)] = {"seconds": run["stream"][0], "pairs_per_second": count / run["stream"][0], "peak_megabytes": peak}
-    return {"pairs": found}
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    samples = (
+        {"image": picture, "text": " ".join(words[(index + k) % 200] for k in range(1 + index % 60))} for index in range(count)
+    )
+    started = time.perf_counter()
+    answered = sum(1 for _ in predict_stream(model, processor, samples, progress=False))
+    seconds = time.perf_counter() - started
+    if answered != count:
+        raise RuntimeError(f"every pair must be answered, got {answered} of {count}.")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts in kilobytes, macOS in bytes.
+    return seconds, peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
@@ -291,6 +305,10 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "export": exported,
     "growth": growth,
 }
+
+
+CPU_FLOAT32 = {"export"}
+"""Cases that run on the CPU in float32 alone."""
 
 
 def _of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
@@ -308,7 +326,7 @@ def _compared(
     expected: Tensor | Mapping[str, Tensor],
     only: Mapping[str, list[int]] | None = None,
     *,
-    operations: float | None = None,
+    operations: Mapping[str, float | None] | None = None,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
     """The sides' seconds, once each has answered as float32 eager does.
@@ -318,7 +336,7 @@ def _compared(
         sides: what to time, each returning a tensor [B, ...].
         expected: the answer, one for all or one for each.
         only: the rows to compare of a side, where it is not all.
-        operations: floating-point operations that the work needs; the roofline is left out without them.
+        operations: floating-point operations that each side's work needs; None leaves the roofline out.
         tolerance: the largest difference; None takes that of the dtype.
 
     Raises:
@@ -337,7 +355,13 @@ def _compared(
         raise RuntimeError(f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. Nothing was timed.")
     timed = _timed(setting, sides)
     found = {"seconds": timed, "largest_difference": apart}
-    if operations is not None:
-        found["operations"] = operations
-        found["share_of_matmul_rate"] = {name: operations / value["median"] / setting.rate for name, value in timed.items()}
+    known = {name: value for name, value in (operations or {}).items() if value is not None}
+    if known:
+        found["operations"] = known
+        found["share_of_matmul_rate"] = {name: value / timed[name]["median"] / setting.rate for name, value in known.items()}
     return found
+
+
+def _cut(lengths: list[int], side: str) -> list[int]:
+    """The lengths that a side is given: one that pads to 128 cuts there what is longer."""
+    return [min(length, 128) for length in lengths] if side.endswith("to 128") else lengths

@@ -38,20 +38,13 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
 
 
 def render(run: dict[str, Any]) -> str:
-    """A run's tables in Markdown, with the machine, the versions and the command of each case."""
-    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
-    where = run["machine"].get("accelerator") or f"{run['machine']['processor']}, {run['machine']['threads']} threads"
-    lines = [
-        f"{NAMES[run['backbones']]}, random weights, {run['dtype']}, batch {run['batch_size']}, texts of the lengths of Open-i "
-        f"reports; {where}; {versions}.",
-        "",
-    ]
+    """A file's tables in Markdown, each case with where and by which command it was measured."""
+    lines: list[str] = []
     for name, found in run["cases"].items():
+        lines += [f"**{name}**: {_made(found['made'])}", ""]
         for title, part in _timed(name, found):
             lines += [
-                f"**{title}** (`{found['command']}`)",
-                "",
-                "| side | median ms | 10th to 90th percentile | of the measured rate of matrix products | times the first |",
+                f"| {title} | median ms | 10th to 90th percentile | of the measured rate of matrix products | times the first |",
                 "| --- | --- | --- | --- | --- |",
                 *(f"| {' | '.join(row)} |" for row in _rows(part)),
                 "",
@@ -60,12 +53,21 @@ def render(run: dict[str, Any]) -> str:
             shares = ", ".join(f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items())
             lines += [f"Mapper and fusion, of the forward time: {shares}.", ""]
         if "pairs" in found:
-            lines += [f"**{name}** (`{found['command']}`)", "", "| pairs | pairs per second | peak MB |", "| --- | --- | --- |"]
+            lines += ["| pairs | pairs per second | peak MB |", "| --- | --- | --- |"]
             for count, measured in found["pairs"].items():
                 rate, peak = measured["pairs_per_second"], measured["peak_megabytes"]
                 lines.append(f"| {int(count):,} | {rate:,.0f} | {peak:,.0f} |")
             lines.append("")
     return "\n".join(lines)
+
+
+def _made(made: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    where = made["machine"].get("accelerator") or f"{made['machine']['processor']}, {made['machine']['threads']} threads"
+    return (
+        f"{NAMES[made['backbones']]}, random weights, {made['dtype']}, batch {made['batch_size']}, texts of the lengths of "
+        f"Open-i reports; {where}; {versions}; `{made['command']}`."
+    )
 
 
 def put(text: str, tables: str) -> str:
