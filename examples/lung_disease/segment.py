@@ -34,6 +34,7 @@ from segment_training import Recipe, backend, predicted, ship, train
 from sklearn.model_selection import GroupKFold
 
 from mmfusion import LungSegmenter, dice, load_image
+from mmfusion.segmentation.plausibility import two_largest
 
 SIZE = 256
 _FOLDERS = ("--shenzhen", "--montgomery", "--covid", "--output", "--ship")
@@ -115,21 +116,21 @@ def run(
         second_pairs = load_pairs(second, SIZE)
         both = tuple(np.concatenate(parts) for parts in zip(home_pairs, second_pairs, strict=True))
         models[f"model 1 (shenzhen + {second[0].source})"] = (home + second, (both[0], both[1]))
-    maps: dict[str, Pixels] = {}
+    drawn: dict[str, Pixels] = {}
     for name, (samples, pairs) in models.items() if folds else ():
-        maps[name], curves = cross_validate(console, recipe, samples, pairs, folds, output / _folder(name))
-        scores = dice_of(maps[name], pairs[1])
+        drawn[name], curves = cross_validate(console, recipe, samples, pairs, folds, output / _folder(name))
+        scores = dice_of(drawn[name], pairs[1])
         found = by_source(scores, samples)
         results["models"][name] = {"folds": folds, "cross_validated_dice": found}
         console.print(f"{name}, {folds} folds: {found}", highlight=False)
         draw_curves(output / f"{_folder(name)}-curves.png", name, curves)
-        draw_worst(output / f"{_folder(name)}-worst.png", name, samples, pairs, maps[name], scores)
-    if len(maps) == 2:
-        draw_examples(output / "masks.png", home, home_pairs, {name: found[: len(home)] for name, found in maps.items()})
+        draw_worst(output / f"{_folder(name)}-worst.png", name, samples, pairs, drawn[name], scores)
+    if len(drawn) == 2:
+        draw_examples(output / "masks.png", home, home_pairs, {name: found[: len(home)] for name, found in drawn.items()})
     if second or ship_to is not None:
         model, _ = train(recipe, home_pairs, None, output / "all-of-shenzhen")
     if second:
-        away = predicted(model, second_pairs[0])
+        away = masks_of(predicted(model, second_pairs[0]))
         scores = dice_of(away, second_pairs[1])
         title = f"model 2, trained on all of shenzhen, on {second[0].source}"
         there = summary(scores, second)
@@ -146,9 +147,9 @@ def run(
 def cross_validate(
     console: Console, recipe: Recipe, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], folds: int, folder: Path
 ) -> tuple[Pixels, list[dict[str, list[float]]]]:
-    """Returns each X-ray's probability map [B, H, W] from the fold in which it was not trained on, and the folds' curves."""
+    """Returns each X-ray's mask [B, H, W] from the fold in which it was not trained on, and the folds' curves."""
     pixels, masks = pairs
-    maps = np.zeros(pixels.shape[:3], np.float32)
+    drawn = np.zeros(pixels.shape[:3], np.float32)
     groups = [f"{sample.source} {sample.group}" for sample in samples]
     curves = []
     for number, (seen, unseen) in enumerate(
@@ -161,9 +162,9 @@ def cross_validate(
             (pixels[unseen], masks[unseen]),
             folder / f"fold{number}",
         )
-        maps[unseen] = predicted(model, pixels[unseen])
+        drawn[unseen] = masks_of(predicted(model, pixels[unseen]))
         curves.append(curve)
-    return maps, curves
+    return drawn, curves
 
 
 def measure_shipped(console: Console, samples: list[LungSample], output: Path) -> None:
@@ -193,6 +194,11 @@ def by_source(scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[L
 
 def _versions() -> dict[str, str]:
     return {"backend": backend(), **versions("mmfusion", "keras", "numpy", "torchvision")}
+
+
+def masks_of(maps: Pixels) -> Pixels:
+    """Returns the masks, 0 or 1, that `LungSegmenter` makes of probability maps [B, H, W]: the two largest parts, no holes."""
+    return np.stack([two_largest(found > 0.5) for found in maps]).astype(np.float32)
 
 
 def dice_of(maps: Pixels, masks: Masks) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
-from segment import app, dice_of, summary
+from segment import app, dice_of, masks_of, summary
 from segment_data import Augmentation, LungSample, load_pairs, read_montgomery, read_shenzhen
 from segment_training import Recipe, train
 from typer.testing import CliRunner
@@ -162,6 +162,15 @@ def test_another_recipe_is_another_training(tmp_path):
     other, curves = train(replace(TINY, epochs=1), pairs(), None, tmp_path, verbose=0)
     np.testing.assert_array_equal(again.get_weights()[0], first.get_weights()[0])
     assert len(curves["loss"]) == 1 and not np.array_equal(other.get_weights()[0], first.get_weights()[0])
+
+
+def test_a_mask_is_the_two_largest_parts_without_holes():
+    maps = np.zeros((1, 9, 9), np.float32)
+    maps[0, 1:6, 1:4], maps[0, 1:4, 5:8], maps[0, 8, 8] = 0.9, 0.6, 0.8
+    maps[0, 3, 2] = 0.1
+    expected = np.zeros((1, 9, 9), np.float32)
+    expected[0, 1:6, 1:4], expected[0, 1:4, 5:8] = 1, 1
+    np.testing.assert_array_equal(masks_of(maps), expected)
 
 
 def test_scores_are_summed_up():
