@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
+import json
+import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +23,12 @@ from benchmarks.models import (
     classifier,
     needed_operations,
     pairs,
-    preset,
     texts,
     transformer_operations,
 )
 from benchmarks.timing import Side, by_turns, spread
-from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, TextEncoder, export_model, predict_stream
+from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder, export_model
 from mmfusion.outputs import masked_mean
-from mmfusion.samples import word_tokenizer
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """The largest difference from float32 eager that counts as the same answer, of embeddings whose entries are about 1."""
@@ -269,30 +266,12 @@ def growth(setting: Setting) -> dict[str, Any]:
     """Seconds and peak memory of `predict_stream` over more and more pairs, tiny towers, each number in its own process."""
     found = {}
     for count in GROWTH:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            seconds, peak = pool.apply(_streamed, (setting.device, count))
-        found[str(count)] = {"seconds": seconds, "pairs_per_second": count / seconds, "peak_megabytes": peak}
+        command = [sys.executable, "-m", "benchmarks.streamed", setting.device, str(count)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}")
+        found[str(count)] = json.loads(done.stdout)
     return {"pairs": found}
-
-
-def _streamed(device: str, count: int) -> tuple[float, float]:
-    """Seconds for `count` pairs, and the most memory that the process ever held, in megabytes."""
-    model = classifier(preset("tiny"), "concat").to(device)
-    assert model.image_encoder is not None
-    words = [f"word{i}" for i in range(200)]
-    processor = FusionProcessor(word_tokenizer(words), model.image_encoder.input_spec)
-    picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
-    samples = (
-        {"image": picture, "text": " ".join(words[(index + k) % 200] for k in range(1 + index % 60))} for index in range(count)
-    )
-    started = time.perf_counter()
-    answered = sum(1 for _ in predict_stream(model, processor, samples, progress=False))
-    seconds = time.perf_counter() - started
-    if answered != count:
-        raise RuntimeError(f"every pair must be answered, got {answered} of {count}.")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts in kilobytes, macOS in bytes.
-    return seconds, peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
