@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +47,7 @@ def main(
     rate = matmul_rate(device, kind)
     setting = Setting(preset(backbones), device, kind, batch_size, rounds, rate)
     made: dict[str, Any] = {
-        "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}",
         "machine": machine(device),
         "versions": versions(),
         "backbones": backbones,
@@ -62,7 +63,7 @@ def main(
     for name in wanted:
         found = CASES[name](setting)
         # Each case says where it was measured: others in the file may come from another day or machine.
-        kept[name] = {"made": made} | found
+        kept[name] = found | {"made": made | found.get("made", {})}
         print_case(console, name, found)
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)

@@ -208,7 +208,8 @@ def latency(setting: Setting) -> dict[str, Any]:
     inputs = pairs(setting.chosen, 1, setting.dtype, device=setting.device)
     with torch.inference_mode():
         seconds = by_turns({"concat": _of_model(model, inputs)}, rounds=max(100, setting.rounds), warm_up=5)["concat"]
-    return {"seconds": {"concat": spread(seconds) | {"percentile_99": float(np.percentile(seconds, 99))}}}
+    measured = spread(seconds) | {"percentile_99": float(np.percentile(seconds, 99))}
+    return {"seconds": {"concat": measured}, "made": {"batch_size": 1}}
 
 
 def exported(setting: Setting) -> dict[str, Any]:
@@ -271,7 +272,7 @@ def growth(setting: Setting) -> dict[str, Any]:
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}")
         found[str(count)] = json.loads(done.stdout)
-    return {"pairs": found}
+    return {"pairs": found, "made": {"backbones": "tiny"}}
 
 
 CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
