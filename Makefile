@@ -20,7 +20,7 @@ test: lint types docs $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks --output benchmarks/results/cpu.json
+	$(BIN)/python -m benchmarks --output runs/bench.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 
 from .configuration import closest
+from .modes import evaluating
 from .outputs import Encoded, Hidden, masked_mean
 from .packing import Packing
 
@@ -178,17 +179,13 @@ class TimmStages(Family):
 
     def block_dims(self) -> list[int]:
         weight = next(self.module.parameters())
-        was_training = {m: m.training for m in self.module.modules()}
-        self.module.eval()
         dims = []
-        with torch.no_grad():
+        with evaluating(self.module), torch.no_grad():
             values = torch.zeros(1, weight.shape[1], 64, 64, dtype=weight.dtype, device=weight.device)
             hidden = self.embed(values)
             for index in range(self.num_blocks):
                 dims.append(hidden.values.shape[1])
                 hidden = self.block(index, hidden)
-        for module, training in was_training.items():
-            module.training = training
         return dims
 
 

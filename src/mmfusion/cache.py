@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from .data import FusionCollator
 from .images import load_image
 from .modeling import FusionClassifier
+from .modes import evaluating
 from .outputs import Encoded, Hidden
 from .processing import FusionProcessor
 
@@ -122,15 +123,13 @@ class TowerCache:
         else:
             batch = self.processor(text=list(sources))
             inputs = (batch["input_ids"].to(device), batch["attention_mask"].bool().to(device))
-        was_training = self.encoder.training
-        self.encoder.eval()
-        if self.is_pooled:
-            encoded: Encoded = self.encoder(*inputs)
-            tokens = encoded.tokens if self._keeps_tokens() else encoded.pooled[:, None]
-            hidden = Hidden(tokens, encoded.mask if self._keeps_tokens() else None, encoded.pooled)
-        else:
-            hidden = self.encoder.walk(0, self.block, self.encoder.embed(*inputs))
-        self.encoder.train(was_training)
+        with evaluating(self.encoder):
+            if self.is_pooled:
+                encoded: Encoded = self.encoder(*inputs)
+                tokens = encoded.tokens if self._keeps_tokens() else encoded.pooled[:, None]
+                hidden = Hidden(tokens, encoded.mask if self._keeps_tokens() else None, encoded.pooled)
+            else:
+                hidden = self.encoder.walk(0, self.block, self.encoder.embed(*inputs))
         for row in range(len(sources)):
             state = hidden.values[row]
             # Texts are stored without their padding; the images of a batch have none.

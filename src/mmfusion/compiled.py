@@ -176,12 +176,12 @@ class CompiledClassifier(nn.Module):
             )
         rows = inputs[towers[self.modalities[0]]].shape[0]
         everyone = torch.ones(rows, dtype=torch.bool, device=self.device)
-        present = {f"{name}_present": inputs.get(f"{name}_present", everyone).bool() for name in self.modalities}
+        image, text = (inputs.get(f"{name}_present", everyone).bool() for name in ("image", "text"))
         if "attention_mask" in inputs:
-            present["text_present"] = present["text_present"] & inputs["attention_mask"].bool().any(1)
-        if not bool(torch.stack(list(present.values())).any(0).all()):
-            nothing = (~torch.stack(list(present.values())).any(0)).nonzero().flatten().tolist()
-            raise ValueError(f"every sample must have an image or a text, got neither in rows {nothing[:10]}. Leave them out.")
+            text = text & inputs["attention_mask"].bool().any(1)
+        # The graph cannot raise.
+        self.model._check_presence(image, text)
+        present = {f"{name}_present": flags for name, flags in (("image", image), ("text", text)) if name in self.modalities}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
         names = ("pixel_values", "input_ids", "attention_mask")

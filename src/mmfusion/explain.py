@@ -14,6 +14,7 @@ from torch import Tensor
 from .backbones import prefix_tokens
 from .encoder import Encoder
 from .encoders import ImageEncoder
+from .modes import evaluating
 
 
 @contextmanager
@@ -140,13 +141,8 @@ def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"
         >>> tuple(found.heads.shape), tuple(found.rollout.shape)
         ((1, 2, 3, 2, 3), (1, 2, 3))
     """
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad(), record_attention(encoder) as maps:
-            encoder(pixel_values)
-    finally:
-        encoder.train(was_training)
+    with evaluating(encoder), torch.no_grad(), record_attention(encoder) as maps:
+        encoder(pixel_values)
     shapes = {tuple(found.shape) for found in maps}
     if len(shapes) != 1 or maps[0].shape[0] != len(pixel_values):
         raise ValueError(

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .inference import evaluating
 from .modeling import FusionClassifier
+from .modes import evaluating
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 """File endings and what they stand for."""

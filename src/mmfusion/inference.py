@@ -1,7 +1,6 @@
 """Predictions for any number of samples: decoded in worker processes, answered in order, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -14,6 +13,7 @@ from .compiled import CompiledClassifier
 from .configuration import closest
 from .data import FusionCollator
 from .modeling import FusionClassifier
+from .modes import evaluating
 from .processing import FusionProcessor
 from .splits import is_blank
 
@@ -126,18 +126,6 @@ def _answers(
                 bar.update()
                 yield waiting.pop(following)
                 following += 1
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """With all of `model` in eval mode, and each of its modules in its own mode again afterwards."""
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in was_training.items():
-            module.training = training
 
 
 @torch.inference_mode()

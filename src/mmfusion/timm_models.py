@@ -11,6 +11,7 @@ from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 from .configuration import closest
+from .modes import evaluating
 
 
 def build_timm(name: str, pretrained: bool, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
@@ -99,12 +100,9 @@ def _drop_unused_head(model: Any) -> None:
         for name, part in model.named_children()
         for child in part.modules()
     ]
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         first = next(model.parameters())
         model.forward_features(torch.zeros(1, *resolve_model_data_config(model)["input_size"], dtype=first.dtype))
-    model.train(was_training)
     for handle in handles:
         handle.remove()
     for name, part in list(model.named_children()):

@@ -132,5 +132,5 @@ def test_what_it_refuses() -> None:
     with pytest.raises(ValueError, match="got pixel_values too"):
         CompiledClassifier(kit.tiny_classifier(image=None, text="bert"))(**inputs)
     inputs["text_present"][:] = False
-    with pytest.raises(ValueError, match=r"every sample must have an image or a text, got neither in rows \[0\]"):
+    with pytest.raises(ValueError, match=r"every sample must have an image or a text, got none in rows \[0\] of the batch"):
         fast(**inputs)
