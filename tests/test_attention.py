@@ -78,3 +78,18 @@ def test_dropout_is_off_in_eval_and_on_in_training() -> None:
     assert torch.equal(block(x, mask), block(x, mask))
     attention = Attention(8, num_heads=2, dropout=0.5)
     assert not torch.equal(attention(x, x, mask), attention.eval()(x, x, mask))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("training", [False, True])
+def test_the_mean_change_is_the_mean_of_what_the_block_adds(dropout: float, training: bool) -> None:
+    torch.manual_seed(0)
+    block = AttentionBlock(8, 6, num_heads=2, dropout=dropout).double().train(training)
+    tokens, context = torch.randn(3, 5, 8).double(), torch.randn(3, 4, 6).double()
+    mask, over = torch.rand(3, 4) < 0.5, torch.rand(3, 5) < 0.5
+    mask[:, 0] = over[:, 0] = True
+    torch.manual_seed(1)
+    change = block(tokens, mask, context) - tokens
+    expected = torch.stack([change[row, over[row]].mean(0) for row in range(3)])
+    torch.manual_seed(1)
+    torch.testing.assert_close(block.mean_change(tokens, mask, context, over=over), expected)

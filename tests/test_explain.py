@@ -96,9 +96,14 @@ def test_inside_a_classifier_the_joint_sequence_is_recorded():
         BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     )
     model = FusionClassifier(image_encoder=timm_vit(), text_encoder=text, fusion={"name": "joint", "at": 1}).eval()
+    # So unlike in length that the strategy would take the batch in two groups.
+    mask = torch.ones(8, 40, dtype=torch.long)
+    mask[1:, 1:] = 0
+    inputs = torch.randn(8, 3, 32, 32), torch.randint(5, 50, (8, 40)), mask
+    expected = model(*inputs).logits
     with record_attention(model.image_encoder) as maps:
-        model(torch.randn(2, 3, 32, 32), torch.randint(5, 50, (2, 6)), torch.ones(2, 6, dtype=torch.long))
-    assert [found.shape[-1] for found in maps] == [5, 11, 11]
+        torch.testing.assert_close(model(*inputs).logits, expected)
+    assert [tuple(found.shape[::3]) for found in maps] == [(8, 5), (8, 45), (8, 45)]
 
 
 def brute_force_rollout(maps):

@@ -70,11 +70,26 @@ def test_a_graph_answers_as_the_model(
         assert told["input_spec"] == model.image_encoder.input_spec
 
 
-def test_a_model_that_packed_its_texts_is_exported_padded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("padding", ["auto", "packed", "padded"])
+def test_a_graph_packs_its_texts_unless_told_otherwise(padding: str, tmp_path: Path) -> None:
     model = kit.tiny_classifier("concat", "linear", None, "bert")
-    model.text_encoder.padding = "packed"
+    model.text_encoder.padding = padding
     model(**kit.tiny_batch(model))
     assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
+    program = torch.export.load(tmp_path / "model.pt2")
+    finds_tokens = any("nonzero" in str(node.target) for node in program.graph.nodes)
+    assert finds_tokens == (padding != "padded")
+
+
+def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("concat", "linear", "cnn", "bert")
+    batch = kit.tiny_batch(model, 3, missing=False)
+    batch["attention_mask"][:] = 0
+    batch["text_present"][:] = False
+    for ending in (".pt2", ".onnx"):
+        report = exported(model, tmp_path / f"model{ending}")
+        found = answered(Path(report.path), {name: batch[name] for name in report.inputs})
+        torch.testing.assert_close(found, model(**batch).logits.detach(), atol=1e-4, rtol=0)
 
 
 def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from typing import Any, Self
 import pytest
 import torch
 
+from mmfusion import fusion as fusion_room
+from mmfusion import testing as kit
 from mmfusion.fusion import (
     FUSIONS,
     MMTM,
@@ -162,6 +164,37 @@ def test_only_strategies_are_registered(strategy: Any) -> None:
     # By ours, or before it by the run-time check of the annotations.
     with pytest.raises(TypeError, match=r"strategy must be a subclass of Fusion|parameter 'strategy'"):
         register_fusion("odd", strategy)
+
+
+@pytest.mark.parametrize("mapper", ["linear", "mlp"])
+@pytest.mark.parametrize(
+    ("fusion", "image"),
+    [
+        ("joint", "timm_vit"),
+        ({"name": "joint", "at": 0, "shared_blocks": 1}, "transformers_vit"),
+        ("joint", "cnn"),
+        ("cross_attention", "transformers_vit"),
+        ("cross_attention", "cnn"),
+    ],
+)
+def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
+    fusion: Any, image: str, mapper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of eight and more pass the strategy in groups of like length; a sample alone does not."""
+    model = kit.tiny_classifier(fusion, mapper, image).double()
+    inputs = kit.tiny_batch(model, 14)
+    inputs["image_present"][[0, 5]] = False
+    inputs["text_present"][[1, 6]] = False
+    inputs["attention_mask"][8:, 1:] = 0
+    inputs["pixel_values"] = inputs["pixel_values"].double()
+    del inputs["labels"]
+    together: list[int] = []
+    real = fusion_room.ungrouped
+    monkeypatch.setattr(fusion_room, "ungrouped", lambda groups, values: together.append(len(groups)) or real(groups, values))
+    found = model(**inputs).logits
+    alone = torch.cat([model(**{name: value[row : row + 1] for name, value in inputs.items()}).logits for row in range(14)])
+    assert together == [3] + [1] * 14
+    torch.testing.assert_close(found, alone, atol=1e-10, rtol=0)
 
 
 def test_the_head_norms_each_vector_by_itself() -> None:

@@ -25,7 +25,7 @@ def test_linear_is_one_affine_map_per_token() -> None:
     mapper, given = EmbeddingMapper("linear", 6, 8), text()
     mapped = mapper(given)
     layer = mapper.map[0]
-    torch.testing.assert_close(mapped.tokens, given.tokens @ layer.weight.T + layer.bias)
+    torch.testing.assert_close(mapped.tokens[given.mask], given.tokens[given.mask] @ layer.weight.T + layer.bias)
     assert torch.equal(mapped.mask, given.mask)
     torch.testing.assert_close(mapped.pooled, masked_mean(mapped.tokens, given.mask))
 
@@ -36,7 +36,7 @@ def test_mlp_is_two_layers_with_gelu_per_token(hidden: int | None, expected: int
     mapped = mapper(given)
     first, last = mapper.map[0], mapper.map[3]
     assert first.out_features == expected
-    torch.testing.assert_close(mapped.tokens, last(torch.nn.functional.gelu(first(given.tokens))))
+    torch.testing.assert_close(mapped.tokens[given.mask], last(torch.nn.functional.gelu(first(given.tokens[given.mask]))))
     torch.testing.assert_close(mapped.pooled, masked_mean(mapped.tokens, given.mask))
 
 

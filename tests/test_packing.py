@@ -27,7 +27,19 @@ from transformers import (
 
 from mmfusion import FusionClassifier, TextEncoder
 from mmfusion import testing as kit
-from mmfusion.packing import PACKED_ATTENTION, Packing, _by_kernel, _padded, _text_by_text, packed_attention
+from mmfusion.packing import (
+    PACKED_ATTENTION,
+    SMALLEST_GROUP,
+    WORTH_PACKING,
+    Packing,
+    _by_kernel,
+    _padded,
+    _text_by_text,
+    groups_by_length,
+    packed_attention,
+    token_by_token,
+    ungrouped,
+)
 
 WIDTHS = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
 LENGTHS = [20, 3, 1, 11, 20, 7]
@@ -172,7 +184,58 @@ def test_packing_and_unpacking_by_hypothesis(lengths: list[int], extra: int, see
     assert torch.equal(packing.unpack(row), torch.where(mask[..., None, None], values, 0.0))
     assert packing.positions[0].tolist() == [place for n in lengths for place in range(n)]
     assert packing.boundaries.tolist() == [sum(lengths[:i]) for i in range(len(lengths) + 1)]
-    assert torch.equal(packing.padding_mask(), mask) and packing.share == pytest.approx(mask.float().mean().item())
+    assert packing.share == pytest.approx(mask.float().mean().item())
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=24), st.integers(0, 5))
+@settings(max_examples=60, deadline=None)
+def test_groups_hold_every_sample_once_and_all_its_tokens(lengths: list[int], extra: int) -> None:
+    _, mask = batch(lengths, width=max(lengths) + extra + 1)
+    groups = groups_by_length(mask)
+    rows = [torch.arange(len(lengths))[chosen] for chosen, _ in groups]
+    assert sorted(torch.cat(rows).tolist()) == list(range(len(lengths)))
+    for chosen, (_, places) in zip(rows, groups, strict=True):
+        assert max(lengths[row] for row in chosen) <= places <= mask.shape[1]
+        assert len(groups) == 1 or (len(chosen) >= SMALLEST_GROUP and places == max(1, *(lengths[row] for row in chosen)))
+    computed = sum(len(chosen) * places for chosen, (_, places) in zip(rows, groups, strict=True))
+    assert len(groups) == 1 or computed < WORTH_PACKING * mask.numel()
+    numbers = [chosen.float()[:, None] for chosen in rows]
+    assert torch.equal(ungrouped(groups, numbers).flatten(), torch.arange(len(lengths)).float())
+
+
+def test_a_batch_of_like_lengths_or_of_few_samples_is_one_group() -> None:
+    for lengths in ([9] * 16, [20, 1, 1, 1, 1, 1, 1]):
+        _, mask = batch(lengths)
+        assert groups_by_length(mask) == [(slice(None), max(lengths))]
+    assert len(groups_by_length(batch([20, 1, 1, 1, 1, 1, 1, 1])[1])) == 2
+
+
+def test_processes_that_wait_for_each_other_take_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, mask = batch([20, *[1] * 15])
+    assert len(groups_by_length(mask)) == 4
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    for processes, groups in ((1, 4), (2, 1)):
+        monkeypatch.setattr("torch.distributed.get_world_size", lambda processes=processes: processes)
+        assert len(groups_by_length(mask)) == groups
+
+
+def test_token_by_token_computes_the_real_tokens_alone() -> None:
+    seen: list[Tensor] = []
+    layer = nn.Linear(3, 2)
+
+    def run(tokens: Tensor) -> Tensor:
+        seen.append(tokens)
+        return layer(tokens)
+
+    ids, mask = batch([6, 1, 2])
+    tokens = torch.randn(*ids.shape, 3)
+    found = token_by_token(run, tokens, mask)
+    torch.testing.assert_close(found, torch.where(mask[..., None], layer(tokens), 0.0))
+    assert seen[0].shape == (1, 9, 3)
+    # Nothing to leave out, and nothing to compute: the padded batch as it is.
+    for full in (torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)):
+        assert token_by_token(run, tokens[:2, :3], full).shape == (2, 3, 2)
+    assert [values.shape[0] for values in seen[1:]] == [2, 2]
 
 
 def one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None) -> Tensor:
@@ -284,7 +347,7 @@ def test_packing_leaves_no_trace_in_configs(tmp_path: Path) -> None:
         assert torch.equal(copied(input_ids=ids, attention_mask=mask).logits, expected)
 
 
-def test_a_graph_stays_padded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_graph_stays_padded(monkeypatch: pytest.MonkeyPatch) -> None:
     made = encoder("bert", "packed")
     expected = made(*batch(LENGTHS)).pooled
     seen: list[int] = []

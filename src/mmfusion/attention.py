@@ -6,6 +6,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .outputs import masked_mean
+
 
 class Attention(nn.Module):
     """Multi-head attention over the real tokens of a context.
@@ -136,7 +138,36 @@ class AttentionBlock(nn.Module):
             mask: which tokens of the context (or of `tokens`, without one) are real; at least one per row.
             context: [B, K, E], exactly where the block was built with a `context_dim`.
         """
+        tokens = tokens + self._attended(tokens, mask, context)
+        return tokens + self.feed_forward(self.norm_out(tokens))
+
+    def mean_change(
+        self,
+        tokens: Float[Tensor, "B Q D"],
+        mask: Bool[Tensor, "B K"],
+        context: Float[Tensor, "B K E"] | None = None,
+        *,
+        over: Bool[Tensor, "B Q"],
+    ) -> Float[Tensor, "B D"]:
+        """The mean of `forward(tokens, mask, context) - tokens` over some of the tokens.
+
+        The mean of W2 h + b2 is W2 mean(h) + b2, so that the last layer computes one vector a sample instead of one a token.
+
+        Args:
+            tokens: [B, Q, D].
+            mask: as for `forward`.
+            context: as for `forward`.
+            over: the tokens that count.
+        """
+        expand, activate, drop, contract, last_drop = self.feed_forward
+        if self.training and last_drop.p:
+            # What is dropped differs from token to token, so that it cannot be the mean's.
+            return masked_mean(self(tokens, mask, context) - tokens, over)
+        attended = self._attended(tokens, mask, context)
+        inner = drop(activate(expand(self.norm_out(tokens + attended))))
+        return masked_mean(attended, over) + contract(masked_mean(inner, over))
+
+    def _attended(self, tokens: Tensor, mask: Tensor, context: Tensor | None) -> Tensor:
         normed = self.norm(tokens)
         seen = normed if self.norm_context is None or context is None else self.norm_context(context)
-        tokens = tokens + self.attention(normed, seen, mask)
-        return tokens + self.feed_forward(self.norm_out(tokens))
+        return self.attention(normed, seen, mask)

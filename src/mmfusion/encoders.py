@@ -27,7 +27,7 @@ from .encoder import Encoder
 from .hf_models import build_hf, config_dict, default_input_spec, hf_input_spec
 from .loading import load_weights
 from .outputs import Encoded, Hidden
-from .packing import WORTH_PACKING, Packing, can_pack, use_packed_attention
+from .packing import Packing, can_pack, packing_of, use_packed_attention
 from .registry import custom_backbone, is_registered, registered_name
 from .timm_models import build_timm, timm_input_spec
 
@@ -160,7 +160,7 @@ class TextEncoder(Encoder):
         padding: "packed" computes the real tokens alone (see `mmfusion.packing`), "padded" every place up to the longest text,
             "auto" packs a batch where that pays: where less than 90 % of its places hold a token. All give the same answer, and
             the same padded `tokens`. Backbones that do not take their attention from transformers' interface (MPNet, one's own),
-            a chosen attention other than "sdpa", and compiled or exported graphs stay padded.
+            a chosen attention other than "sdpa", and compiled graphs stay padded; an exported one packs, but for "padded".
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -237,14 +237,11 @@ class TextEncoder(Encoder):
 
     def _packing(self, mask: Tensor | None) -> Packing | None:
         """How to pack the batch; None where it stays padded."""
-        if mask is None or self.padding == "padded" or torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        if mask is None or self.padding == "padded" or not self._can_pack:
             return None
-        if not self._can_pack:
-            return None
-        packing = Packing(mask)
-        if self.padding == "auto" and packing.share >= WORTH_PACKING:
-            return None
-        use_packed_attention(self.backbone)
+        packing = packing_of(mask, always=self.padding == "packed")
+        if packing is not None:
+            use_packed_attention(self.backbone)
         return packing
 
     @property

@@ -14,7 +14,7 @@ from torch import Tensor
 from .backbones import prefix_tokens
 from .encoder import Encoder
 from .encoders import ImageEncoder
-from .modes import evaluating
+from .modes import evaluating, whole_batches
 
 
 @contextmanager
@@ -66,7 +66,8 @@ def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
             module.fused_attn = False
         hooks = [module.attn_drop.register_forward_pre_hook(keep_input) for module in fused]
     try:
-        yield maps
+        with whole_batches():
+            yield maps
         if not maps:
             raise ValueError(
                 f"encoder must be run inside the block and keep its attention's matrices, got none from "

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from .attention import AttentionBlock
 from .configuration import closest
+from .encoder import Encoder
 from .mapper import EmbeddingMapper
 from .outputs import Encoded, Fused, Hidden, masked_mean
+from .packing import groups_by_length, ungrouped
 from .strategy import Fusion, Head, TowerShapes
 from .towers import Tower
 
@@ -97,32 +99,33 @@ class Joint(Fusion):
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """The fused batch."""
-        encoder = image.encoder
-        if self.at == encoder.num_blocks:
+        if self.at == image.encoder.num_blocks:
             seen = image.encode()
-            read = mapper(text.encode(), seen)
-            values, mask = _joined(seen, read)
             alone = seen.pooled
         else:
             image.advance(self.at)
             seen = image.tokens()
             alone = masked_mean(seen.tokens, seen.mask)
-            read = mapper(text.encode(), seen)
-            values, mask = _joined(seen, read)
-            hidden = Hidden(values, mask)
-            for index in range(self.at, encoder.num_blocks):
-                hidden = encoder.block(index, hidden)
-            values = hidden.values
+        read = mapper(text.encode(), seen)
+        values, mask = _joined(seen, read)
+        groups = groups_by_length(mask)
+        places = seen.tokens.shape[1]
+        embedding = ungrouped(
+            groups, [self._embedded(image.encoder, values[rows, :end], mask[rows, :end], places) for rows, end in groups]
+        )
+        return Fused(embedding, self.head(embedding), alone, read.pooled)
+
+    def _embedded(self, encoder: Encoder, values: Tensor, mask: Tensor, image_places: int) -> Tensor:
+        """The embedding of joined sequences, from the state that enters block `at`."""
+        values = encoder.walk(self.at, encoder.num_blocks, Hidden(values, mask)).values
         if not len(self.blocks):
             # An absent image holds its stand-in at every place, so a mean over places is that of one of them.
-            embedding = encoder.pool(Hidden(values[:, : seen.tokens.shape[1]])).pooled
-        else:
-            if self.at < encoder.num_blocks:
-                values = encoder.pool(Hidden(values, mask)).tokens
-            for block in self.blocks:
-                values = block(values, mask)
-            embedding = masked_mean(values, mask)
-        return Fused(embedding, self.head(embedding), alone, read.pooled)
+            return encoder.pool(Hidden(values[:, :image_places])).pooled
+        if self.at < encoder.num_blocks:
+            values = encoder.pool(Hidden(values, mask)).tokens
+        for block in self.blocks:
+            values = block(values, mask)
+        return masked_mean(values, mask)
 
 
 class CrossAttention(Fusion):
@@ -166,8 +169,12 @@ class CrossAttention(Fusion):
         """The fused batch."""
         seen = image.encode()
         read = mapper(text.encode(), seen)
-        taken = self.block(seen.tokens, read.mask, read.tokens) - seen.tokens
-        embedding = seen.pooled + torch.tanh(self.gate) * masked_mean(taken, seen.mask)
+        groups = groups_by_length(read.mask)
+        taken = [
+            self.block.mean_change(seen.tokens[rows], read.mask[rows, :end], read.tokens[rows, :end], over=seen.mask[rows])
+            for rows, end in groups
+        ]
+        embedding = seen.pooled + torch.tanh(self.gate) * ungrouped(groups, taken)
         return Fused(embedding, self.head(embedding), seen.pooled, read.pooled)
 
 

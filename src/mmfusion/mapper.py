@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from .attention import AttentionBlock, FeedForward
 from .configuration import closest
 from .outputs import Encoded, masked_mean
+from .packing import token_by_token
 
 KINDS = ("linear", "mlp", "cross_attention", "identity")
 
@@ -104,7 +105,7 @@ class EmbeddingMapper(nn.Module):
         if self.kind == "identity":
             return text
         if self.kind in ("linear", "mlp"):
-            tokens = self.map(text.tokens)
+            tokens = token_by_token(self.map, text.tokens, text.mask)
             return Encoded(tokens, text.mask, masked_mean(tokens, text.mask))
         queries, mask = self._queries(text, image)
         tokens = self.norm(self.block(queries, text.mask, text.tokens))

@@ -6,6 +6,7 @@ name an attention function of its own, and hands it the keyword arguments that a
 `Packing`, so that the code of BERT, RoBERTa, DistilBERT and ModernBERT stays as it is.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,11 +18,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .modes import is_static, is_whole
+
 PACKED_ATTENTION = "mmfusion_packed"
 """The name under which transformers knows the attention function: without a `Packing` it is "sdpa"."""
 
 WORTH_PACKING = 0.9
 """Of padded batches, "auto" packs those in which less than this share of the places holds a token."""
+
+GROUPS, SMALLEST_GROUP = 4, 4
+"""Into how many groups of like length a batch is cut at most, and how many samples a group has at least."""
 
 
 class Packing:
@@ -31,7 +37,7 @@ class Packing:
         mask: True where a token is real [B, L].
 
     Attributes:
-        lengths: how many tokens each text has; B integers.
+        mask: as it was given.
         positions: the place of each token in its row of the batch [1, T], T tokens in all.
         row_mask: what the model is given for an attention mask: nothing is masked in the row.
 
@@ -46,12 +52,21 @@ class Packing:
 
     def __init__(self, mask: Bool[Tensor, "B L"]):
         self.batch, self.width = mask.shape
-        self.lengths: list[int] = mask.sum(1).tolist()
-        self._places = mask.flatten().nonzero().squeeze(1)
+        self.mask = mask
+        rows, columns = mask.nonzero().unbind(1)
+        self._places = rows * self.width + columns
+        self._lengths: list[int] | None = None
         self._boundaries: Tensor | None = None
-        self.positions: Int[Tensor, "1 T"] = (self._places % self.width).unsqueeze(0)
+        self.positions: Int[Tensor, "1 T"] = columns.unsqueeze(0)
         # A mask of four axes is the only one that transformers hands on as it is, for every model and layer.
         self.row_mask = mask.new_ones(1, 1, 1, 1)
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many tokens each text has; B integers."""
+        if self._lengths is None:
+            self._lengths = self.mask.sum(1).tolist()
+        return self._lengths
 
     @property
     def share(self) -> float:
@@ -76,10 +91,83 @@ class Packing:
         padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy(0, self._places.to(row.device), row[0])
         return padded.unflatten(0, (self.batch, self.width))
 
-    def padding_mask(self) -> Bool[Tensor, "B L"]:
-        """True where a token is real."""
-        real = torch.zeros(self.batch * self.width, dtype=torch.bool, device=self._places.device)
-        return real.index_fill(0, self._places, True).unflatten(0, (self.batch, self.width))
+
+def packing_of(mask: Bool[Tensor, "B L"], *, always: bool) -> Packing | None:
+    """How to pack a batch; None where it had better stay padded.
+
+    A compiled graph holds for one shape, so that it stays padded; an exported one, which takes any, is always packed.
+
+    Args:
+        mask: True where a token is real [B, L].
+        always: pack even where less than a tenth is padding.
+    """
+    if torch.compiler.is_exporting():
+        return Packing(mask)
+    if is_static():
+        return None
+    packing = Packing(mask)
+    return packing if always or 0 < packing.share < WORTH_PACKING else None
+
+
+def token_by_token(
+    run: Callable[[Tensor], Tensor], tokens: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"]
+) -> Float[Tensor, "B L E"]:
+    """What `run` makes of each token, computed for the real ones alone where that pays; elsewhere the padding means nothing.
+
+    Args:
+        run: a function of tokens one by one: [..., D] -> [..., E].
+        tokens: [B, L, D].
+        mask: True where a token is real [B, L].
+
+    Example:
+        >>> tokens, mask = torch.ones(1, 4, 1), torch.tensor([[True, True, False, False]])
+        >>> token_by_token(lambda real: real * len(real[0]), tokens, mask).flatten().tolist()
+        [2.0, 2.0, 0.0, 0.0]
+    """
+    packing = packing_of(mask, always=False)
+    return run(tokens) if packing is None else packing.unpack(run(packing.pack(tokens)))
+
+
+def groups_by_length(mask: Bool[Tensor, "B L"]) -> list[tuple[Any, int]]:
+    """Which samples of a batch are about equally long, and how many places each group needs.
+
+    A sequence that other models' layers must take padded (an image's tokens and a text's after them) loses most of its padding
+    when it passes them group by group.
+
+    Args:
+        mask: True where a token is real [B, L].
+
+    Returns:
+        For each group an index of its rows, and a length up to L that holds all its real tokens; one group with every row where
+        groups do not pay, and while a graph is made.
+
+    Example:
+        >>> mask = torch.arange(6) < torch.tensor([1, 6, 1, 1, 6, 6, 1, 6]).unsqueeze(1)
+        >>> [(rows.tolist(), places) for rows, places in groups_by_length(mask)]
+        [([1, 4, 5, 7], 6), ([0, 2, 3, 6], 1)]
+    """
+    batch, width = mask.shape
+    everyone: list[tuple[Any, int]] = [(slice(None), width)]
+    if is_static() or is_whole() or batch < 2 * SMALLEST_GROUP:
+        return everyone
+    ends = (mask * torch.arange(1, width + 1, device=mask.device)).amax(1)
+    order = ends.argsort(descending=True, stable=True)
+    groups = order.tensor_split(min(GROUPS, batch // SMALLEST_GROUP))
+    places = torch.stack([ends[rows[0]] for rows in groups]).clamp(min=1).tolist()
+    needed = sum(len(rows) * length for rows, length in zip(groups, places, strict=True))
+    return list(zip(groups, places, strict=True)) if needed < WORTH_PACKING * batch * width else everyone
+
+
+def ungrouped(groups: list[tuple[Any, int]], values: list[Tensor]) -> Tensor:
+    """What was computed for each of `groups`, as one batch in its order.
+
+    Args:
+        groups: from `groups_by_length`.
+        values: one for each group [b, ...].
+    """
+    if len(groups) == 1:
+        return values[0]
+    return torch.cat(values)[torch.cat([rows for rows, _ in groups]).argsort()]
 
 
 def can_pack(module: nn.Module) -> bool:
@@ -117,8 +205,8 @@ def packed_attention(
     """Attention within each text of a row: softmax(Q K^T / sqrt(d)) V, text by text.
 
     On CUDA in half precision it is torch's variable-length kernel, which has no dropout. On a CPU each text is a call of its own:
-    nothing is padded, masked or copied. On other devices, where dropout is on, in float32, or where the kernel does not run, the
-    texts are padded inside the attention alone.
+    nothing is padded, masked or copied. On other devices, where dropout is on, in float32, where the kernel does not run, and in
+    an exported graph, the texts are padded inside the attention alone.
 
     Args:
         module: the layer that asks.
@@ -145,7 +233,7 @@ def packed_attention(
             **kwargs,
         )
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
-    if query.device.type == "cpu":
+    if query.device.type == "cpu" and not is_static():
         return _text_by_text(query, key, value, packing, sliding_window, options), None
     if not dropout and _kernel_runs(query):
         return _by_kernel(query, key, value, packing, sliding_window, scaling), None
@@ -193,7 +281,7 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window:
         rearrange(packing.unpack(rearrange(row, "1 heads t d -> 1 t heads d")), "b l heads d -> b heads l d")
         for row in (query, key, value)
     )
-    mask = rearrange(packing.padding_mask().to(q.device), "b l -> b 1 1 l")
+    mask = rearrange(packing.mask.to(q.device), "b l -> b 1 1 l")
     near = _near(packing.width, window, q.device)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if near is None else mask & near, **options)
     return packing.pack(rearrange(attended, "b heads l d -> b l heads d"))
@@ -201,7 +289,8 @@ def _padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window:
 
 def _near(length: int, window: int | None, device: torch.device) -> Tensor | None:
     """True where two places are less than `window` apart [length, length]; None where all are."""
-    if window is None or length <= window:
+    # A graph is made for texts of any length.
+    if window is None or (not is_static() and length <= window):
         return None
     places = torch.arange(length, device=device)
     return (places[:, None] - places).abs() < window

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .encoder import Encoder
+from .modes import is_static
 from .outputs import Encoded, Hidden
 
 
@@ -120,14 +121,14 @@ class Tower:
 
     def _rows(self) -> Tensor | None:
         """The rows that are present; None where all are, or where the graph may not depend on values."""
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting() or bool(self.present.all()):
+        if is_static() or bool(self.present.all()):
             return None
         return self.present.nonzero().squeeze(1)
 
     def _select(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.rows is not None:
             return tuple(value[self.rows] for value in inputs)
-        if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+        if is_static():
             return tuple(_neutral(value, self.present) for value in inputs)
         return inputs
 
@@ -139,8 +140,7 @@ class Tower:
 
     def _spread(self, values: Tensor, stand_in: Tensor | None) -> Tensor:
         """`values` of the present rows at their places in the batch, `stand_in` (or zero) at the others."""
-        static = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-        if self.rows is None and not static:
+        if self.rows is None and not is_static():
             return values
         other = values.new_zeros(values.shape[-1]) if stand_in is None else stand_in.to(values.dtype)
         if self.rows is None:
@@ -150,8 +150,7 @@ class Tower:
         return spread.index_put((self.rows,), values)
 
     def _fill(self, encoded: Encoded) -> Encoded:
-        static = torch.compiler.is_compiling() or torch.compiler.is_exporting()
-        if self.rows is None and not static:
+        if self.rows is None and not is_static():
             return encoded
         first = torch.zeros(encoded.mask.shape[1], dtype=torch.bool, device=encoded.mask.device)
         first[0] = True
