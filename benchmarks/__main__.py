@@ -13,8 +13,9 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks.cases import CASES, CPU_FLOAT32, Setting
+from benchmarks.cases import CASES, CPU_FLOAT32
 from benchmarks.machine import machine, matmul_rate, versions
+from benchmarks.measuring import Setting
 from benchmarks.models import preset
 from benchmarks.report import print_case
 

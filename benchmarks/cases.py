@@ -6,8 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,50 +15,18 @@ import torch
 from torch import Tensor
 from transformers import BertModel
 
-from benchmarks.models import (
-    FUSIONS,
-    DualEncoder,
-    Preset,
-    classifier,
-    needed_operations,
-    pairs,
-    texts,
-    transformer_operations,
-)
+from benchmarks.epochs import epoch
+from benchmarks.measuring import TOLERANCE, Setting, compared, cut, of_model, timed
+from benchmarks.models import FUSIONS, DualEncoder, classifier, needed_operations, pairs, texts, transformer_operations
+from benchmarks.peers import peers
+from benchmarks.pixels import pixels_to_label
+from benchmarks.scaling import scaling
 from benchmarks.timing import Side, by_turns, spread
-from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder, export_model
+from mmfusion import CompiledClassifier, TextEncoder, export_model
 from mmfusion.outputs import masked_mean
-
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
-"""The largest difference from float32 eager that counts as the same answer, of embeddings whose entries are about 1."""
 
 GROWTH = (1_000, 10_000, 100_000)
 """Numbers of pairs that are streamed."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all cases share.
-
-    Attributes:
-        chosen: the backbones.
-        device: "cpu" or "cuda".
-        dtype: of weights and pictures.
-        batch: samples per batch.
-        rounds: how often each side is timed.
-        rate: the machine's measured rate of matrix products in this dtype, operations per second.
-    """
-
-    chosen: Preset
-    device: str
-    dtype: torch.dtype
-    batch: int
-    rounds: int
-    rate: float
-
-    def place(self, module: Any) -> Any:
-        """`module` on the device, in the dtype."""
-        return module.to(self.device, self.dtype)
 
 
 def text_tower(setting: Setting) -> dict[str, Any]:
@@ -93,10 +60,10 @@ def text_tower(setting: Setting) -> dict[str, Any]:
         "transformers, to 512": of_plain(512),
     }
     lengths = mask.sum(1).tolist()
-    operations = {name: transformer_operations(setting.chosen.text, _cut(lengths, name)) for name in sides}
+    operations = {name: transformer_operations(setting.chosen.text, cut(lengths, name)) for name in sides}
     # A text of more than 128 tokens is cut there: it is another text.
     whole = {"transformers, to 128": [row for row, length in enumerate(lengths) if length <= 128]}
-    return _compared(setting, sides, expected, whole, operations=operations) | {
+    return compared(setting, sides, expected, whole, operations=operations) | {
         "tokens": int(mask.sum()),
         "longest": int(mask.shape[1]),
     }
@@ -115,7 +82,7 @@ def fused(setting: Setting) -> dict[str, Any]:
         with torch.inference_mode():
             expected[fusion] = model(**full).logits.float().cpu()
         model.text_encoder.padding = "auto"
-        sides[fusion] = _of_model(setting.place(model), inputs)
+        sides[fusion] = of_model(setting.place(model), inputs)
     if not isinstance(setting.chosen.image, str):
         peer = DualEncoder(classifier(setting.chosen, "concat")).eval().to(setting.device)
         with torch.inference_mode():
@@ -127,12 +94,12 @@ def fused(setting: Setting) -> dict[str, Any]:
             expected[f"dual encoder, {name}"] = answer
     lengths = inputs["attention_mask"].sum(1).tolist()
     short = [row for row, length in enumerate(lengths) if length <= 128]
-    return _compared(
+    return compared(
         setting,
         sides,
         expected,
         {"dual encoder, to 128": short},
-        operations={name: needed_operations(setting.chosen, setting.batch, _cut(lengths, name)) for name in sides},
+        operations={name: needed_operations(setting.chosen, setting.batch, cut(lengths, name)) for name in sides},
     )
 
 
@@ -159,19 +126,19 @@ def parts(setting: Setting) -> dict[str, Any]:
     for fusion in FUSIONS:
         strategy = setting.place(classifier(setting.chosen, fusion))
         if strategy.fusion.first_image_block == strategy.image_encoder.num_blocks:
-            sides[f"mapper + {fusion}"] = _of_model(strategy, stored)
+            sides[f"mapper + {fusion}"] = of_model(strategy, stored)
         else:
             # It acts inside the towers: what it adds is the whole pass less that of the two towers.
-            sides[f"whole pass, {fusion}"] = _of_model(strategy, inputs)
-    timed = _timed(setting, sides)
-    alone = timed["image tower"]["median"] + timed["text tower"]["median"]
+            sides[f"whole pass, {fusion}"] = of_model(strategy, inputs)
+    seconds = timed(setting, sides)
+    alone = seconds["image tower"]["median"] + seconds["text tower"]["median"]
     share = {}
-    for name, found in timed.items():
+    for name, found in seconds.items():
         if name.startswith("mapper + "):
             share[name.removeprefix("mapper + ")] = found["median"] / (alone + found["median"])
         elif name.startswith("whole pass, "):
             share[name.removeprefix("whole pass, ")] = (found["median"] - alone) / found["median"]
-    return {"seconds": timed, "share_of_forward_time": share}
+    return {"seconds": seconds, "share_of_forward_time": share}
 
 
 def training_step(setting: Setting) -> dict[str, Any]:
@@ -199,7 +166,7 @@ def training_step(setting: Setting) -> dict[str, Any]:
 
         return step
 
-    return {"seconds": _timed(setting, {"packed": of("packed"), "padded to the longest": of("padded")}, training=True)}
+    return {"seconds": timed(setting, {"packed": of("packed"), "padded to the longest": of("padded")}, training=True)}
 
 
 def latency(setting: Setting) -> dict[str, Any]:
@@ -207,7 +174,7 @@ def latency(setting: Setting) -> dict[str, Any]:
     model = setting.place(classifier(setting.chosen, "concat"))
     inputs = pairs(setting.chosen, 1, setting.dtype, device=setting.device)
     with torch.inference_mode():
-        seconds = by_turns({"concat": _of_model(model, inputs)}, rounds=max(100, setting.rounds), warm_up=5)["concat"]
+        seconds = by_turns({"concat": of_model(model, inputs)}, rounds=max(100, setting.rounds), warm_up=5)["concat"]
     measured = spread(seconds) | {"percentile_99": float(np.percentile(seconds, 99))}
     return {"seconds": {"concat": measured}, "made": {"batch_size": 1}}
 
@@ -228,7 +195,7 @@ def exported(setting: Setting) -> dict[str, Any]:
             inputs = pairs(setting.chosen, batch, torch.float32)
             inputs |= {name: torch.ones(batch, dtype=torch.bool) for name in ("image_present", "text_present")}
             arrays = {name: value.numpy() for name, value in inputs.items()}
-            eager = _of_model(model, inputs)
+            eager = of_model(model, inputs)
             sides: dict[str, Side] = {
                 "eager": eager,
                 "torch.export": lambda inputs=inputs: program(*inputs.values()),
@@ -236,7 +203,7 @@ def exported(setting: Setting) -> dict[str, Any]:
             }
             with torch.inference_mode():
                 expected = eager()
-            found[f"batch {batch}"] = _compared(setting, sides, expected, tolerance=1e-4)
+            found[f"batch {batch}"] = compared(setting, sides, expected, tolerance=1e-4)
     return found | {"largest_difference": {ending: report.largest_difference for ending, report in reports.items()}}
 
 
@@ -258,7 +225,7 @@ def compiled(setting: Setting) -> dict[str, Any]:
     full.text_encoder.padding = "padded"
     with torch.inference_mode():
         expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
-    return _compared(
+    return compared(
         setting, {"packed": of("packed"), "padded": of("padded"), "compiled": lambda: fast(**inputs).logits}, expected
     )
 
@@ -283,65 +250,13 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "latency": latency,
     "compiled": compiled,
     "export": exported,
+    "peers": peers,
+    "epoch": epoch,
+    "pixels to label": pixels_to_label,
+    "scaling": scaling,
     "growth": growth,
 }
 
 
 CPU_FLOAT32 = {"export"}
 """Cases that run on the CPU in float32 alone."""
-
-
-def _of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
-    return lambda: model(**inputs).logits
-
-
-def _timed(setting: Setting, sides: Mapping[str, Side], *, training: bool = False) -> dict[str, Any]:
-    with torch.inference_mode(not training):
-        return {name: spread(seconds) for name, seconds in by_turns(sides, rounds=setting.rounds).items()}
-
-
-def _compared(
-    setting: Setting,
-    sides: Mapping[str, Side],
-    expected: Tensor | Mapping[str, Tensor],
-    only: Mapping[str, list[int]] | None = None,
-    *,
-    operations: Mapping[str, float | None] | None = None,
-    tolerance: float | None = None,
-) -> dict[str, Any]:
-    """The sides' seconds, once each has answered as float32 eager does.
-
-    Args:
-        setting: the run's.
-        sides: what to time, each returning a tensor [B, ...].
-        expected: the answer, one for all or one for each.
-        only: the rows to compare of a side, where it is not all.
-        operations: floating-point operations that each side's work needs; None leaves the roofline out.
-        tolerance: the largest difference; None takes that of the dtype.
-
-    Raises:
-        RuntimeError: when a side answers otherwise.
-    """
-    tolerance = TOLERANCE[setting.dtype] if tolerance is None else tolerance
-    apart: dict[str, float] = {}
-    with torch.inference_mode():
-        for name, side in sides.items():
-            wanted = expected[name] if isinstance(expected, Mapping) else expected
-            rows = (only or {}).get(name, list(range(len(wanted))))
-            difference = (side().float().cpu()[rows] - wanted.cpu()[rows]).abs()
-            apart[name] = float(difference.max()) if len(rows) else 0.0
-    wrong = {name: value for name, value in apart.items() if not value <= tolerance}
-    if wrong:
-        raise RuntimeError(f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. Nothing was timed.")
-    timed = _timed(setting, sides)
-    found = {"seconds": timed, "largest_difference": apart}
-    known = {name: value for name, value in (operations or {}).items() if value is not None}
-    if known:
-        found["operations"] = known
-        found["share_of_matmul_rate"] = {name: value / timed[name]["median"] / setting.rate for name, value in known.items()}
-    return found
-
-
-def _cut(lengths: list[int], side: str) -> list[int]:
-    """The lengths that a side is given: one that pads to 128 cuts there what is longer."""
-    return [min(length, 128) for length in lengths] if side.endswith("to 128") else lengths

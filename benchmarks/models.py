@@ -20,11 +20,13 @@ class Preset:
     """A pair of backbones, by their configs: random weights, which take as long as published ones.
 
     Attributes:
+        name: base, small or tiny.
         image: a ViT's config, or the name of a timm model.
         text: a BERT's config.
         pixels: height and width of the pictures.
     """
 
+    name: str
     image: ViTConfig | str
     text: BertConfig
     pixels: int = 224
@@ -33,13 +35,13 @@ class Preset:
 def preset(name: str) -> Preset:
     """The backbones called `name`: base, small or tiny."""
     if name == "base":
-        return Preset(ViTConfig(), BertConfig())
+        return Preset(name, ViTConfig(), BertConfig())
     if name == "small":
         mini = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-        return Preset("tf_efficientnet_lite0", mini)
+        return Preset(name, "tf_efficientnet_lite0", mini)
     if name == "tiny":
         widths = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-        return Preset(ViTConfig(**widths, image_size=32), BertConfig(**widths), 32)
+        return Preset(name, ViTConfig(**widths, image_size=32), BertConfig(**widths), 32)
     raise ValueError(f"preset must be base, small or tiny, got {name!r}.")
 
 

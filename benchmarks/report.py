@@ -24,6 +24,9 @@ NAMES = {
     "tiny": "tiny towers, whose figures mean nothing",
 }
 
+AXES = {"batch": "batch size", "length": "tokens of each text, batch 8"}
+"""What grows in the case "scaling", and how its table is headed."""
+
 
 def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
     """Print a case: its seconds as tables, and its other figures as JSON."""
@@ -32,7 +35,7 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
         for row in _rows(part):
             table.add_row(*row)
         console.print(table)
-    for key in ("share_of_forward_time", "pairs"):
+    for key in ("share_of_forward_time", "pairs", "batch", "length", "filling_the_cache_seconds", "absent", "skipped"):
         if key in found:
             console.print(f"{key}: {json.dumps(found[key], indent=2)}", highlight=False)
 
@@ -52,6 +55,10 @@ def render(run: dict[str, Any]) -> str:
         if "share_of_forward_time" in found:
             shares = ", ".join(f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items())
             lines += [f"Mapper and fusion, of the forward time: {shares}.", ""]
+        lines += _remarks(found)
+        for axis, title in AXES.items():
+            if axis in found:
+                lines += _growing(title, found[axis])
         if "pairs" in found:
             lines += ["| pairs | pairs per second | peak MB |", "| --- | --- | --- |"]
             for count, measured in found["pairs"].items():
@@ -59,6 +66,32 @@ def render(run: dict[str, Any]) -> str:
                 lines.append(f"| {int(count):,} | {rate:,.0f} | {peak:,.0f} |")
             lines.append("")
     return "\n".join(lines)
+
+
+def _remarks(found: dict[str, Any]) -> Iterator[str]:
+    """What must be said beside a table."""
+    if "filling_the_cache_seconds" in found:
+        yield f"{found['samples']:,} pairs an epoch; the cache was filled once, in {found['filling_the_cache_seconds']:.1f} s.\n"
+    if "keras_backend" in found:
+        yield f"Keras on {found['keras_backend']}.\n"
+    if found.get("absent"):
+        yield f"Not installed, so not measured: {', '.join(found['absent'])}.\n"
+    if "skipped" in found:
+        yield f"Skipped: {found['skipped']}.\n"
+
+
+def _growing(title: str, points: dict[str, Any]) -> Iterator[str]:
+    """The table of a quantity that grows."""
+    on_gpu = any("peak_gpu_megabytes" in point for point in points.values())
+    yield f"| {title} | median ms | 10th to 90th percentile | pairs per second | peak MB |{' GPU peak MB |' if on_gpu else ''}"
+    yield "| --- | --- | --- | --- | --- |" + " --- |" * on_gpu
+    for value, point in points.items():
+        taken = point["seconds"]
+        spread = f"{taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f}"
+        row = f"| {value} | {taken['median'] * 1e3:.1f} | {spread} | {point['pairs_per_second']:.2f} |"
+        row += f" {point['peak_megabytes']:,.0f} |"
+        yield row + (f" {point['peak_gpu_megabytes']:,.0f} |" if on_gpu else "")
+    yield ""
 
 
 def _made(made: dict[str, Any]) -> str:

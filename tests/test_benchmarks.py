@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import cases, report
+from benchmarks import cases, epochs, peers, pixels, plots, report, scaling
 from benchmarks.__main__ import main
+from benchmarks.measuring import Setting
 from benchmarks.models import needed_operations, pairs, preset, transformer_operations
 from benchmarks.timing import by_turns
 from mmfusion import TextEncoder
@@ -30,15 +31,29 @@ def run(*words: object, code: int = 0) -> str:
     return str(result.output)
 
 
-def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that a case does often or at length, done once and shortly."""
     monkeypatch.setattr(cases, "GROWTH", (20, 40))
-    # The real compiler takes a minute; that it answers alike is tested beside it.
+    monkeypatch.setattr(epochs, "COHORT", 6)
+    monkeypatch.setattr(epochs, "CACHED_EPOCHS", 1)
+    monkeypatch.setattr(scaling, "BATCHES", (2,))
+    monkeypatch.setattr(scaling, "LENGTHS", (4, 8))
+    monkeypatch.setattr(pixels, "SIDE", 64)
+    monkeypatch.setattr(peers, "WIDTHS", {"to 128": 128, "to the longest": None})
+    # The real compiler takes a minute; that CompiledClassifier answers alike is tested beside it.
     monkeypatch.setattr(cases, "CompiledClassifier", lambda model, **_: model)
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+
+
+def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -> None:
     output = tmp_path / "bench.json"
     options = ["--backbones", "tiny", "--batch-size", 3, "--rounds", 2, "--threads", 1, "--output", output]
     run(*options, "--case", "text tower", "--case", "fused forward", "--case", "parts")
-    run(*options, "--case", "training step", "--case", "latency", "--case", "compiled", "--case", "export", "--case", "growth")
+    kept = output.read_text()
+    run(*options, *(word for name in cases.CASES if name not in json.loads(kept)["cases"] for word in ("--case", name)))
     found = json.loads(output.read_text())
+    assert json.loads(kept)["cases"].items() <= found["cases"].items()
     assert set(found["cases"]) == set(cases.CASES)
     assert all(case["made"]["matmul_rate"] > 0 and "torch" in case["made"]["versions"] for case in found["cases"].values())
     text = found["cases"]["text tower"]
@@ -47,7 +62,57 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, monkeypatch: p
     assert text["share_of_matmul_rate"]["packed"] == pytest.approx(rate)
     assert {"concat", "dual encoder, to 512"} <= set(found["cases"]["fused forward"]["seconds"])
     assert set(found["cases"]["growth"]["pairs"]) == {"20", "40"}
+    assert set(found["cases"]["scaling"]["batch"]) == {"2"} and set(found["cases"]["scaling"]["length"]) == {"4", "8"}
+    assert set(found["cases"]["epoch"]["seconds"]) == {"cached", "frozen", "full training"}
+    assert set(found["cases"]["pixels to label"]["seconds"]) == {"classifier", "lungs", "lungs, then classifier"}
+    others = found["cases"]["peers"]
+    sides = {"dual encoder, eager", "dual encoder, sdpa", "dual encoder, compiled"}
+    optional = {"torchmultimodal": "torchmultimodal, late fusion", "monai": "MONAI, TransCheX"}
+    sides |= {side for package, side in optional.items() if package not in others["absent"]}
+    expected = {"mmfusion, packed"} | {f"{side}, {width}" for side in sides for width in peers.WIDTHS}
+    assert set(others["seconds"]) == expected
+    text_of_all = report.render(found)
+    assert all(f"**{name}**" in text_of_all for name in cases.CASES)
     assert set(found["cases"]["parts"]["share_of_forward_time"]) == {"concat", "joint", "cross_attention", "mmtm", "late"}
+
+
+def test_a_peer_that_is_not_installed_is_left_out_and_named(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PEERS", {"torchmultimodal": ("no_such_package",), "monai": ("no_such_package",)})
+    monkeypatch.setattr(peers, "WIDTHS", {"to the longest": None})
+    found = peers.peers(Setting(preset("tiny"), "cpu", torch.float32, 2, 1, 1e9))
+    assert found["absent"] == ["torchmultimodal", "monai"] and len(found["seconds"]) == 4
+    assert "Not installed, so not measured: torchmultimodal, monai." in "".join(report._remarks(found))
+    assert "skipped" in peers.peers(Setting(preset("small"), "cpu", torch.float32, 2, 1, 1e9))
+
+
+def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
+    assert plots.stale() == []
+    results, figures = tmp_path / "results", tmp_path / "figures"
+    results.mkdir()
+    figures.mkdir()
+    side = {"median": 2.0, "low": 1.0, "high": 4.0, "rounds": [1.0, 2.0, 4.0]}
+    made = {"backbones": "base", "dtype": "float32", "device": "cpu"}
+    point = {"seconds": side, "pairs_per_second": 1.0, "peak_megabytes": 10.0}
+    figures_of = {
+        "peers": {"seconds": {"mmfusion, packed": side, "dual encoder, sdpa, to 512": side | {"median": 200.0}}, "made": made},
+        "scaling": {"batch": {"1": point, "8": point}, "length": {"16": point, "32": point}, "made": made},
+        "growth": {"pairs": {}, "made": made},
+    }
+    (results / "here.json").write_text(json.dumps({"cases": figures_of}))
+    (results / "unet.json").write_text("{}")
+    assert set(plots.plots(results)) == {"here-peers.png", "here-scaling.png"} == set(plots.stale(results, figures))
+    for name, (title, case) in plots.plots(results).items():
+        figure = plots.draw(title, case)
+        figure.savefig(figures / name, metadata={plots.SOURCE: plots.digest(case)})
+        assert len(figure.axes) == (4 if title == "scaling" else 1)
+    assert plots.stale(results, figures) == []
+    bars = plots.draw("peers", figures_of["peers"]).axes[0]
+    assert [bar.get_width() for bar in bars.patches] == [2.0, 200.0] and bars.get_xscale() == "log"
+    assert bars.patches[0].get_facecolor() != bars.patches[1].get_facecolor()
+    figures_of["peers"]["seconds"]["mmfusion, packed"] = side | {"median": 3.0}
+    del figures_of["scaling"]
+    (results / "here.json").write_text(json.dumps({"cases": figures_of}))
+    assert plots.stale(results, figures) == ["here-peers.png", "here-scaling.png"]
 
 
 def test_the_readme_is_what_the_json_says() -> None:
@@ -81,7 +146,7 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
 
 
 def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = cases.Setting(preset("tiny"), "cpu", torch.float32, 2, 1, 1e9)
+    setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1, 1e9)
     real = TextEncoder.forward
     off = {"packed": 1e-3}
 

@@ -1,0 +1,120 @@
+"""Plots of what was measured, from the JSON, for the documentation.
+
+python -m benchmarks.plots
+python -m benchmarks.plots --check
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib as mpl
+import typer
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+
+from benchmarks.report import NAMES, ROOT
+
+RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures"
+OURS, THEIRS = "#0f6fb0", "#a8adb3"
+PEERS = ("dual encoder", "transformers", "torchmultimodal", "MONAI")
+SOURCE = "Source"
+"""The key under which a plot holds the digest of the case that it shows."""
+
+
+def plots(results: Path = RESULTS) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The cases that have a plot: the picture's name -> the case's name and what was found."""
+    found = {}
+    for file in sorted(results.glob("*.json")):
+        for name, case in json.loads(file.read_text(encoding="utf-8")).get("cases", {}).items():
+            if "seconds" in case or "batch" in case:
+                found[f"{file.stem}-{name.replace(' ', '-')}.png"] = (name, case)
+    return found
+
+
+def digest(case: dict[str, Any]) -> str:
+    """What tells one measurement from another."""
+    return hashlib.sha256(json.dumps(case, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stale(results: Path = RESULTS, figures: Path = FIGURES) -> list[str]:
+    """The pictures that do not show what the JSON holds, are not there, or have no case any more."""
+    wanted = {name: digest(case) for name, (_, case) in plots(results).items()}
+    there = {file.name: Image.open(file).info.get(SOURCE) for file in figures.glob("*.png")}
+    return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+
+
+def draw(name: str, case: dict[str, Any]) -> Figure:
+    """The plot of one case."""
+    with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = _lines(case) if "batch" in case else _bars(case)
+    made = case["made"]
+    figure.suptitle(f"{name}: {NAMES[made['backbones']]}, {made['dtype']}, {made['device']}", fontsize=10)
+    return figure
+
+
+def _bars(case: dict[str, Any]) -> Figure:
+    sides = case["seconds"]
+    figure = Figure(figsize=(7.5, 0.8 + 0.32 * len(sides)), layout="constrained")
+    axes = figure.subplots()
+    medians = [side["median"] for side in sides.values()]
+    errors = [
+        [side["median"] - side["low"] for side in sides.values()],
+        [side["high"] - side["median"] for side in sides.values()],
+    ]
+    colours = [THEIRS if name.startswith(PEERS) else OURS for name in sides]
+    axes.barh(
+        range(len(sides)), medians, xerr=errors, color=colours, error_kw={"ecolor": "#333333", "elinewidth": 1, "capsize": 2}
+    )
+    axes.set_yticks(range(len(sides)), list(sides))
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds, median and 10th to 90th percentile")
+    if max(medians) > 50 * min(medians):
+        axes.set_xscale("log")
+    return figure
+
+
+def _lines(case: dict[str, Any]) -> Figure:
+    figure = Figure(figsize=(7.5, 5), layout="constrained")
+    grid = figure.subplots(2, 2)
+    for (axis, title), column in zip(
+        {"batch": "batch size", "length": "tokens of each text, batch 8"}.items(), (0, 1), strict=True
+    ):
+        points = case[axis]
+        places = [int(value) for value in points]
+        taken = [point["seconds"] for point in points.values()]
+        time, memory = grid[0, column], grid[1, column]
+        time.plot(places, [side["median"] for side in taken], marker="o", color=OURS)
+        time.fill_between(places, [side["low"] for side in taken], [side["high"] for side in taken], color=OURS, alpha=0.2)
+        key = "peak_gpu_megabytes" if case["made"]["device"] == "cuda" else "peak_megabytes"
+        memory.plot(places, [point[key] for point in points.values()], marker="o", color=OURS)
+        for axes, label in ((time, "seconds"), (memory, "peak MB")):
+            axes.set(xlabel=title, ylabel=label)
+            axes.set_xlim(left=0)
+            axes.set_ylim(bottom=0)
+    return figure
+
+
+def main(
+    check: Annotated[bool, typer.Option("--check", help="Draw nothing; fail where a picture is stale.")] = False,
+) -> None:
+    """Draw the plots, or check them."""
+    if check:
+        if wrong := stale():
+            Console(stderr=True).print(f"{', '.join(wrong)} stale. Run: python -m benchmarks.plots", soft_wrap=True)
+            raise typer.Exit(1)
+        return
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name in stale():
+        (FIGURES / name).unlink(missing_ok=True)
+    for name, (title, case) in plots().items():
+        if not (FIGURES / name).exists():
+            draw(title, case).savefig(FIGURES / name, dpi=110, metadata={SOURCE: digest(case)})
+
+
+if __name__ == "__main__":
+    typer.run(main)
