@@ -55,6 +55,29 @@ def test_cached_is_uncached(fusion, mapper, rows, tmp_path):
     assert abs(plain.loss - stored.loss) <= 1e-3
 
 
+@pytest.mark.parametrize(
+    ("fusion", "mapper", "one"),
+    [
+        ("concat", "linear", True),
+        ("late", "identity", True),
+        ("concat", "mlp", False),
+        ("concat", {"kind": "linear", "dropout": 0.1}, False),
+        ("cross_attention", "linear", False),
+        ("cross_attention", "identity", False),
+    ],
+)
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_of_a_text_no_more_is_stored_than_is_looked_at(fusion, mapper, one, pooling, rows, tmp_path):
+    model, processor = compose(rows, fusion, mapper=mapper)
+    model.text_encoder.config["pooling"] = pooling
+    model.text_encoder.family = model.text_encoder._make_family()
+    plain, stored = both_ways(model, processor, rows, tmp_path)
+    assert (plain.logits - stored.logits).abs().max() <= 1e-3
+    cached, _ = cache_features(model, processor, rows, tmp_path)
+    lengths = {len(row["text_cached"][0]) for row in cached if row["text_cached"] is not None}
+    assert (lengths == {1}) == one
+
+
 @pytest.mark.parametrize("fusion", ["concat", "mmtm", "joint"])
 def test_cached_is_uncached_on_a_cnn(fusion, rows, tmp_path):
     model, processor = compose(rows, fusion, image="cnn")

@@ -62,6 +62,22 @@ def test_identity_leaves_the_text_as_it_is() -> None:
     assert mapper(given) is given and not list(mapper.parameters())
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp", "cross_attention", "identity"])
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_pooled_is_what_forward_gives_as_pooled(kind: str, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    mapper, given = EmbeddingMapper(kind, 6, 6, num_heads=2, dropout=dropout).double(), text()
+    given = Encoded(given.tokens.double(), given.mask, given.pooled.double())
+    torch.manual_seed(1)
+    expected = mapper(given).pooled
+    whole: list[Encoded] = []
+    real = EmbeddingMapper.forward
+    monkeypatch.setattr(EmbeddingMapper, "forward", lambda self, *inputs: whole.append(inputs[0]) or real(self, *inputs))
+    torch.manual_seed(1)
+    torch.testing.assert_close(mapper.pooled(given), expected)
+    # An affine map leaves the tokens alone, but not where each loses other entries to dropout.
+    assert mapper.maps_the_mean == (kind == "linear" and not dropout) == (not whole)
+
+
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cross_attention"])
 def test_what_stands_in_the_padding_changes_nothing(kind: str) -> None:
     mapper, given = EmbeddingMapper(kind, 6, 8, num_heads=2), text()

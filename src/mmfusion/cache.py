@@ -29,7 +29,7 @@ from .data import FusionCollator
 from .images import load_image
 from .modeling import FusionClassifier
 from .modes import evaluating
-from .outputs import Encoded, Hidden
+from .outputs import Encoded, Hidden, masked_mean
 from .processing import FusionProcessor
 
 _FEATURES = datasets.Features(
@@ -126,8 +126,12 @@ class TowerCache:
         with evaluating(self.encoder):
             if self.is_pooled:
                 encoded: Encoded = self.encoder(*inputs)
-                tokens = encoded.tokens if self._keeps_tokens() else encoded.pooled[:, None]
-                hidden = Hidden(tokens, encoded.mask if self._keeps_tokens() else None, encoded.pooled)
+                kept = self._kept()
+                if kept == "all":
+                    hidden = Hidden(encoded.tokens, encoded.mask, encoded.pooled)
+                else:
+                    one = encoded.pooled if kept == "pooled" else masked_mean(encoded.tokens, encoded.mask)
+                    hidden = Hidden(one[:, None], None, encoded.pooled)
             else:
                 hidden = self.encoder.walk(0, self.block, self.encoder.embed(*inputs))
         for row in range(len(sources)):
@@ -136,14 +140,16 @@ class TowerCache:
             state = state[hidden.mask[row]] if hidden.mask is not None and self.modality == "text" else state
             yield state, None if hidden.pooled is None else hidden.pooled[row]
 
-    def _keeps_tokens(self) -> bool:
-        """Whether anything after this tower looks at its tokens; else its pooled vector alone is stored, as one token."""
+    def _kept(self) -> str:
+        """What anything after this tower looks at: "all" its tokens, or one vector, their "mean" or the "pooled" one."""
         if len(self.model.modalities) < 2:
-            return False
+            return "pooled"
         strategy, mapper = self.model.fusion, self.model.mapper
         if self.modality == "image":
-            return bool(strategy.uses_image_tokens or mapper.asks_image)
-        return bool(mapper.kind != "identity" or strategy.uses_image_tokens)
+            return "all" if strategy.uses_image_tokens or mapper.asks_image else "pooled"
+        if strategy.uses_text_tokens:
+            return "all"
+        return "pooled" if mapper.kind == "identity" else "mean" if mapper.maps_the_mean else "all"
 
     def _fingerprint(self) -> str:
         """A digest of all that decides what is stored, but for the content itself."""
@@ -151,7 +157,7 @@ class TowerCache:
         described = {
             "format": 1,
             "block": self.block,
-            "tokens": self._keeps_tokens(),
+            "tokens": self._kept(),
             "config": {k: v for k, v in self.encoder.config.items() if k not in ("trainable", "lora", "padding")},
             "processor": _preprocessing(self.processor, self.modality),
         }

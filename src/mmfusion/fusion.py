@@ -28,6 +28,7 @@ class Concat(Fusion):
     """
 
     uses_image_tokens = False
+    uses_text_tokens = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,9 +42,8 @@ class Concat(Fusion):
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """The fused batch."""
         seen = image.encode()
-        read = mapper(text.encode(), seen)
-        embedding = torch.cat([seen.pooled, read.pooled], dim=-1)
-        return Fused(embedding, self.head(seen.pooled, read.pooled), seen.pooled, read.pooled)
+        read = mapper.pooled(text.encode(), seen)
+        return Fused(torch.cat([seen.pooled, read], dim=-1), self.head(seen.pooled, read), seen.pooled, read)
 
 
 class Joint(Fusion):
@@ -123,9 +123,11 @@ class Joint(Fusion):
             return encoder.pool(Hidden(values[:, :image_places])).pooled
         if self.at < encoder.num_blocks:
             values = encoder.pool(Hidden(values, mask)).tokens
-        for block in self.blocks:
+        last: AttentionBlock
+        *blocks, last = self.blocks  # type: ignore[assignment]
+        for block in blocks:
             values = block(values, mask)
-        return masked_mean(values, mask)
+        return masked_mean(values, mask) + last.mean_change(values, mask, over=mask)
 
 
 class CrossAttention(Fusion):
@@ -195,6 +197,7 @@ class MMTM(Fusion):
     """
 
     uses_image_tokens = False
+    uses_text_tokens = False
 
     def __init__(self, pairs: int = 2, blocks: Sequence[Sequence[int]] | None = None, ratio: int = 4):
         super().__init__(pairs=pairs, blocks=None if blocks is None else [list(pair) for pair in blocks], ratio=ratio)
@@ -242,9 +245,8 @@ class MMTM(Fusion):
             image.scale(gates[0])
             text.scale(gates[1])
         seen = image.finish()
-        read = mapper(text.finish(), seen)
-        embedding = torch.cat([seen.pooled, read.pooled], dim=-1)
-        return Fused(embedding, self.head(seen.pooled, read.pooled), seen.pooled, read.pooled)
+        read = mapper.pooled(text.finish(), seen)
+        return Fused(torch.cat([seen.pooled, read], dim=-1), self.head(seen.pooled, read), seen.pooled, read)
 
 
 class MMTMUnit(nn.Module):
@@ -284,6 +286,7 @@ class Late(Fusion):
     """
 
     uses_image_tokens = False
+    uses_text_tokens = False
     needs_stand_in = False
 
     def __init__(self, combine: str = "mean"):
@@ -306,13 +309,13 @@ class Late(Fusion):
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """The fused batch."""
         seen = image.encode()
-        read = mapper(text.encode(), seen)
+        read = mapper.pooled(text.encode(), seen)
         # float32: under autocast a sum of probabilities in half precision would lose what decides between classes.
-        scores = torch.stack([self.image_head(seen.pooled), self.text_head(read.pooled)]).float()
+        scores = torch.stack([self.image_head(seen.pooled), self.text_head(read)]).float()
         present = torch.stack([image.present, text.present])
         parts = [
-            torch.where(tower.present[:, None], encoded.pooled, encoded.pooled.new_zeros(()))
-            for tower, encoded in ((image, seen), (text, read))
+            torch.where(tower.present[:, None], pooled, pooled.new_zeros(()))
+            for tower, pooled in ((image, seen.pooled), (text, read))
         ]
         return Fused(torch.cat(parts, dim=-1), self._joined(scores, present), *parts)
 

@@ -111,6 +111,25 @@ class EmbeddingMapper(nn.Module):
         tokens = self.norm(self.block(queries, text.mask, text.tokens))
         return Encoded(tokens, mask, masked_mean(tokens, mask))
 
+    @property
+    def maps_the_mean(self) -> bool:
+        """Whether `pooled` asks for no more than the mean of the text tokens: one affine map and no dropout."""
+        return self.kind == "linear" and not self.options["dropout"]
+
+    def pooled(self, text: Encoded, image: Encoded | None = None) -> Float[Tensor, "B D"]:
+        """What `forward` gives as `pooled`, for strategies that need no mapped tokens.
+
+        The mean of W t + b is W mean(t) + b: an affine map computes one vector a sample instead of one a token.
+
+        Args:
+            text: as for `forward`.
+            image: as for `forward`.
+        """
+        if self.maps_the_mean:
+            mapped: Tensor = self.map(masked_mean(text.tokens, text.mask))
+            return mapped
+        return self(text, image).pooled
+
     def _queries(self, text: Encoded, image: Encoded | None) -> tuple[Float[Tensor, "B M D"], Tensor]:
         if not self.asks_image:
             batch = text.tokens.shape[0]

@@ -79,10 +79,12 @@ class Fusion(nn.Module, ABC):
         first_image_block: the first block of the image tower it acts in (the number of blocks if none).
         first_text_block: the same of the text tower.
         uses_image_tokens: whether it needs the image's tokens, not its pooled vector alone.
+        uses_text_tokens: whether it needs the mapped text's tokens, not `mapper.pooled` alone.
         needs_stand_in: whether a learned token must stand in for an absent modality.
     """
 
     uses_image_tokens = True
+    uses_text_tokens = True
     needs_stand_in = True
 
     def __init__(self, **options: Any):
