@@ -31,7 +31,7 @@ def plots(results: Path = RESULTS) -> dict[str, tuple[str, dict[str, Any]]]:
     found = {}
     for file in sorted(results.glob("*.json")):
         for name, case in json.loads(file.read_text(encoding="utf-8")).get("cases", {}).items():
-            if "seconds" in case or "batch" in case:
+            if len(case.get("seconds", ())) > 1 or "batch" in case:
                 found[f"{file.stem}-{name.replace(' ', '-')}.png"] = (name, case)
     return found
 
@@ -44,8 +44,13 @@ def digest(case: dict[str, Any]) -> str:
 def stale(results: Path = RESULTS, figures: Path = FIGURES) -> list[str]:
     """The pictures that do not show what the JSON holds, are not there, or have no case any more."""
     wanted = {name: digest(case) for name, (_, case) in plots(results).items()}
-    there = {file.name: Image.open(file).info.get(SOURCE) for file in figures.glob("*.png")}
+    there = {file.name: _shown(file) for file in figures.glob("*.png")}
     return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+
+
+def _shown(file: Path) -> str | None:
+    with Image.open(file) as picture:
+        return picture.info.get(SOURCE)
 
 
 def draw(name: str, case: dict[str, Any]) -> Figure:
@@ -53,7 +58,8 @@ def draw(name: str, case: dict[str, Any]) -> Figure:
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = _lines(case) if "batch" in case else _bars(case)
     made = case["made"]
-    figure.suptitle(f"{name}: {NAMES[made['backbones']]}, {made['dtype']}, {made['device']}", fontsize=10)
+    batch = "" if "batch" in case else f", batch {made['batch_size']}"
+    figure.suptitle(f"{name}: {NAMES[made['backbones']]}, {made['dtype']}, {made['device']}{batch}", fontsize=10)
     return figure
 
 
@@ -95,7 +101,7 @@ def _lines(case: dict[str, Any]) -> Figure:
         for axes, label in ((time, "seconds"), (memory, "peak MB")):
             axes.set(xlabel=title, ylabel=label)
             axes.set_xlim(left=0)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     return figure
 
 
@@ -105,7 +111,7 @@ def main(
     """Draw the plots, or check them."""
     if check:
         if wrong := stale():
-            Console(stderr=True).print(f"{', '.join(wrong)} stale. Run: python -m benchmarks.plots", soft_wrap=True)
+            Console(stderr=True).print(f"stale: {', '.join(wrong)}. Run: python -m benchmarks.plots", soft_wrap=True)
             raise typer.Exit(1)
         return
     FIGURES.mkdir(parents=True, exist_ok=True)

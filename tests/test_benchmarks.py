@@ -91,12 +91,14 @@ def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
     results.mkdir()
     figures.mkdir()
     side = {"median": 2.0, "low": 1.0, "high": 4.0, "rounds": [1.0, 2.0, 4.0]}
-    made = {"backbones": "base", "dtype": "float32", "device": "cpu"}
+    slow = {"median": 200.0, "low": 100.0, "high": 400.0, "rounds": [100.0, 200.0, 400.0]}
+    made = {"backbones": "base", "dtype": "float32", "device": "cpu", "batch_size": 4}
     point = {"seconds": side, "pairs_per_second": 1.0, "peak_megabytes": 10.0}
     figures_of = {
-        "peers": {"seconds": {"mmfusion, packed": side, "dual encoder, sdpa, to 512": side | {"median": 200.0}}, "made": made},
+        "peers": {"seconds": {"mmfusion, packed": side, "dual encoder, sdpa, to 512": slow}, "made": made},
         "scaling": {"batch": {"1": point, "8": point}, "length": {"16": point, "32": point}, "made": made},
         "growth": {"pairs": {}, "made": made},
+        "latency": {"seconds": {"concat": side}, "made": made},
     }
     (results / "here.json").write_text(json.dumps({"cases": figures_of}))
     (results / "unet.json").write_text("{}")
