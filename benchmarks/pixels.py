@@ -32,7 +32,7 @@ def pixels_to_label(setting: Setting) -> dict[str, Any]:
     processor = FusionProcessor(word_tokenizer(WORDS), model.image_encoder.input_spec)
     draw = np.random.default_rng(0)
     pictures = [_chest(draw) for _ in range(setting.batch)]
-    texts = [" ".join(draw.choice(WORDS, length)) for length in draw.choice(report_lengths(), setting.batch)]
+    texts = [" ".join(draw.choice(WORDS, max(1, length - 2))) for length in draw.choice(report_lengths(), setting.batch)]
 
     def classified(images: list[NDArray[np.uint8]]) -> Tensor:
         inputs = processor(images=images, text=texts).to(setting.device)

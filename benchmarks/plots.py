@@ -44,7 +44,7 @@ def digest(case: dict[str, Any]) -> str:
 def stale(results: Path = RESULTS, figures: Path = FIGURES) -> list[str]:
     """The pictures that do not show what the JSON holds, are not there, or have no case any more."""
     wanted = {name: digest(case) for name, (_, case) in plots(results).items()}
-    there = {file.name: _shown(file) for file in figures.glob("*.png")}
+    there = {file.name: shown for file in figures.glob("*.png") if (shown := _shown(file)) is not None}
     return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
 
 

@@ -101,11 +101,9 @@ def _growing(title: str, points: dict[str, Any]) -> Iterator[str]:
 
 def _made(made: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    inputs = made.get("inputs", f"batch {made['batch_size']}, texts of the lengths of Open-i reports")
     where = made["machine"].get("accelerator") or f"{made['machine']['processor']}, {made['machine']['threads']} threads"
-    return (
-        f"{NAMES[made['backbones']]}, random weights, {made['dtype']}, batch {made['batch_size']}, texts of the lengths of "
-        f"Open-i reports; {where}; {versions}; `{made['command']}`."
-    )
+    return f"{NAMES[made['backbones']]}, random weights, {made['dtype']}, {inputs}; {where}; {versions}; `{made['command']}`."
 
 
 def put(text: str, tables: str) -> str:

@@ -57,7 +57,10 @@ def scaling(setting: Setting) -> dict[str, Any]:
         "batch": {size: Point(*shared, setting.rounds, size) for size in BATCHES},
         "length": {length: Point(*shared, setting.rounds, BATCH_OF_LENGTHS, length) for length in LENGTHS},
     }
-    return {axis: {str(value): _measured(point) for value, point in along.items()} for axis, along in points.items()}
+    found: dict[str, Any] = {
+        axis: {str(value): _measured(point) for value, point in along.items()} for axis, along in points.items()
+    }
+    return found | {"made": {"inputs": "texts of the lengths of Open-i reports, then of one length"}}
 
 
 def _measured(point: Point) -> dict[str, Any]:

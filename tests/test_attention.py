@@ -1,5 +1,6 @@
 """The shared attention: its errors, its mask, its residual structure."""
 
+import peft
 import pytest
 import torch
 
@@ -80,16 +81,25 @@ def test_dropout_is_off_in_eval_and_on_in_training() -> None:
     assert not torch.equal(attention(x, x, mask), attention.eval()(x, x, mask))
 
 
+@pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_mean_change_is_the_mean_of_what_the_block_adds(dropout: float, training: bool) -> None:
+def test_the_mean_that_is_asked_for_is_that_of_the_tokens(dropout: float, training: bool, adapted: bool) -> None:
     torch.manual_seed(0)
-    block = AttentionBlock(8, 6, num_heads=2, dropout=dropout).double().train(training)
+    block = AttentionBlock(8, 6, num_heads=2, dropout=dropout).double()
+    if adapted:
+        config = peft.LoraConfig(target_modules=["3"], r=2, lora_dropout=0.5, init_lora_weights=False)
+        peft.inject_adapter_in_model(config, block.feed_forward)
+    block.double().train(training)
     tokens, context = torch.randn(3, 5, 8).double(), torch.randn(3, 4, 6).double()
     mask, over = torch.rand(3, 4) < 0.5, torch.rand(3, 5) < 0.5
     mask[:, 0] = over[:, 0] = True
+    seen: list[int] = []
+    block.feed_forward[3].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].ndim))
     torch.manual_seed(1)
-    change = block(tokens, mask, context) - tokens
-    expected = torch.stack([change[row, over[row]].mean(0) for row in range(3)])
+    every = block(tokens, mask, context)
+    expected = torch.stack([every[row, over[row]].mean(0) for row in range(3)])
     torch.manual_seed(1)
-    torch.testing.assert_close(block.mean_change(tokens, mask, context, over=over), expected)
+    torch.testing.assert_close(block(tokens, mask, context, over=over), expected)
+    # One vector a sample, where nothing is dropped token by token.
+    assert seen == [3, 3 if adapted or (training and dropout) else 2]

@@ -78,6 +78,27 @@ def test_of_a_text_no_more_is_stored_than_is_looked_at(fusion, mapper, one, pool
     assert (lengths == {1}) == one
 
 
+@pytest.mark.parametrize("mapper", ["linear", "identity", "mlp"])
+def test_a_text_without_a_token_is_a_missing_one_from_the_cache_too(mapper, rows, tmp_path, monkeypatch):
+    model, processor = compose(rows, mapper=mapper)
+    here = next(index for index in range(len(rows)) if rows[index]["text"] and rows[index]["image"])
+    real = type(processor.tokenizer).__call__
+
+    def without_tokens(self, texts, **options):
+        encoded = real(self, texts, **options)
+        for row, text in enumerate(texts):
+            if text == "nothing":
+                encoded["attention_mask"][row] = 0
+        return encoded
+
+    monkeypatch.setattr(type(processor.tokenizer), "__call__", without_tokens)
+    changed = rows.select([here, *range(3)]).map(
+        lambda row, index: row | ({"text": "nothing"} if index == 0 else {}), with_indices=True
+    )
+    plain, stored = both_ways(model, processor, changed, tmp_path)
+    assert (plain.logits - stored.logits).abs().max() <= 1e-3
+
+
 @pytest.mark.parametrize("fusion", ["concat", "mmtm", "joint"])
 def test_cached_is_uncached_on_a_cnn(fusion, rows, tmp_path):
     model, processor = compose(rows, fusion, image="cnn")

@@ -70,15 +70,26 @@ def test_a_graph_answers_as_the_model(
         assert told["input_spec"] == model.image_encoder.input_spec
 
 
-@pytest.mark.parametrize("padding", ["auto", "packed", "padded"])
-def test_a_graph_packs_its_texts_unless_told_otherwise(padding: str, tmp_path: Path) -> None:
-    model = kit.tiny_classifier("concat", "linear", None, "bert")
+@pytest.mark.parametrize(
+    ("padding", "fusion", "mapper", "image"),
+    [("auto", "concat", "linear", None), ("packed", "concat", "mlp", "cnn"), ("padded", "joint", "mlp", "timm_vit")],
+)
+def test_a_graph_packs_its_texts_unless_told_otherwise(
+    padding: str, fusion: str, mapper: str, image: str | None, tmp_path: Path
+) -> None:
+    model = kit.tiny_classifier(fusion, mapper, image, "bert")
     model.text_encoder.padding = padding
     model(**kit.tiny_batch(model))
     assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
     program = torch.export.load(tmp_path / "model.pt2")
     finds_tokens = any("nonzero" in str(node.target) for node in program.graph.nodes)
     assert finds_tokens == (padding != "padded")
+
+
+def test_no_kernel_enters_a_graph_that_asks_for_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmfusion.packing._kernel_runs", lambda query: True)
+    model = kit.tiny_classifier("concat", "linear", None, "bert")
+    assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
 
 
 def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:

@@ -192,9 +192,15 @@ def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
     real = fusion_room.ungrouped
     monkeypatch.setattr(fusion_room, "ungrouped", lambda groups, values: together.append(len(groups)) or real(groups, values))
     found = model(**inputs).logits
+    found.square().sum().backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    model.zero_grad()
     alone = torch.cat([model(**{name: value[row : row + 1] for name, value in inputs.items()}).logits for row in range(14)])
+    alone.square().sum().backward()
     assert together == [3] + [1] * 14
     torch.testing.assert_close(found, alone, atol=1e-10, rtol=0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-8, rtol=1e-8)
 
 
 def test_the_head_norms_each_vector_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import peft
 import pytest
 import torch
 
@@ -74,8 +75,17 @@ def test_pooled_is_what_forward_gives_as_pooled(kind: str, dropout: float, monke
     monkeypatch.setattr(EmbeddingMapper, "forward", lambda self, *inputs: whole.append(inputs[0]) or real(self, *inputs))
     torch.manual_seed(1)
     torch.testing.assert_close(mapper.pooled(given), expected)
-    # An affine map leaves the tokens alone, but not where each loses other entries to dropout.
-    assert mapper.maps_the_mean == (kind == "linear" and not dropout) == (not whole)
+    # An affine map is given the mean alone, but not where each token loses other entries to dropout.
+    assert mapper.maps_the_mean == (kind == "linear" and not dropout) == (whole[-1].tokens.shape[1] == 1)
+
+
+def test_a_text_without_a_token_has_no_mean_and_an_adapter_sees_every_token() -> None:
+    mapper, given = EmbeddingMapper("linear", 6, 8), text()
+    empty = given._replace(mask=torch.tensor([[True] * 4, [False] * 4]))
+    torch.testing.assert_close(mapper.pooled(empty), mapper(empty).pooled)
+    assert not mapper.pooled(empty)[1].any()
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["map.0"], r=2, lora_dropout=0.5), mapper)
+    assert not mapper.maps_the_mean
 
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cross_attention"])

@@ -130,44 +130,32 @@ class AttentionBlock(nn.Module):
         tokens: Float[Tensor, "B Q D"],
         mask: Bool[Tensor, "B K"],
         context: Float[Tensor, "B K E"] | None = None,
-    ) -> Float[Tensor, "B Q D"]:
-        """The tokens after attending.
+        over: Bool[Tensor, "B Q"] | None = None,
+    ) -> Tensor:
+        """The tokens after attending [B, Q, D], or their mean [B, D].
+
+        The mean of W2 h + b2 is W2 mean(h) + b2, so that for a mean the last layer computes one vector a sample.
 
         Args:
             tokens: [B, Q, D].
             mask: which tokens of the context (or of `tokens`, without one) are real; at least one per row.
             context: [B, K, E], exactly where the block was built with a `context_dim`.
+            over: the tokens whose mean is asked for, at least one per row; None asks for them all, each by itself.
         """
-        tokens = tokens + self._attended(tokens, mask, context)
-        return tokens + self.feed_forward(self.norm_out(tokens))
-
-    def mean_change(
-        self,
-        tokens: Float[Tensor, "B Q D"],
-        mask: Bool[Tensor, "B K"],
-        context: Float[Tensor, "B K E"] | None = None,
-        *,
-        over: Bool[Tensor, "B Q"],
-    ) -> Float[Tensor, "B D"]:
-        """The mean of `forward(tokens, mask, context) - tokens` over some of the tokens.
-
-        The mean of W2 h + b2 is W2 mean(h) + b2, so that the last layer computes one vector a sample instead of one a token.
-
-        Args:
-            tokens: [B, Q, D].
-            mask: as for `forward`.
-            context: as for `forward`.
-            over: the tokens that count.
-        """
-        expand, activate, drop, contract, last_drop = self.feed_forward
-        if self.training and last_drop.p:
-            # What is dropped differs from token to token, so that it cannot be the mean's.
-            return masked_mean(self(tokens, mask, context) - tokens, over)
-        attended = self._attended(tokens, mask, context)
-        inner = drop(activate(expand(self.norm_out(tokens + attended))))
-        return masked_mean(attended, over) + contract(masked_mean(inner, over))
-
-    def _attended(self, tokens: Tensor, mask: Tensor, context: Tensor | None) -> Tensor:
         normed = self.norm(tokens)
         seen = normed if self.norm_context is None or context is None else self.norm_context(context)
-        return self.attention(normed, seen, mask)
+        tokens = tokens + self.attention(normed, seen, mask)
+        if over is None:
+            return tokens + self.feed_forward(self.norm_out(tokens))
+        if not self._is_linear_at_the_end():
+            return masked_mean(tokens + self.feed_forward(self.norm_out(tokens)), over)
+        *first, last, _ = self.feed_forward
+        inner = self.norm_out(tokens)
+        for layer in first:
+            inner = layer(inner)
+        return masked_mean(tokens, over) + last(masked_mean(inner, over))
+
+    def _is_linear_at_the_end(self) -> bool:
+        """Whether the last layer may act on a mean: neither an adapter's dropout nor its own differs from token to token."""
+        plain = type(self.feed_forward) is FeedForward and type(self.feed_forward[3]) is nn.Linear
+        return plain and not (self.training and self.feed_forward[4].p)

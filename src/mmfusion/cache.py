@@ -105,7 +105,9 @@ class TowerCache:
         part, row = self._places[key]
         table = self._tables[part]
         shape = table["shape"][row].as_py()
-        state = torch.frombuffer(bytearray(table["state"][row].as_buffer()), dtype=torch.float16).reshape(shape)
+        state = torch.empty(shape, dtype=torch.float16)
+        if state.numel():
+            state = torch.frombuffer(bytearray(table["state"][row].as_buffer()), dtype=torch.float16).reshape(shape)
         pooled = table["pooled"][row].as_buffer()
         return state, None if pooled is None else torch.frombuffer(bytearray(pooled), dtype=torch.float16)
 
@@ -131,7 +133,8 @@ class TowerCache:
                     hidden = Hidden(encoded.tokens, encoded.mask, encoded.pooled)
                 else:
                     one = encoded.pooled if kept == "pooled" else masked_mean(encoded.tokens, encoded.mask)
-                    hidden = Hidden(one[:, None], None, encoded.pooled)
+                    # A text without a token stays one, which is a missing text.
+                    hidden = Hidden(one[:, None], encoded.mask.any(1, keepdim=True), encoded.pooled)
             else:
                 hidden = self.encoder.walk(0, self.block, self.encoder.embed(*inputs))
         for row in range(len(sources)):

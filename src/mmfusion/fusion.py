@@ -123,11 +123,11 @@ class Joint(Fusion):
             return encoder.pool(Hidden(values[:, :image_places])).pooled
         if self.at < encoder.num_blocks:
             values = encoder.pool(Hidden(values, mask)).tokens
-        last: AttentionBlock
-        *blocks, last = self.blocks  # type: ignore[assignment]
+        *blocks, last = self.blocks
         for block in blocks:
             values = block(values, mask)
-        return masked_mean(values, mask) + last.mean_change(values, mask, over=mask)
+        embedding: Tensor = last(values, mask, over=mask)
+        return embedding
 
 
 class CrossAttention(Fusion):
@@ -172,11 +172,12 @@ class CrossAttention(Fusion):
         seen = image.encode()
         read = mapper(text.encode(), seen)
         groups = groups_by_length(read.mask)
-        taken = [
-            self.block.mean_change(seen.tokens[rows], read.mask[rows, :end], read.tokens[rows, :end], over=seen.mask[rows])
+        means = [
+            self.block(seen.tokens[rows], read.mask[rows, :end], read.tokens[rows, :end], over=seen.mask[rows])
             for rows, end in groups
         ]
-        embedding = seen.pooled + torch.tanh(self.gate) * ungrouped(groups, taken)
+        taken = ungrouped(groups, means) - masked_mean(seen.tokens, seen.mask)
+        embedding = seen.pooled + torch.tanh(self.gate) * taken
         return Fused(embedding, self.head(embedding), seen.pooled, read.pooled)
 
 

@@ -113,8 +113,8 @@ class EmbeddingMapper(nn.Module):
 
     @property
     def maps_the_mean(self) -> bool:
-        """Whether `pooled` asks for no more than the mean of the text tokens: one affine map and no dropout."""
-        return self.kind == "linear" and not self.options["dropout"]
+        """Whether `pooled` asks for no more than the mean of the text tokens: one affine map, no dropout and no adapter."""
+        return self.kind == "linear" and not self.options["dropout"] and type(self.map[0]) is nn.Linear
 
     def pooled(self, text: Encoded, image: Encoded | None = None) -> Float[Tensor, "B D"]:
         """What `forward` gives as `pooled`, for strategies that need no mapped tokens.
@@ -126,9 +126,11 @@ class EmbeddingMapper(nn.Module):
             image: as for `forward`.
         """
         if self.maps_the_mean:
-            mapped: Tensor = self.map(masked_mean(text.tokens, text.mask))
-            return mapped
-        return self(text, image).pooled
+            # Through forward all the same, so that its hooks run.
+            mean = masked_mean(text.tokens, text.mask)
+            text = Encoded(mean.unsqueeze(1), text.mask.any(1, keepdim=True), text.pooled)
+        pooled: Tensor = self(text, image).pooled
+        return pooled
 
     def _queries(self, text: Encoded, image: Encoded | None) -> tuple[Float[Tensor, "B M D"], Tensor]:
         if not self.asks_image:

@@ -124,7 +124,7 @@ def token_by_token(
         >>> token_by_token(lambda real: real * len(real[0]), tokens, mask).flatten().tolist()
         [2.0, 2.0, 0.0, 0.0]
     """
-    packing = packing_of(mask, always=False)
+    packing = None if is_static() else packing_of(mask, always=False)
     return run(tokens) if packing is None else packing.unpack(run(packing.pack(tokens)))
 
 
@@ -235,7 +235,7 @@ def packed_attention(
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     if query.device.type == "cpu" and not is_static():
         return _text_by_text(query, key, value, packing, sliding_window, options), None
-    if not dropout and _kernel_runs(query):
+    if not is_static() and not dropout and _kernel_runs(query):
         return _by_kernel(query, key, value, packing, sliding_window, scaling), None
     return _padded(query, key, value, packing, sliding_window, options), None
 
