@@ -145,12 +145,11 @@ class AttentionBlock(nn.Module):
         normed = self.norm(tokens)
         seen = normed if self.norm_context is None or context is None else self.norm_context(context)
         tokens = tokens + self.attention(normed, seen, mask)
-        if over is None:
-            return tokens + self.feed_forward(self.norm_out(tokens))
-        if not self._is_linear_at_the_end():
-            return masked_mean(tokens + self.feed_forward(self.norm_out(tokens)), over)
-        *first, last, _ = self.feed_forward
         inner = self.norm_out(tokens)
+        if over is None or not self._is_linear_at_the_end():
+            tokens = tokens + self.feed_forward(inner)
+            return tokens if over is None else masked_mean(tokens, over)
+        *first, last, _ = self.feed_forward
         for layer in first:
             inner = layer(inner)
         return masked_mean(tokens, over) + last(masked_mean(inner, over))

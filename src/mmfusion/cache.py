@@ -105,11 +105,11 @@ class TowerCache:
         part, row = self._places[key]
         table = self._tables[part]
         shape = table["shape"][row].as_py()
-        state = torch.empty(shape, dtype=torch.float16)
-        if state.numel():
-            state = torch.frombuffer(bytearray(table["state"][row].as_buffer()), dtype=torch.float16).reshape(shape)
+        content = bytearray(table["state"][row].as_buffer())
+        # torch reads no empty buffer; a text without a token is one.
+        state = torch.frombuffer(content, dtype=torch.float16) if content else torch.empty(0, dtype=torch.float16)
         pooled = table["pooled"][row].as_buffer()
-        return state, None if pooled is None else torch.frombuffer(bytearray(pooled), dtype=torch.float16)
+        return state.reshape(shape), None if pooled is None else torch.frombuffer(bytearray(pooled), dtype=torch.float16)
 
     def _read(self, file: Path) -> None:
         table = datasets.Dataset.from_file(str(file)).data.table
