@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +13,17 @@ from torch import Tensor
 from transformers import BertModel
 
 from benchmarks.epochs import epoch
-from benchmarks.measuring import TOLERANCE, Setting, compared, cut, of_model, timed
-from benchmarks.models import FUSIONS, DualEncoder, classifier, needed_operations, pairs, texts, transformer_operations
+from benchmarks.measuring import TOLERANCE, Setting, compared, cut, in_its_own_process, of_model, timed
+from benchmarks.models import (
+    FUSIONS,
+    WIDTHS,
+    DualEncoder,
+    classifier,
+    needed_operations,
+    pairs,
+    texts,
+    transformer_operations,
+)
 from benchmarks.peers import peers
 from benchmarks.pixels import pixels_to_label
 from benchmarks.scaling import scaling
@@ -90,7 +96,7 @@ def fused(setting: Setting) -> dict[str, Any]:
         with torch.inference_mode():
             answer = peer(**full).float().cpu()
         setting.place(peer)
-        for name, width in {"to 512": 512, "to 128": 128, "to the longest": None}.items():
+        for name, width in WIDTHS.items():
             padded = pairs(setting.chosen, setting.batch, setting.dtype, width=width, device=setting.device)
             sides[f"dual encoder, {name}"] = lambda padded=padded: peer(**padded)
             expected[f"dual encoder, {name}"] = answer
@@ -234,13 +240,7 @@ def compiled(setting: Setting) -> dict[str, Any]:
 
 def growth(setting: Setting) -> dict[str, Any]:
     """Seconds and peak memory of `predict_stream` over more and more pairs, tiny towers, each number in its own process."""
-    found = {}
-    for count in GROWTH:
-        command = [sys.executable, "-m", "benchmarks.streamed", setting.device, str(count)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}")
-        found[str(count)] = json.loads(done.stdout)
+    found = {str(count): in_its_own_process("benchmarks.streamed", setting.device, str(count)) for count in GROWTH}
     return {"pairs": found, "made": {"backbones": "tiny", "inputs": "batch 32, texts of 1 to 60 words"}}
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,14 +25,17 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What was installed, of what matters."""
+    """What was installed, of what matters, and the commit that was measured, where git knows it."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return found | ({} if described.returncode else {"commit": described.stdout.strip()})
 
 
 def matmul_rate(device: str, dtype: torch.dtype) -> float:

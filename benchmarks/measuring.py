@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,3 +104,17 @@ def compared(
 def cut(lengths: list[int], side: str) -> list[int]:
     """The lengths that a side is given: one that pads to 128 cuts there what is longer."""
     return [min(length, 128) for length in lengths] if side.endswith("to 128") else lengths
+
+
+def in_its_own_process(module: str, *words: str) -> dict[str, Any]:
+    """What `python -m MODULE WORDS` prints as JSON.
+
+    Raises:
+        RuntimeError: with its last words, when it fails.
+    """
+    command = [sys.executable, "-m", module, *words]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found

@@ -12,6 +12,9 @@ from transformers import BertConfig, BertModel, VisionTextDualEncoderModel, ViTC
 from benchmarks.lengths import report_lengths
 from mmfusion import FusionClassifier, ImageEncoder, TextEncoder
 
+WIDTHS = {"to 512": 512, "to 128": 128, "to the longest": None}
+"""How far a peer's texts are padded."""
+
 FUSIONS = ("concat", "joint", "cross_attention", "mmtm", "late")
 
 

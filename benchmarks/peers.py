@@ -13,15 +13,11 @@ from torch import Tensor, nn
 from transformers import ViTConfig
 
 from benchmarks.measuring import Setting, compared, cut, of_model
-from benchmarks.models import DualEncoder, classifier, needed_operations, pairs
+from benchmarks.models import WIDTHS, DualEncoder, classifier, needed_operations, pairs
 from benchmarks.timing import Side
 from mmfusion.outputs import masked_mean
 
-WIDTHS = {"to 512": 512, "to 128": 128, "to the longest": None}
-"""How far a peer's texts are padded."""
-
 TRANSCHEX: dict[str, Any] = {
-    "img_size": (224, 224),
     "patch_size": (32, 32),
     "num_language_layers": 2,
     "num_vision_layers": 2,
@@ -54,7 +50,7 @@ def peers(setting: Setting) -> dict[str, Any]:
     if "torchmultimodal" not in absent:
         built["torchmultimodal, late fusion"] = _late_fusion(ours)
     if "monai" not in absent:
-        built["MONAI, TransCheX"] = _transchex()
+        built["MONAI, TransCheX"] = _transchex(setting.chosen.pixels)
     full = {name: pairs(setting.chosen, setting.batch, torch.float32, width=width) for name, width in WIDTHS.items()}
     sides: dict[str, Side] = {}
     expected: dict[str, Tensor] = {}
@@ -128,13 +124,14 @@ class _TwoInputs(nn.Module):
         return self.model({"image": pixel_values, "text": {"input_ids": input_ids, "attention_mask": attention_mask}})
 
 
-def _transchex() -> nn.Module:
+def _transchex(pixels: int) -> nn.Module:
     """MONAI's TransCheX, whose loader is handed a file of random weights in the place of the published BERT."""
     from monai.networks.nets import Transchex
 
     with tempfile.TemporaryDirectory() as folder:
         torch.save({}, Path(folder) / "pytorch_model.bin")
-        return _WithoutMask(Transchex(in_channels=3, num_classes=2, path_or_repo_id=folder, **TRANSCHEX)).eval()
+        model = Transchex(in_channels=3, img_size=(pixels, pixels), num_classes=2, path_or_repo_id=folder, **TRANSCHEX)
+    return _WithoutMask(model).eval()
 
 
 class _WithoutMask(nn.Module):
@@ -145,6 +142,4 @@ class _WithoutMask(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        # Pictures of another size in the tests' tiny towers.
-        pixels = nn.functional.interpolate(pixel_values, TRANSCHEX["img_size"]) if pixel_values.shape[-1] != 224 else pixel_values
-        return self.model(input_ids=input_ids, vision_feats=pixels)
+        return self.model(input_ids=input_ids, vision_feats=pixel_values)

@@ -17,21 +17,24 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.report import NAMES, ROOT
+from benchmarks.report import AXES, NAMES, ROOT
 
 RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures"
 OURS, THEIRS = "#0f6fb0", "#a8adb3"
+PLOTTED = ("text tower", "fused forward", "peers", "scaling", "epoch")
+"""The cases that the documentation shows."""
+
 PEERS = ("dual encoder", "transformers", "torchmultimodal", "MONAI")
 SOURCE = "Source"
 """The key under which a plot holds the digest of the case that it shows."""
 
 
 def plots(results: Path = RESULTS) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The cases that have a plot: the picture's name -> the case's name and what was found."""
+    """The cases of `PLOTTED` that were measured: the picture's name -> the case's name and what was found."""
     found = {}
     for file in sorted(results.glob("*.json")):
         for name, case in json.loads(file.read_text(encoding="utf-8")).get("cases", {}).items():
-            if len(case.get("seconds", ())) > 1 or "batch" in case:
+            if name in PLOTTED and "skipped" not in case:
                 found[f"{file.stem}-{name.replace(' ', '-')}.png"] = (name, case)
     return found
 
@@ -87,9 +90,7 @@ def _bars(case: dict[str, Any]) -> Figure:
 def _lines(case: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     grid = figure.subplots(2, 2)
-    for (axis, title), column in zip(
-        {"batch": "batch size", "length": "tokens of each text, batch 8"}.items(), (0, 1), strict=True
-    ):
+    for column, (axis, title) in enumerate(AXES.items()):
         points = case[axis]
         places = [int(value) for value in points]
         taken = [point["seconds"] for point in points.values()]

@@ -75,6 +75,9 @@ def render(run: dict[str, Any]) -> str:
 
 def _remarks(found: dict[str, Any]) -> Iterator[str]:
     """What must be said beside a table."""
+    for name, side in found.get("seconds", {}).items():
+        if "percentile_99" in side:
+            yield f"99th percentile of {name}: {side['percentile_99'] * 1e3:.1f} ms.\n"
     if "filling_the_cache_seconds" in found:
         yield f"{found['samples']:,} pairs an epoch; the cache was filled once, in {found['filling_the_cache_seconds']:.1f} s.\n"
     if "keras_backend" in found:

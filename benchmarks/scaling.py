@@ -6,15 +6,13 @@ Each point is a process of its own, so that its peak of memory is its own: `pyth
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.measuring import Setting, of_model, timed
+from benchmarks.measuring import Setting, in_its_own_process, of_model, timed
 from benchmarks.models import classifier, pairs, preset
 from benchmarks.streamed import peak_megabytes
 
@@ -58,18 +56,10 @@ def scaling(setting: Setting) -> dict[str, Any]:
         "length": {length: Point(*shared, setting.rounds, BATCH_OF_LENGTHS, length) for length in LENGTHS},
     }
     found: dict[str, Any] = {
-        axis: {str(value): _measured(point) for value, point in along.items()} for axis, along in points.items()
+        axis: {str(value): in_its_own_process("benchmarks.scaling", json.dumps(asdict(point))) for value, point in along.items()}
+        for axis, along in points.items()
     }
     return found | {"made": {"inputs": "texts of the lengths of Open-i reports, then of one length"}}
-
-
-def _measured(point: Point) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.scaling", json.dumps(asdict(point))]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{point} must be measured, got status {done.returncode}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
 
 
 def main(point: Point) -> None:

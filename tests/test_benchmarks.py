@@ -138,12 +138,14 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
     figures: dict[str, dict[str, Any]] = {
         "text tower": {"seconds": {"packed": side, "padded": slower}, "share_of_matmul_rate": {"packed": 0.5}},
         "export": {"batch 1": {"seconds": {"eager": side}}, "largest_difference": {".pt2": 0.0}},
+        "latency": {"seconds": {"concat": side | {"percentile_99": 0.1999}}},
         "parts": {"seconds": {"image tower": side}, "share_of_forward_time": {"concat": 0.0123}},
         "growth": {"pairs": {"1000": {"seconds": 2.0, "pairs_per_second": 500.0, "peak_megabytes": 1234.0}}},
     }
     text = report.render({"cases": {name: {"made": made} | found for name, found in figures.items()}})
     assert "**text tower**: ViT-B/16" in text and "batch 7" in text and "abacus, 3 threads; torch 9.9; `this`." in text
     assert "| packed | 123.4 | 100.0 to 200.0 | 50% | 1.00 |" in text and "| padded | 246.8 | 200.0 to 300.0 |  | 2.00 |" in text
+    assert "99th percentile of concat: 199.9 ms." in text
     assert "| export, batch 1 |" in text and "concat 1.2%" in text and "| 1,000 | 500 | 1,234 |" in text
 
 
