@@ -103,6 +103,31 @@ def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:
         torch.testing.assert_close(found, model(**batch).logits.detach(), atol=1e-4, rtol=0)
 
 
+def test_a_graph_masks_only_where_something_is_masked(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("concat", "linear", "transformers_vit", "bert")
+    exported(model, tmp_path / "model.pt2")
+    masks = [
+        node.kwargs.get("attn_mask") or (node.args[3] if len(node.args) > 3 else None)
+        for node in torch.export.load(tmp_path / "model.pt2").graph.nodes
+        if "scaled_dot_product_attention" in str(node.target)
+    ]
+    image, text = masks[: model.image_encoder.num_blocks], masks[model.image_encoder.num_blocks :]
+    assert image == [None] * 4 and len(text) == 3 and None not in text
+    assert model.image_encoder.backbone.config._attn_implementation == "sdpa"
+    exported(model, tmp_path / "model.onnx")
+    assert not [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "IsNaN"]
+
+
+def test_a_query_whose_window_holds_padding_alone_makes_no_nan(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("concat", "linear", None, "modernbert")
+    model.text_encoder.padding = "padded"
+    words = torch.arange(2, 26).repeat(2, 1)
+    batch = {"input_ids": words, "attention_mask": (torch.arange(24) < torch.tensor([[24], [2]])).long()}
+    report = exported(model, tmp_path / "model.onnx", batches=[batch])
+    assert [node for node in onnx.load(report.path).graph.node if node.op_type == "IsNaN"]
+    torch.testing.assert_close(answered(tmp_path / "model.onnx", batch), model(**batch).logits.detach(), atol=1e-4, rtol=0)
+
+
 def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:
     manifest = draw_shapes(tmp_path / "data", 6, size=32)
     texts = [line.split(",", 2)[1] for line in manifest.read_text().splitlines()[1:]]

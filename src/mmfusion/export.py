@@ -15,12 +15,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .modeling import FusionClassifier
 from .modes import evaluating
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 """File endings and what they stand for."""
+
+EXPORTED_ATTENTION = "mmfusion_exported"
+"""The name under which transformers knows "sdpa" without masks that mask nothing, while a graph is made."""
 
 _IMAGE = ("pixel_values",)
 _TEXT = ("input_ids", "attention_mask")
@@ -97,7 +103,7 @@ def export_model(
     target.parent.mkdir(parents=True, exist_ok=True)
     # Weights of more than 2 GB become files of their own beside an .onnx: all that lies in the folder moves.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), _without_idle_masks(model):
             expected = [_Graph(model, names)(*batch.values()) for batch in checked]
             write = _write_onnx if target.suffix == ".onnx" else _write_program
             answer = write(model, names, Path(folder) / target.name)
@@ -160,6 +166,7 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
         written: Any = torch.onnx.export(
             graph, traced, dynamic_shapes=(free,), input_names=names, output_names=["logits"], dynamo=True, verbose=False
         )
+    _drop_idle_guards(written.model.graph)
     written.model.metadata_props["mmfusion"] = json.dumps(_description(model))
     written.save(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -169,6 +176,54 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
         return torch.from_numpy(logits).to(model.device)
 
     return answer
+
+
+def _mask_of_padding(*args: Any, **kwargs: Any) -> Tensor | None:
+    """No mask where nothing is to be masked: transformers leaves such a one out, but not from an exported graph."""
+    whole = kwargs.get("allow_is_bidirectional_skip") and kwargs.get("attention_mask") is None and not kwargs.get("local_size")
+    return None if whole else sdpa_mask(*args, **kwargs)
+
+
+AttentionInterface.register(EXPORTED_ATTENTION, ALL_ATTENTION_FUNCTIONS["sdpa"])
+AttentionMaskInterface.register(EXPORTED_ATTENTION, _mask_of_padding)
+
+
+@contextmanager
+def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
+    """While the image tower's backbone makes no masks that mask nothing."""
+    backbone = None if model.image_encoder is None else model.image_encoder.backbone
+    if (
+        not isinstance(backbone, PreTrainedModel)
+        or not backbone._supports_attention_backend
+        or backbone.config._attn_implementation != "sdpa"
+    ):
+        yield
+        return
+    backbone.set_attn_implementation(EXPORTED_ATTENTION)
+    try:
+        yield
+    finally:
+        backbone.set_attn_implementation("sdpa")
+
+
+def _drop_idle_guards(graph: Any) -> None:
+    """Take out of an ONNX graph what makes zeros of a softmax's NaN, where there can be none.
+
+    NaN stands where a query may look at no token at all. A mask that is the same for all queries of a sample shows each of them
+    the sample's real tokens, one at least.
+    """
+    from onnx_ir import convenience
+
+    for chosen in list(graph):
+        guard = chosen.inputs[0].producer() if chosen.op_type == "Where" else None
+        if guard is None or guard.op_type != "IsNaN" or guard.inputs[0] is not chosen.inputs[2]:
+            continue
+        softmax = guard.inputs[0].producer()
+        masked = softmax.inputs[0].producer() if softmax is not None and softmax.op_type == "Softmax" else None
+        mask = masked.inputs[1].shape if masked is not None and masked.op_type == "Add" else None
+        if mask is not None and mask[-2] == 1:
+            convenience.replace_all_uses_with(chosen.outputs[0], guard.inputs[0])
+            graph.remove([chosen, guard], safe=True)
 
 
 def _description(model: FusionClassifier) -> dict[str, Any]:
