@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.cases import CASES, CPU_FLOAT32
-from benchmarks.machine import machine, matmul_rate, versions
+from benchmarks.machine import fastest_product, machine, versions
 from benchmarks.measuring import Setting
 from benchmarks.models import preset
 from benchmarks.report import print_case
@@ -45,8 +45,8 @@ def main(
         raise typer.BadParameter("--device must be cpu where there is no GPU, got 'cuda'.")
     torch.set_num_threads(threads)
     kind = getattr(torch, dtype)
-    rate = matmul_rate(device, kind)
-    setting = Setting(preset(backbones), device, kind, batch_size, rounds, rate)
+    product = fastest_product(device, kind)
+    setting = Setting(preset(backbones), device, kind, batch_size, rounds, product)
     made: dict[str, Any] = {
         "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}",
         "machine": machine(device),
@@ -55,11 +55,11 @@ def main(
         "dtype": dtype,
         "device": device,
         "batch_size": batch_size,
-        "matmul_rate": rate,
     }
     kept = json.loads(output.read_text(encoding="utf-8"))["cases"] if output is not None and output.exists() else {}
     console.print(
-        f"{backbones}, {dtype}, {device}, batch {batch_size}: matrix products at {rate / 1e9:.0f} GFLOP/s", highlight=False
+        f"{backbones}, {dtype}, {device}, batch {batch_size}: matrix products at {product.rate / 1e9:.0f} GFLOP/s",
+        highlight=False,
     )
     for name in wanted:
         found = CASES[name](setting)

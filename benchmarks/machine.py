@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,22 +35,44 @@ def versions() -> dict[str, str]:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return found | ({} if described.returncode else {"commit": described.stdout.strip()})
+    commit = _git("rev-parse", "--short", "HEAD")
+    if commit:
+        found["commit"] = commit + ("-dirty" if _git("status", "--porcelain", "--", "src", "benchmarks/*.py") else "")
+    return found
 
 
-def matmul_rate(device: str, dtype: torch.dtype) -> float:
-    """The best rate of a plain matrix product, in floating-point operations per second: the roof of what follows.
+def _git(*words: str) -> str:
+    """What git says of the repository that holds this file; nothing outside of one, or without git."""
+    if shutil.which("git") is None:
+        return ""
+    done = subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
-    The best over shapes such as a transformer's and square ones, each the median of five.
+
+@dataclass(frozen=True)
+class Product:
+    """Plain matrix products whose rate is the roof of what is measured.
+
+    Attributes:
+        run: multiplies.
+        operations: floating-point operations of one run, two per multiplication.
+        rate: operations per second when it was chosen.
     """
+
+    run: Callable[[], object]
+    operations: float
+    rate: float
+
+
+def fastest_product(device: str, dtype: torch.dtype) -> Product:
+    """The product with the best rate, of shapes such as a transformer's and square ones, each the median of five."""
     side = 8192 if device == "cuda" else 2048
     shapes = [(side, 768, 3072), (side, 3072, 768), (side, 1024, 1024), (side, side, side)]
     pairs = [(torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)) for m, k, n in shapes]
     sides = {str(shape): (lambda a=a, b=b: a @ b) for shape, (a, b) in zip(shapes, pairs, strict=True)}
-    best = 0.0
-    for (m, k, n), seconds in zip(shapes, by_turns(sides, rounds=5, warm_up=2).values(), strict=True):
-        best = max(best, 2 * m * k * n / sorted(seconds)[2])
-    return best
+    measured = by_turns(sides, rounds=5, warm_up=2)
+    candidates = [
+        Product(side, 2.0 * m * k * n, 2.0 * m * k * n / sorted(measured[name])[2])
+        for (m, k, n), (name, side) in zip(shapes, sides.items(), strict=True)
+    ]
+    return max(candidates, key=lambda product: product.rate)

@@ -7,7 +7,7 @@ python -m benchmarks.report --check
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ AXES = {"batch": "batch size", "length": "tokens of each text, batch 8"}
 def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
     """Print a case: its seconds as tables, and its other figures as JSON."""
     for title, part in _timed(name, found):
-        table = Table("side", "median ms", "10th to 90th percentile", "of the matmul rate", "times the first", title=title)
+        table = Table("side", "median ms", "10th to 90th percentile", "times the first", "of the matmul rate", title=title)
         for row in _rows(part):
             table.add_row(*row)
         console.print(table)
@@ -46,12 +46,10 @@ def render(run: dict[str, Any]) -> str:
     for name, found in run["cases"].items():
         lines += [f"**{name}**: {_made(found['made'])}", ""]
         for title, part in _timed(name, found):
-            lines += [
-                f"| {title} | median ms | 10th to 90th percentile | of the measured rate of matrix products | times the first |",
-                "| --- | --- | --- | --- | --- |",
-                *(f"| {' | '.join(row)} |" for row in _rows(part)),
-                "",
-            ]
+            header = [title, "median ms", "10th to 90th percentile", "times the first"]
+            if "matmul_rate" in part:
+                header.append(f"of the rate of matrix products ({part['matmul_rate'] / 1e9:.0f} GFLOP/s)")
+            lines += [_line(header), _line(["---"] * len(header)), *(_line(row[: len(header)]) for row in _rows(part)), ""]
         if "share_of_forward_time" in found:
             shares = ", ".join(f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items())
             inside = [name.removeprefix("whole pass, ") for name in found["seconds"] if name.startswith("whole pass, ")]
@@ -157,7 +155,12 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, taken in sides.items():
         share = f"{shares[name]:.0%}" if name in shares else ""
         spread = f"{taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f}"
-        yield name, f"{taken['median'] * 1e3:.1f}", spread, share, f"{taken['median'] / first:.2f}"
+        yield name, f"{taken['median'] * 1e3:.1f}", spread, f"{taken['median'] / first:.2f}", share
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A line of a table in Markdown."""
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

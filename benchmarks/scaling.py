@@ -65,7 +65,7 @@ def scaling(setting: Setting) -> dict[str, Any]:
 def main(point: Point) -> None:
     """Measure `point` and print what was found."""
     torch.set_num_threads(point.threads)
-    setting = Setting(preset(point.backbones), point.device, getattr(torch, point.dtype), point.batch, point.rounds, 1.0)
+    setting = Setting(preset(point.backbones), point.device, getattr(torch, point.dtype), point.batch, point.rounds)
     inputs = pairs(setting.chosen, point.batch, setting.dtype, width=point.length, device=point.device)
     if point.length is not None:
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])

@@ -55,10 +55,10 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
     found = json.loads(output.read_text())
     assert json.loads(kept)["cases"].items() <= found["cases"].items()
     assert set(found["cases"]) == set(cases.CASES)
-    assert all(case["made"]["matmul_rate"] > 0 and "torch" in case["made"]["versions"] for case in found["cases"].values())
+    assert all("torch" in case["made"]["versions"] for case in found["cases"].values())
     text = found["cases"]["text tower"]
     assert all(len(side["rounds"]) == 2 and side["median"] > 0 for side in text["seconds"].values())
-    rate = text["operations"]["packed"] / text["seconds"]["packed"]["median"] / text["made"]["matmul_rate"]
+    rate = text["operations"]["packed"] / text["seconds"]["packed"]["median"] / text["matmul_rate"]
     assert text["share_of_matmul_rate"]["packed"] == pytest.approx(rate)
     assert {"concat", "dual encoder, to 512"} <= set(found["cases"]["fused forward"]["seconds"])
     assert set(found["cases"]["growth"]["pairs"]) == {"20", "40"}
@@ -79,10 +79,10 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
 def test_a_peer_that_is_not_installed_is_left_out_and_named(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "PEERS", {"torchmultimodal": ("no_such_package",), "monai": ("no_such_package",)})
     monkeypatch.setattr(peers, "WIDTHS", {"to the longest": None})
-    found = peers.peers(Setting(preset("tiny"), "cpu", torch.float32, 2, 1, 1e9))
+    found = peers.peers(Setting(preset("tiny"), "cpu", torch.float32, 2, 1))
     assert found["absent"] == ["torchmultimodal", "monai"] and len(found["seconds"]) == 4
     assert "Not installed, so not measured: torchmultimodal, monai." in "".join(report._remarks(found))
-    assert "skipped" in peers.peers(Setting(preset("small"), "cpu", torch.float32, 2, 1, 1e9))
+    assert "skipped" in peers.peers(Setting(preset("small"), "cpu", torch.float32, 2, 1))
 
 
 def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
@@ -136,7 +136,11 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
     }
     made |= {"batch_size": 7, "command": "this"}
     figures: dict[str, dict[str, Any]] = {
-        "text tower": {"seconds": {"packed": side, "padded": slower}, "share_of_matmul_rate": {"packed": 0.5}},
+        "text tower": {
+            "seconds": {"packed": side, "padded": slower},
+            "matmul_rate": 123.4e9,
+            "share_of_matmul_rate": {"packed": 0.5},
+        },
         "export": {"batch 1": {"seconds": {"eager": side}}, "largest_difference": {".pt2": 0.0}},
         "latency": {"seconds": {"concat": side | {"percentile_99": 0.1999}}},
         "parts": {"seconds": {"image tower": side}, "share_of_forward_time": {"concat": 0.0123}},
@@ -144,13 +148,15 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
     }
     text = report.render({"cases": {name: {"made": made} | found for name, found in figures.items()}})
     assert "**text tower**: ViT-B/16" in text and "batch 7" in text and "abacus, 3 threads; torch 9.9; `this`." in text
-    assert "| packed | 123.4 | 100.0 to 200.0 | 50% | 1.00 |" in text and "| padded | 246.8 | 200.0 to 300.0 |  | 2.00 |" in text
+    assert "times the first | of the rate of matrix products (123 GFLOP/s) |" in text
+    assert "| packed | 123.4 | 100.0 to 200.0 | 1.00 | 50% |" in text and "| padded | 246.8 | 200.0 to 300.0 | 2.00 |  |" in text
+    assert "| eager | 123.4 | 100.0 to 200.0 | 1.00 |\n" in text
     assert "99th percentile of concat: 199.9 ms." in text
     assert "| export, batch 1 |" in text and "concat 1.2%" in text and "| 1,000 | 500 | 1,234 |" in text
 
 
 def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1, 1e9)
+    setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1)
     real = TextEncoder.forward
     off = {"packed": 1e-3}
 
