@@ -19,6 +19,15 @@ from benchmarks.measuring import Setting
 from benchmarks.models import preset
 from benchmarks.report import print_case
 
+SETTINGS = ("MALLOC_", "LD_PRELOAD", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "TORCH", "CUDA_", "KERAS_BACKEND")
+"""How the names begin of what a figure may depend on in the environment."""
+
+
+def command() -> str:
+    """What to type to run this again."""
+    settings = [f"{name}={shlex.quote(value)} " for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)]
+    return f"{''.join(settings)}python -m benchmarks {shlex.join(sys.argv[1:])}"
+
 
 def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -48,7 +57,7 @@ def main(
     product = fastest_product(device, kind)
     setting = Setting(preset(backbones), device, kind, batch_size, rounds, product)
     made: dict[str, Any] = {
-        "command": f"python -m benchmarks {shlex.join(sys.argv[1:])}",
+        "command": command(),
         "machine": machine(device),
         "versions": versions(),
         "backbones": backbones,
