@@ -130,13 +130,13 @@ def parts(setting: Setting) -> dict[str, Any]:
         "text_pooled": text.pooled,
         "attention_mask": text.mask,
     }
-    sides: dict[str, Side] = dict(towers)
+    sides: dict[str, Side] = {**towers, "whole pass, concat": of_model(model, inputs)}
     for fusion in FUSIONS:
         strategy = setting.place(classifier(setting.chosen, fusion))
         if strategy.fusion.first_image_block == strategy.image_encoder.num_blocks:
             sides[f"mapper + {fusion}"] = of_model(strategy, stored)
         else:
-            # It acts inside the towers: what it adds is the whole pass less that of the two towers.
+            # It acts inside the towers: what it adds is the whole pass less one that adds next to nothing.
             sides[f"whole pass, {fusion}"] = of_model(strategy, inputs)
     seconds = timed(setting, sides)
     alone = seconds["image tower"]["median"] + seconds["text tower"]["median"]
@@ -144,8 +144,9 @@ def parts(setting: Setting) -> dict[str, Any]:
     for name, found in seconds.items():
         if name.startswith("mapper + "):
             share[name.removeprefix("mapper + ")] = found["median"] / (alone + found["median"])
-        elif name.startswith("whole pass, "):
-            share[name.removeprefix("whole pass, ")] = (found["median"] - alone) / found["median"]
+        elif name.startswith("whole pass, ") and name != "whole pass, concat":
+            plain = seconds["whole pass, concat"]["median"] - seconds["mapper + concat"]["median"]
+            share[name.removeprefix("whole pass, ")] = (found["median"] - plain) / found["median"]
     return {"seconds": seconds, "share_of_forward_time": share}
 
 
