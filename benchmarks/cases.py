@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from benchmarks.peers import peers
 from benchmarks.pixels import pixels_to_label
 from benchmarks.scaling import scaling
 from benchmarks.timing import Side, by_turns, spread
-from mmfusion import CompiledClassifier, TextEncoder, export_model
+from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder, export_model
 from mmfusion.outputs import masked_mean
 
 GROWTH = (1_000, 10_000, 100_000)
@@ -112,42 +112,56 @@ def fused(setting: Setting) -> dict[str, Any]:
 
 
 def parts(setting: Setting) -> dict[str, Any]:
-    """Each tower alone, and mapper with fusion on top of what the towers gave."""
+    """Each tower alone, and mapper with fusion on top of what the towers gave.
+
+    A strategy that acts inside the towers starts from the states that enter the first blocks it acts in, as from a cache; what it
+    adds is its time less that of the same blocks without it.
+    """
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     model = setting.place(classifier(setting.chosen, "concat"))
-    assert model.image_encoder is not None and model.text_encoder is not None
     towers = {
         "image tower": lambda: model.image_encoder(inputs["pixel_values"]),
         "text tower": lambda: model.text_encoder(**words),
     }
-    with torch.inference_mode():
-        image, text = model.image_encoder(inputs["pixel_values"]), model.text_encoder(**words)
-    stored = {
-        "image_state": image.tokens,
-        "image_pooled": image.pooled,
-        "text_state": text.tokens,
-        "text_pooled": text.pooled,
-        "attention_mask": text.mask,
-    }
-    sides: dict[str, Side] = {**towers, "whole pass, concat": of_model(model, inputs)}
+    sides: dict[str, Side] = dict(towers)
     for fusion in FUSIONS:
         strategy = setting.place(classifier(setting.chosen, fusion))
-        if strategy.fusion.first_image_block == strategy.image_encoder.num_blocks:
-            sides[f"mapper + {fusion}"] = of_model(strategy, stored)
-        else:
-            # It acts inside the towers: what it adds is the whole pass less one that adds next to nothing.
-            sides[f"whole pass, {fusion}"] = of_model(strategy, inputs)
+        stored, rest = _behind(strategy, inputs)
+        sides[f"mapper + {fusion}"] = of_model(strategy, stored)
+        if rest is not None:
+            sides[f"the same blocks without {fusion}"] = rest
     seconds = timed(setting, sides)
-    alone = seconds["image tower"]["median"] + seconds["text tower"]["median"]
-    share = {}
-    for name, found in seconds.items():
-        if name.startswith("mapper + "):
-            share[name.removeprefix("mapper + ")] = found["median"] / (alone + found["median"])
-        elif name.startswith("whole pass, ") and name != "whole pass, concat":
-            plain = seconds["whole pass, concat"]["median"] - seconds["mapper + concat"]["median"]
-            share[name.removeprefix("whole pass, ")] = (found["median"] - plain) / found["median"]
-    return {"seconds": seconds, "share_of_forward_time": share}
+    medians = {name: found["median"] for name, found in seconds.items()}
+    alone = medians["image tower"] + medians["text tower"]
+    added = {fusion: medians[f"mapper + {fusion}"] - medians.get(f"the same blocks without {fusion}", 0.0) for fusion in FUSIONS}
+    return {"seconds": seconds, "share_of_forward_time": {fusion: cost / (alone + cost) for fusion, cost in added.items()}}
+
+
+def _behind(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Side | None]:
+    """The states that enter the first blocks in which the strategy acts, and what runs the towers on from there without it."""
+    image, text = model.image_encoder, model.text_encoder
+    assert image is not None and text is not None
+    model.freeze("image").freeze("text")
+    at, at_text = model.cache_block("image"), model.cache_block("text")
+    with torch.inference_mode():
+        seen, read = image.embed(inputs["pixel_values"]), text.embed(inputs["input_ids"], inputs["attention_mask"])
+        seen = image.walk(0, min(at, image.num_blocks), seen)
+        read = text.walk(0, min(at_text, text.num_blocks), read)
+        stored = {"image_state": seen.values, "text_state": read.values, "attention_mask": read.mask}
+        if at > image.num_blocks:
+            encoded = image.pool(seen)
+            stored |= {"image_state": encoded.tokens, "image_pooled": encoded.pooled}
+        if at_text > text.num_blocks:
+            stored |= {"text_state": text.pool(read).tokens, "text_pooled": text.pool(read).pooled}
+
+    def rest() -> None:
+        if at < image.num_blocks:
+            image.pool(image.walk(at, image.num_blocks, seen))
+        if at_text < text.num_blocks:
+            text.pool(text.walk(at_text, text.num_blocks, read))
+
+    return stored, rest if at < image.num_blocks or at_text < text.num_blocks else None
 
 
 def training_step(setting: Setting) -> dict[str, Any]:

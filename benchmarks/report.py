@@ -52,10 +52,7 @@ def render(run: dict[str, Any]) -> str:
             lines += [_line(header), _line(["---"] * len(header)), *(_line(row[: len(header)]) for row in _rows(part)), ""]
         if "share_of_forward_time" in found:
             shares = ", ".join(f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items())
-            passes = [name.removeprefix("whole pass, ") for name in found["seconds"] if name.startswith("whole pass, ")]
-            inside = ", ".join(name for name in passes if name != "concat")
             lines += [f"Mapper and fusion, of the forward time: {shares}.", ""]
-            lines += [f"Inside the towers ({inside}) it is one pass less another: as noisy as they, below zero if small.", ""]
         lines += _remarks(found)
         for axis, title in AXES.items():
             if axis in found:
