@@ -44,13 +44,16 @@ SHAPED: tuple[str, ...] = (
     "attention",
     "packing",
     "mapper",
-    "backbones",
+    "families",
+    "hf_families",
+    "timm_families",
     "encoder",
     "encoders",
     "towers",
     "strategy",
     "fusion",
     "objective",
+    "presence",
     "modeling",
 )
 # Where only compiled code is tested, another process asks for no check: the two clash.

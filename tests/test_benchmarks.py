@@ -1,6 +1,7 @@
 """The benchmarks run, on backbones so small that their figures mean nothing; what they compare must answer alike."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from benchmarks import cases, epochs, peers, pixels, plots, report, scaling
-from benchmarks.__main__ import main
+from benchmarks.__main__ import SETTINGS, command, main
 from benchmarks.measuring import Setting
 from benchmarks.models import needed_operations, pairs, preset, transformer_operations
 from benchmarks.timing import by_turns
@@ -153,6 +154,16 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
     assert "| eager | 123.4 | 100.0 to 200.0 | 1.00 |\n" in text
     assert "99th percentile of concat: 199.9 ms." in text
     assert "| export, batch 1 |" in text and "concat 1.2%" in text and "| 1,000 | 500 | 1,234 |" in text
+
+
+def test_the_command_names_what_the_figures_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(SETTINGS):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("HOSTNAME", "irrelevant")
+    monkeypatch.setattr("sys.argv", ["__main__.py", "--case", "text tower"])
+    assert command() == "OMP_NUM_THREADS=2 python -m benchmarks --case 'text tower'"
 
 
 def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """FusionClassifier: composing, losses, missing modalities, saving, and what transformers and peft ask of a model."""
 
+import copy
+import itertools
 import json
 import os
 import subprocess
@@ -16,6 +18,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, MPNetConfig, ViTConf
 
 # The public names, whose first use registers the Auto classes.
 from mmfusion import EmbeddingMapper, FusionClassifier, FusionConfig, FusionOutput, ImageEncoder, Joint, Late, TextEncoder
+from mmfusion import testing as kit
 from mmfusion.fusion import FUSIONS
 from mmfusion.objective import classification_loss
 
@@ -196,6 +199,38 @@ def test_no_mask_means_that_every_token_is_real() -> None:
     with_mask = model(**inputs).logits
     del inputs["attention_mask"]
     assert torch.equal(model(**inputs).logits, with_mask)
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "fusion", "mapper"),
+    [
+        ("timm_vit", "bert", "concat", "linear"),
+        ("transformers_vit", "modernbert", "joint", "mlp"),
+        ("cnn", "roberta", "mmtm", "linear"),
+        ("custom", "custom", "late", "linear"),
+    ],
+)
+def test_a_replica_of_data_parallel_runs_on_its_own_weights(
+    image: str, text: str, fusion: str, mapper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the Trainer takes on several GPUs needs them for its copies alone: here they are made on the CPU."""
+    model = kit.tiny_classifier(fusion, mapper, image, text).eval()
+    other = copy.deepcopy(model)
+    for tensor in itertools.chain(other.parameters(), other.buffers()):
+        if tensor.is_floating_point():
+            tensor.data *= 1.25
+    copies = [list(model.parameters()), list(other.parameters())]
+    buffers = [list(model.buffers()), list(other.buffers())]
+    replicate = sys.modules["torch.nn.parallel.replicate"]
+    monkeypatch.setattr(replicate, "_get_device_index", lambda device, _: device)
+    monkeypatch.setattr(replicate, "_broadcast_coalesced_reshape", lambda given, *_, detach=False: buffers if detach else copies)
+    _, replica = replicate.replicate(model, [0, 1])
+    whole = kit.tiny_batch(model, 4)
+    pictures = {"pixel_values": whole["pixel_values"]}
+    texts = {name: whole[name] for name in ("input_ids", "attention_mask")}
+    for batch in (whole, pictures, texts):
+        torch.testing.assert_close(replica(**batch).logits, other(**batch).logits, rtol=0, atol=0)
+        assert not torch.allclose(replica(**batch).logits, model(**batch).logits, atol=1e-4)
 
 
 def test_presence_of_another_length_is_refused() -> None:

@@ -102,7 +102,7 @@ def test_the_missing_law_catches_a_slot_that_is_read(monkeypatch: pytest.MonkeyP
 
 def test_the_missing_law_wants_an_error_for_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
-    monkeypatch.setattr(FusionClassifier, "_check_presence", lambda self, image, text: (image, text))
+    monkeypatch.setattr("mmfusion.modeling.check_presence", lambda present: None)
     with pytest.raises(AssertionError, match="neither modality raised no ValueError"):
         kit.check_missing_law(model, kit.tiny_batch(model))
 

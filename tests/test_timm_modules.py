@@ -12,8 +12,8 @@ import pytest
 import timm
 import torch
 
-from mmfusion.backbones import OneBlock
 from mmfusion.encoders import ImageEncoder
+from mmfusion.families import OneBlock
 
 TABLE: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "timm_smallest.json").read_text())
 MODULES: dict[str, dict[str, Any]] = TABLE["modules"]

@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 
 from .modeling import FusionClassifier
 from .outputs import FusionOutput
+from .presence import check_presence
 
 
 @final
@@ -180,8 +181,9 @@ class CompiledClassifier(nn.Module):
         if "attention_mask" in inputs:
             text = text & inputs["attention_mask"].bool().any(1)
         # The graph cannot raise.
-        self.model._check_presence(image, text)
-        present = {f"{name}_present": flags for name, flags in (("image", image), ("text", text)) if name in self.modalities}
+        has = {"image": image, "text": text}
+        check_presence({name: has[name] for name in self.modalities})
+        present = {f"{name}_present": has[name] for name in self.modalities}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
         names = ("pixel_values", "input_ids", "attention_mask")

@@ -28,7 +28,7 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self.family = self._make_family()
+        self._family = self._make_family()
         self.dim: int = self.family.dim
         self.num_blocks: int = self.family.num_blocks
         self.takes_tokens: bool = self.family.takes_tokens
@@ -40,6 +40,17 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def _make_family(self) -> Any:
         """The adapter for this backbone."""
+
+    @property
+    def family(self) -> Any:
+        """The adapter of this encoder's backbone; a replica that nn.DataParallel makes gets one of its own."""
+        return self._make_family() if getattr(self, "_is_replica", False) else self._family
+
+    @property
+    def any_weight(self) -> Tensor:
+        """One of its weights, which tells device and type, in a replica of nn.DataParallel too, where nothing is a parameter."""
+        held = (getattr(m, name, {}) for m in self.modules() for name in ("_parameters", "_former_parameters"))
+        return next(weight for weights in held for weight in weights.values() if weight is not None)
 
     @cached_property
     def block_dims(self) -> list[int]:

@@ -11,24 +11,16 @@ from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from .backbones import (
-    HfText,
-    OneBlock,
-    features_to_encoded,
-    hf_image_family,
-    hf_text_family,
-    pool_by,
-    position_offset,
-    text_runner,
-    timm_family,
-)
 from .configuration import closest
 from .encoder import Encoder
+from .families import OneBlock, features_to_encoded
+from .hf_families import HfText, hf_image_family, hf_text_family, pool_by, position_offset, text_runner
 from .hf_models import build_hf, config_dict, default_input_spec, hf_input_spec
 from .loading import load_weights
 from .outputs import Encoded, Hidden
 from .packing import Packing, can_pack, packing_of, use_packed_attention
 from .registry import custom_backbone, is_registered, registered_name
+from .timm_families import timm_family
 from .timm_models import build_timm, timm_input_spec
 
 logger = logging.get_logger(__name__)

@@ -11,9 +11,9 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from .backbones import prefix_tokens
 from .encoder import Encoder
 from .encoders import ImageEncoder
+from .hf_families import prefix_tokens
 from .modes import evaluating, whole_batches
 
 

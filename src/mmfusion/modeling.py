@@ -16,8 +16,9 @@ from .encoders import ImageEncoder, TextEncoder
 from .fusion import make_fusion, name_of
 from .loading import raise_for_loading_info
 from .mapper import EmbeddingMapper
-from .objective import classification_loss
+from .objective import checked_labels, classification_loss
 from .outputs import Fused, FusionOutput, Hidden
+from .presence import check_presence, presence, without_one
 from .strategy import Fusion, Head, TowerShapes
 from .towers import Tower
 
@@ -270,18 +271,19 @@ class FusionClassifier(PreTrainedModel):
             ValueError: when an input has no tower, a sample has neither modality, or a label is out of range.
         """
         self._check_inputs(pixel_values, input_ids, image_state, text_state)
-        # Not len(): in an exported graph that would be a number, the batch it was traced with.
-        batch = next(x.shape[0] for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
-        device = self.device
-        image_present = _presence(image_present, pixel_values if image_state is None else image_state, batch, device)
+        # Not len(given): in an exported graph that would be a number, the batch it was traced with.
+        given = next(x for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
+        batch, device = given.shape[0], given.device
+        image_present = presence(image_present, pixel_values if image_state is None else image_state, batch, device)
         text_given = input_ids if text_state is None else text_state
         if text_given is not None and attention_mask is not None:
             has_token = attention_mask.bool().any(1)
             text_present = has_token if text_present is None else text_present.bool() & has_token
-        text_present = _presence(text_present, text_given, batch, device)
-        image_present, text_present = self._check_presence(image_present, text_present)
+        text_present = presence(text_present, text_given, batch, device)
+        has = {"image": image_present, "text": text_present}
+        check_presence({name: has[name] for name in self.modalities})
         if self.training and self.config.modality_dropout and len(self.modalities) == 2:
-            image_present, text_present = _dropped(image_present, text_present, self.config.modality_dropout)
+            image_present, text_present = without_one(image_present, text_present, self.config.modality_dropout)
         image = self._tower("image", None if pixel_values is None else (pixel_values,), image_present, image_state, image_pooled)
         if text_given is not None and attention_mask is None:
             attention_mask = torch.ones(text_given.shape[:2], dtype=torch.bool, device=text_given.device)
@@ -323,7 +325,7 @@ class FusionClassifier(PreTrainedModel):
             return Tower(encoder, inputs, present, stand_in)
         if name == "image" and pooled is not None:
             mask = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
-        dtype = next(encoder.parameters()).dtype
+        dtype = encoder.any_weight.dtype
         start = Hidden(state.to(dtype), mask, None if pooled is None else pooled.to(dtype))
         block = encoder.num_blocks + 1 if pooled is not None else self.cache_block(name)
         return Tower(encoder, None, present, stand_in, start=start, start_block=block)
@@ -343,7 +345,7 @@ class FusionClassifier(PreTrainedModel):
         return min(first, encoder.num_frozen_blocks)
 
     def _loss(self, fused: Fused, labels: Tensor, image_present: Tensor, text_present: Tensor) -> Tensor:
-        labels = self._check_labels(labels, fused.logits)
+        labels = checked_labels(labels, fused.logits, multi_label=self.multi_label)
         weights = self.class_weights
         loss = classification_loss(fused.logits, labels, weights)
         if self.training and self.config.auxiliary_loss_weight and len(self.modalities) == 2:
@@ -369,33 +371,6 @@ class FusionClassifier(PreTrainedModel):
         if all(given is None for given in (pixels, ids, image_state, text_state)):
             raise ValueError("pixel_values or input_ids must be given, got neither. A sample needs an image or a text.")
 
-    def _check_presence(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-        has = {"image": image, "text": text}
-        some = torch.stack([has[name] for name in self.modalities]).any(0)
-        if not torch.compiler.is_compiling() and not bool(some.all()):
-            rows = (~some).nonzero().flatten().tolist()
-            needed = " or ".join(f"a{'n' if name == 'image' else ''} {name}" for name in self.modalities)
-            raise ValueError(f"every sample must have {needed}, got none in rows {rows[:10]} of the batch. Leave them out.")
-        return image, text
-
-    def _check_labels(self, labels: Tensor, logits: Tensor) -> Tensor:
-        batch, classes = logits.shape
-        if self.multi_label:
-            if labels.shape != logits.shape or not labels.is_floating_point():
-                raise ValueError(
-                    f"labels must be floats [{batch}, {classes}] (1, 0 or NaN), got {labels.dtype} {tuple(labels.shape)}."
-                )
-            wrong = labels[~((labels == 0) | (labels == 1) | labels.isnan())] if not torch.compiler.is_compiling() else labels[:0]
-            if wrong.numel():
-                raise ValueError(f"labels must be 1, 0 or NaN, got {wrong.flatten()[0].item()!r}. NaN stands for unknown.")
-            return labels
-        if labels.shape != (batch,) or labels.is_floating_point():
-            raise ValueError(f"labels must be class indices [{batch}], got {labels.dtype} {tuple(labels.shape)}.")
-        if not torch.compiler.is_compiling() and bool(((labels < 0) | (labels >= classes)).any()):
-            wrong = labels[(labels < 0) | (labels >= classes)]
-            raise ValueError(f"labels must be in 0 .. {classes - 1}, got {int(wrong[0])}. Is num_labels right?")
-        return labels.long()
-
     def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
         """This classifier with a tower frozen but for its last `keep_last` blocks; see `Encoder.freeze`."""
         self._encoder_of(modality).freeze(keep_last=keep_last)
@@ -408,25 +383,6 @@ class FusionClassifier(PreTrainedModel):
             )
         encoder: Encoder = getattr(self, f"{modality}_encoder")
         return encoder
-
-
-def _presence(present: Tensor | None, given: Tensor | None, batch: int, device: torch.device) -> Tensor:
-    if given is None:
-        return torch.zeros(batch, dtype=torch.bool, device=device)
-    if present is None:
-        return torch.ones(batch, dtype=torch.bool, device=given.device)
-    if present.shape != (batch,):
-        raise ValueError(f"presence must be one flag per sample [{batch}], got {tuple(present.shape)}.")
-    return present.bool()
-
-
-def _dropped(image: Tensor, text: Tensor, probability: float) -> tuple[Tensor, Tensor]:
-    """Presence after modality dropout: samples with both lose one of them, either with half the probability."""
-    draw = torch.rand(image.shape, device=image.device)
-    both = image & text
-    loses_image = both & (draw < probability / 2)
-    loses_text = both & (draw >= probability / 2) & (draw < probability)
-    return image & ~loses_image, text & ~loses_text
 
 
 def _encoder(kind: type[Any], given: Any) -> Any:

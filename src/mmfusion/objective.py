@@ -6,6 +6,36 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def checked_labels(labels: Tensor, logits: Float[Tensor, "B C"], *, multi_label: bool) -> Tensor:
+    """The labels, class indices as int64; in a graph, which cannot look, their values are taken as they are.
+
+    Args:
+        labels: int [B], or 1, 0, NaN float [B, C].
+        logits: what they are the labels of.
+        multi_label: which of the two they must be.
+
+    Raises:
+        ValueError: when they have another shape or type, or a value is none of those allowed.
+    """
+    batch, classes = logits.shape
+    may_look = not torch.compiler.is_compiling()
+    if multi_label:
+        if labels.shape != logits.shape or not labels.is_floating_point():
+            raise ValueError(
+                f"labels must be floats [{batch}, {classes}] (1, 0 or NaN), got {labels.dtype} {tuple(labels.shape)}."
+            )
+        wrong = labels[~((labels == 0) | (labels == 1) | labels.isnan())] if may_look else labels[:0]
+        if wrong.numel():
+            raise ValueError(f"labels must be 1, 0 or NaN, got {wrong.flatten()[0].item()!r}. NaN stands for unknown.")
+        return labels
+    if labels.shape != (batch,) or labels.is_floating_point():
+        raise ValueError(f"labels must be class indices [{batch}], got {labels.dtype} {tuple(labels.shape)}.")
+    wrong = labels[(labels < 0) | (labels >= classes)] if may_look else labels[:0]
+    if wrong.numel():
+        raise ValueError(f"labels must be in 0 .. {classes - 1}, got {int(wrong[0])}. Is num_labels right?")
+    return labels.long()
+
+
 def classification_loss(
     logits: Float[Tensor, "B C"], labels: Tensor, class_weights: Tensor | None = None, present: Tensor | None = None
 ) -> Float[Tensor, ""]:

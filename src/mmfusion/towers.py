@@ -163,8 +163,7 @@ class Tower:
     def _all_absent(self) -> Encoded:
         # One place more than prefix tokens: a pool that leaves the prefix out still finds a token.
         places = self.encoder.num_prefix + 1
-        parameter = next(self.encoder.parameters())
-        vector = parameter.new_zeros(self.encoder.dim) if self.stand_in is None else self.stand_in
+        vector = self.encoder.any_weight.new_zeros(self.encoder.dim) if self.stand_in is None else self.stand_in
         mask = torch.zeros(self.batch, places, dtype=torch.bool, device=vector.device)
         mask[:, 0] = True
         return Encoded(vector.expand(self.batch, places, -1), mask, vector.expand(self.batch, -1))

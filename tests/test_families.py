@@ -24,21 +24,13 @@ from transformers import (
     ViTConfig,
 )
 
-from mmfusion.backbones import (
-    OneBlock,
-    TimmStages,
-    TimmViT,
-    features_to_encoded,
-    hf_image_family,
-    hf_width,
-    pool_by,
-    position_offset,
-    timm_family,
-)
 from mmfusion.encoder import Encoder
 from mmfusion.encoders import ImageEncoder, TextEncoder
+from mmfusion.families import OneBlock, features_to_encoded
+from mmfusion.hf_families import hf_image_family, hf_width, pool_by, position_offset
 from mmfusion.outputs import Encoded, Hidden, masked_mean
 from mmfusion.registry import custom_backbone, register_backbone, registered_name
+from mmfusion.timm_families import TimmStages, TimmViT, timm_family
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
