@@ -19,8 +19,9 @@ study: $(VENV)/.installed
 test: lint types docs $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
+# glibc told to keep freed buffers: by itself it gives large ones back to the kernel, which hands them out anew page by page.
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks --output runs/bench.json
+	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(BIN)/python -m benchmarks --output runs/bench.json
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -76,7 +77,10 @@ def text_tower(setting: Setting) -> dict[str, Any]:
 
 
 def fused(setting: Setting) -> dict[str, Any]:
-    """The whole forward pass of every strategy, and a dual encoder with a linear head, padded to 512, to 128, to the longest."""
+    """The whole forward pass of every strategy, of the first one compiled, and of a dual encoder with a linear head.
+
+    The dual encoder's texts are padded to 512, to 128 and to the longest.
+    """
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     full = inputs | {"pixel_values": inputs["pixel_values"].float()}
     sides: dict[str, Side] = {}
@@ -91,6 +95,9 @@ def fused(setting: Setting) -> dict[str, Any]:
             expected[fusion] = torch.cat([model(**pair).logits for pair in alone]).float().cpu()
         model.text_encoder.padding = "auto"
         sides[fusion] = of_model(setting.place(model), inputs)
+    first = FUSIONS[0]
+    sides[f"{first}, compiled"] = _compiled(setting.place(classifier(setting.chosen, first)), inputs)
+    expected[f"{first}, compiled"] = expected[first]
     if not isinstance(setting.chosen.image, str):
         peer = DualEncoder(classifier(setting.chosen, "concat")).eval().to(setting.device)
         with torch.inference_mode():
@@ -193,13 +200,20 @@ def training_step(setting: Setting) -> dict[str, Any]:
 
 
 def latency(setting: Setting) -> dict[str, Any]:
-    """One pair at a time: the median and the 99th percentile, in seconds."""
+    """One pair at a time, eager and compiled: the median and the 99th percentile, in seconds."""
     model = setting.place(classifier(setting.chosen, "concat"))
     inputs = pairs(setting.chosen, 1, setting.dtype, device=setting.device)
+    sides = {"concat": of_model(model, inputs), "concat, compiled": _compiled(model, inputs)}
     with torch.inference_mode():
-        seconds = by_turns({"concat": of_model(model, inputs)}, rounds=max(100, setting.rounds), warm_up=5)["concat"]
-    measured = spread(seconds) | {"percentile_99": float(np.percentile(seconds, 99))}
-    return {"seconds": {"concat": measured}, "made": {"batch_size": 1}}
+        measured = by_turns(sides, rounds=max(100, setting.rounds), warm_up=5)
+    found = {name: spread(taken) | {"percentile_99": float(np.percentile(taken, 99))} for name, taken in measured.items()}
+    return {"seconds": found, "made": {"batch_size": 1}}
+
+
+def _compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
+    """The logits of the model's compiled copy, which holds the inputs' batch size and the lengths it has by itself."""
+    fast = CompiledClassifier(model, batch_sizes=(len(inputs["input_ids"]),))
+    return lambda: fast(**inputs).logits
 
 
 def exported(setting: Setting) -> dict[str, Any]:
@@ -234,7 +248,6 @@ def compiled(setting: Setting) -> dict[str, Any]:
     """`CompiledClassifier` beside the classifier with packed and with padded texts."""
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     model = setting.place(classifier(setting.chosen, "concat"))
-    fast = CompiledClassifier(model, batch_sizes=(setting.batch,))
     assert model.text_encoder is not None
 
     def of(padding: str) -> Side:
@@ -248,13 +261,13 @@ def compiled(setting: Setting) -> dict[str, Any]:
     full.text_encoder.padding = "padded"
     with torch.inference_mode():
         expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
-    return compared(
-        setting, {"packed": of("packed"), "padded": of("padded"), "compiled": lambda: fast(**inputs).logits}, expected
-    )
+    return compared(setting, {"packed": of("packed"), "padded": of("padded"), "compiled": _compiled(model, inputs)}, expected)
 
 
 def growth(setting: Setting) -> dict[str, Any]:
     """Seconds and peak memory of `predict_stream` over more and more pairs, tiny towers, each number in its own process."""
+    if importlib.util.find_spec("datasets") is None:
+        return {"skipped": "datasets is not installed"}
     found = {str(count): in_its_own_process("benchmarks.streamed", setting.device, str(count)) for count in GROWTH}
     return {"pairs": found, "made": {"backbones": "tiny", "inputs": "batch 32, texts of 1 to 60 words"}}
 

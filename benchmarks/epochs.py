@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import numpy as np
 import torch
 from PIL import Image
@@ -16,8 +16,11 @@ from benchmarks.lengths import report_lengths
 from benchmarks.measuring import Setting
 from benchmarks.models import Preset, classifier
 from benchmarks.timing import spread
-from mmfusion import FusionClassifier, FusionProcessor, cache_features, fit, predict, training_arguments
+from mmfusion import FusionClassifier, FusionProcessor
 from mmfusion.samples import word_tokenizer
+
+if TYPE_CHECKING:
+    import datasets
 
 COHORT = 1_116
 """Pairs in an epoch, as many as the study's cohort has."""
@@ -34,6 +37,10 @@ WORDS = [f"word{number}" for number in range(200)]
 
 def epoch(setting: Setting) -> dict[str, Any]:
     """Seconds of an epoch of `concat`, pictures read from files; the cached side without the one pass that fills the cache."""
+    if importlib.util.find_spec("datasets") is None:
+        return {"skipped": "datasets is not installed"}
+    from mmfusion import cache_features, fit, training_arguments
+
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         rows = cohort(setting.chosen, folder)
@@ -71,6 +78,8 @@ def epoch(setting: Setting) -> dict[str, Any]:
 
 def cohort(chosen: Preset, folder: Path) -> datasets.Dataset:
     """Noise in files for pictures, words in texts of the lengths of real reports, two classes by turns."""
+    import datasets
+
     draw = np.random.default_rng(0)
     lengths = draw.choice(report_lengths(), COHORT)
     pictures, texts = [], []
@@ -93,6 +102,8 @@ def _cached_as_uncached(model: FusionClassifier, processor: FusionProcessor, row
     Raises:
         RuntimeError: where it is too large.
     """
+    from mmfusion import predict
+
     some = rows.select(range(min(64, len(rows))))
     apart = float(np.abs(predict(model, processor, some) - predict(model, processor, some, cache=cache)).max())
     if not apart <= CACHE_TOLERANCE:

@@ -1,9 +1,10 @@
-"""What the figures were measured on: the processor, the versions, and how fast it multiplies matrices."""
+"""What the figures were measured on: the processor, the versions, memory, and how fast it multiplies matrices."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import platform
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -47,6 +48,15 @@ def _git(*words: str) -> str:
         return ""
     done = subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     return done.stdout.strip()
+
+
+def peak_megabytes() -> float:
+    """The most memory this process ever held. Not getrusage on Linux, whose maximum a process inherits from its parent."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import peak_megabytes
 from benchmarks.measuring import Setting, in_its_own_process, of_model, timed
 from benchmarks.models import classifier, pairs, preset
-from benchmarks.streamed import peak_megabytes
 
 BATCHES = (1, 8, 32, 64)
 """Batch sizes, texts of real lengths."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import peak_megabytes
 from benchmarks.models import classifier, preset
 from mmfusion import FusionProcessor, predict_stream
 from mmfusion.samples import word_tokenizer
@@ -31,15 +30,6 @@ def main(device: str, count: int) -> None:
     if answered != count:
         raise RuntimeError(f"every pair must be answered, got {answered} of {count}.")
     print(json.dumps({"seconds": seconds, "pairs_per_second": count / seconds, "peak_megabytes": peak_megabytes()}))
-
-
-def peak_megabytes() -> float:
-    """The most memory this process ever held. Not getrusage on Linux, whose maximum a process inherits from its parent."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
 if __name__ == "__main__":

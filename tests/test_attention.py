@@ -31,6 +31,28 @@ def test_padding_changes_nothing(garbage: float) -> None:
     torch.testing.assert_close(attention(queries, dirty, mask)[:1], alone, rtol=0, atol=1e-6)
 
 
+def test_one_by_one_it_is_what_it_is_with_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU takes samples one by one where there is padding, other devices mask it: the same values and gradients."""
+    torch.manual_seed(0)
+    attention = Attention(8, 6, num_heads=2).double()
+    mask = torch.tensor([[True, True, True, False, False], [True, False, False, True, False], [False] * 4 + [True]])
+    found, calls = {}, []
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        "mmfusion.attention.F.scaled_dot_product_attention", lambda q, *args, **kw: calls.append(len(q)) or real(q, *args, **kw)
+    )
+    for one_by_one in (True, False):
+        monkeypatch.setattr("mmfusion.attention.attends_one_by_one", lambda device, on=one_by_one: on)
+        torch.manual_seed(1)
+        queries, context = (torch.randn(3, n, d, dtype=torch.double, requires_grad=True) for n, d in ((4, 8), (5, 6)))
+        answer = attention(queries, context, mask)
+        answer.sin().sum().backward()
+        found[one_by_one] = [answer, queries.grad, context.grad]
+    assert calls == [1, 1, 1, 3]
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=1e-12)
+    assert not found[True][2][~mask].any()
+
+
 def test_a_single_real_token_is_all_that_is_seen() -> None:
     torch.manual_seed(0)
     attention = Attention(4, num_heads=1)

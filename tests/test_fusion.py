@@ -168,19 +168,25 @@ def test_only_strategies_are_registered(strategy: Any) -> None:
 
 @pytest.mark.parametrize("mapper", ["linear", "mlp"])
 @pytest.mark.parametrize(
-    ("fusion", "image"),
+    ("fusion", "image", "one_by_one", "groups"),
     [
-        ("joint", "timm_vit"),
-        ({"name": "joint", "at": 0, "shared_blocks": 1}, "transformers_vit"),
-        ("joint", "cnn"),
-        ("cross_attention", "transformers_vit"),
-        ("cross_attention", "cnn"),
+        ("joint", "timm_vit", True, 3),
+        ({"name": "joint", "at": 0, "shared_blocks": 1}, "transformers_vit", True, 3),
+        ("joint", "transformers_vit", True, 1),
+        ("joint", "cnn", True, 3),
+        ("cross_attention", "transformers_vit", True, 1),
+        ("cross_attention", "transformers_vit", False, 3),
+        ("cross_attention", "cnn", True, 1),
+        ("cross_attention", "cnn", False, 3),
     ],
 )
 def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
-    fusion: Any, image: str, mapper: str, monkeypatch: pytest.MonkeyPatch
+    fusion: Any, image: str, one_by_one: bool, groups: int, mapper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Batches of eight and more pass the strategy in groups of like length; a sample alone does not."""
+    """Batches of eight and more pass the strategy in groups of like length, or packed, or one by one; a sample alone does not."""
+    # As on other devices than a CPU, in part.
+    monkeypatch.setattr("mmfusion.fusion.attends_one_by_one", lambda device: one_by_one)
+    monkeypatch.setattr("mmfusion.attention.attends_one_by_one", lambda device: one_by_one)
     model = kit.tiny_classifier(fusion, mapper, image).double()
     inputs = kit.tiny_batch(model, 14)
     inputs["image_present"][[0, 5]] = False
@@ -197,10 +203,24 @@ def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
     model.zero_grad()
     alone = torch.cat([model(**{name: value[row : row + 1] for name, value in inputs.items()}).logits for row in range(14)])
     alone.square().sum().backward()
-    assert together == [3] + [1] * 14
+    assert together == [groups] + [1] * 14
     torch.testing.assert_close(found, alone, atol=1e-10, rtol=0)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-8, rtol=1e-8)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_joint_sequence_passes_a_transformers_tower_without_its_padding(training: bool) -> None:
+    model = kit.tiny_classifier("joint", "linear", "transformers_vit").train(training)
+    inputs = kit.tiny_batch(model, 6, missing=False)
+    inputs["attention_mask"][3:, 1:] = 0
+    seen: list[tuple[int, ...]] = []
+    for block in model.image_encoder.backbone.layers[model.fusion.at :]:
+        block.mlp.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape[:2])))
+    model(**inputs).loss.backward()
+    places = model.image_encoder.embed(inputs["pixel_values"]).values.shape[1]
+    real = 6 * places + int(inputs["attention_mask"].sum())
+    assert seen and set(seen) == {(1, real)}
 
 
 def test_the_head_norms_each_vector_by_itself() -> None:

@@ -278,8 +278,21 @@ def test_every_road_of_the_attention_is_the_formula(road: str, window: int | Non
     if road == "kernel":
         found = _by_kernel(*rows, packing, window, None)
     else:
-        found = (_padded if road == "padded inside" else _text_by_text)(*rows, packing, window, options)
+        how = packing if road == "padded inside" else packing.lengths
+        found = (_padded if road == "padded inside" else _text_by_text)(*rows, how, window, options)
     torch.testing.assert_close(found, one_by_one(*rows, lengths, window), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_the_operator_of_compiled_graphs_is_the_formula(window: int | None) -> None:
+    lengths = [5, 1, 8, 3]
+    draw = torch.Generator().manual_seed(0)
+    rows = [torch.randn(1, sum(lengths), 2, 4, generator=draw).transpose(1, 2) for _ in range(3)]
+    inputs = (*rows, torch.tensor(lengths), window, None)
+    found = torch.ops.mmfusion.text_by_text(*inputs)
+    torch.testing.assert_close(found, one_by_one(*rows, lengths, window), atol=1e-6, rtol=1e-5)
+    # What the compiler is told of its answer is what it gives: shape, strides, type.
+    torch.library.opcheck(torch.ops.mmfusion.text_by_text, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_without_a_packing_it_is_sdpa() -> None:
@@ -347,14 +360,25 @@ def test_packing_leaves_no_trace_in_configs(tmp_path: Path) -> None:
         assert torch.equal(copied(input_ids=ids, attention_mask=mask).logits, expected)
 
 
-def test_a_compiled_graph_stays_padded(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = encoder("bert", "packed")
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
+@torch.no_grad()
+def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = encoder(kind, "packed")
     expected = made(*batch(LENGTHS)).pooled
-    seen: list[int] = []
-    made.backbone.encoder.layer[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    seen: list[tuple[int, ...]] = []
+    first = made.backbone.layers[0] if kind == "modernbert" else made.backbone.encoder.layer[0]
+    first.register_forward_hook(lambda _, inputs, __: seen.append(tuple(inputs[0].shape[:2])))
     monkeypatch.setattr("torch.compiler.is_compiling", lambda: True)
-    torch.testing.assert_close(made(*batch(LENGTHS)).pooled, expected, atol=TOLERANCE, rtol=0)
-    assert seen == [len(LENGTHS)]
+    for _ in range(2):
+        torch.testing.assert_close(made(*batch(LENGTHS)).pooled, expected, atol=TOLERANCE, rtol=0)
+        made.pack_in_graphs()
+    # One text stays as it is: a graph must know that there are two tokens at least.
+    made(*batch([3], width=5))
+    made.padding = "padded"
+    made(*batch(LENGTHS))
+    padded = (len(LENGTHS), max(LENGTHS))
+    assert seen == [padded, (1, sum(LENGTHS)), (1, 5), padded]
+    assert not encoder("bert", "padded").pack_in_graphs()._packs_in_graphs
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernel runs on CUDA alone")

@@ -6,7 +6,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .outputs import masked_mean
+from .outputs import masked_mean, without_padding
+from .packing import Packing, attends_one_by_one, packing_of
 
 
 class Attention(nn.Module):
@@ -66,16 +67,26 @@ class Attention(nn.Module):
             context: [B, K, E].
             mask: True where a context token is real; at least one per row.
         """
+        dropout = self.dropout if self.training else 0.0
+        packing = packing_of(mask, always=False) if attends_one_by_one(context.device) else None
+        if packing is not None:
+            return self.out(self._one_by_one(queries, packing.pack(context), packing, dropout))
         # Padding may hold NaN or infinity, which neither a masked score (NaN - inf) nor a weight of zero (0 * NaN) keeps out.
-        context = torch.where(mask.unsqueeze(-1), context, context.new_zeros(()))
-        q, k, v = (
-            rearrange(x, "b n (h d) -> b h n d", h=self.num_heads)
-            for x in (self.query(queries), self.key(context), self.value(context))
-        )
-        attended = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=self.dropout if self.training else 0.0
-        )
+        context = without_padding(context, mask)
+        q, k, v = (self._heads(x) for x in (self.query(queries), self.key(context), self.value(context)))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=dropout)
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def _one_by_one(self, queries: Tensor, row: Tensor, packing: Packing, dropout: float) -> Tensor:
+        """Each sample's queries over its own context, whose real tokens lie in a row [1, T, E]: nothing is padded or masked."""
+        q = self._heads(self.query(queries)).split(1)
+        k, v = (self._heads(x).split(packing.lengths, dim=2) for x in (self.key(row), self.value(row)))
+        attended = [F.scaled_dot_product_attention(*each, dropout_p=dropout) for each in zip(q, k, v, strict=True)]
+        # Turned before they are joined, so that nothing is copied twice.
+        return torch.cat([rearrange(sample, "1 h n d -> 1 n (h d)") for sample in attended])
+
+    def _heads(self, values: Tensor) -> Tensor:
+        return rearrange(values, "b n (h d) -> b h n d", h=self.num_heads)
 
 
 class FeedForward(nn.Sequential):

@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FunctionType
 from typing import Any, Self, final
 
@@ -22,9 +22,12 @@ class CompiledClassifier(nn.Module):
 
     A compiled graph holds for one shape, and compiling takes from seconds to minutes. So a batch is filled up to the next of a
     few batch sizes, and its texts to the next of a few lengths; what was filled up is cut off the answer, and by the laws
-    changes nothing in it. At most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed. Inside a
-    graph texts are padded (see `TextEncoder`), so on a CPU, with texts of very different lengths, the classifier itself may be
-    the faster one: `python -m benchmarks --case compiled` compares them.
+    changes nothing in it. At most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
+
+    On a CPU, from torch 2.14 on, a graph computes real tokens alone, as the classifier itself does (see `TextEncoder.padding`;
+    batches of one stay padded), and torch lays the weights out for the processor, in copies that a graph keeps beside them.
+    Elsewhere texts are padded inside a graph; where their lengths differ much, `python -m benchmarks --case compiled` tells
+    whether the classifier itself is the faster one.
 
     Args:
         model: the classifier; it stays as it is.
@@ -72,6 +75,10 @@ class CompiledClassifier(nn.Module):
         if dtype is not None:
             _cast(self.model, dtype)
         self.batch_sizes, self.lengths = sorted(set(batch_sizes)), sorted(set(lengths))
+        # Before 2.14 torch cannot lay weights out for a number of tokens that it does not know. (Versions, not texts.)
+        self._for_cpu = model.device.type == "cpu" and torch.__version__ >= "2.14"
+        if self._for_cpu and self.model.text_encoder is not None:
+            self.model.text_encoder.pack_in_graphs()
         if mode is None:
             mode = "reduce-overhead" if model.device.type == "cuda" else "default"
         chosen: dict[str, Any] = {"mode": mode} if backend == "inductor" else {}
@@ -144,7 +151,7 @@ class CompiledClassifier(nn.Module):
         if not rows:
             raise ValueError("inputs must hold at least one sample, got an empty batch.")
         # One mode, whatever the caller's: a graph of inference mode is another one than that of no_grad.
-        with _graphs(len(self.shapes)), torch.inference_mode(False), torch.no_grad():
+        with _graphs(len(self.shapes), for_cpu=self._for_cpu), torch.inference_mode(False), torch.no_grad():
             pieces = [self._piece(inputs, start, min(start + largest, rows)) for start in range(0, rows, largest)]
         return FusionOutput(logits=torch.cat(pieces))
 
@@ -248,8 +255,17 @@ def _doubled(limit: int) -> list[int]:
 
 
 @contextmanager
-def _graphs(count: int) -> Iterator[None]:
-    """As many graphs of a function as there are shapes, where torch would stop at 8."""
-    limit = max(count, torch._dynamo.config.recompile_limit)
-    with torch._dynamo.config.patch(recompile_limit=limit):
+def _graphs(count: int, *, for_cpu: bool) -> Iterator[None]:
+    """As many graphs of a function as there are shapes, where torch would stop at 8.
+
+    On a CPU with packed texts, whose number of tokens depends on values, and with weights laid out once instead of in each call.
+    """
+    with ExitStack() as patched:
+        patched.enter_context(torch._dynamo.config.patch(recompile_limit=max(count, torch._dynamo.config.recompile_limit)))
+        if for_cpu:
+            # Imported where it is used: it is large, and only what is compiled needs it.
+            from torch._inductor import config as inductor
+
+            patched.enter_context(torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True))
+            patched.enter_context(inductor.patch(freezing=True))
         yield

@@ -7,7 +7,9 @@ from typing import Any, Self
 import peft
 from torch import Tensor, nn
 
+from .modes import is_static
 from .outputs import Encoded, Hidden
+from .packing import Packing, can_pack, packing_of, use_packed_attention
 
 
 class Encoder(nn.Module, ABC):
@@ -74,9 +76,26 @@ class Encoder(nn.Module, ABC):
         """The state that leaves block `index`, from the one that enters it."""
         return self.family.block(index, hidden)
 
+    @property
+    def can_pack(self) -> bool:
+        """Whether sequences of different lengths may pass its blocks in one row, without padding (see `mmfusion.packing`)."""
+        return hasattr(self.family, "walk_packed") and can_pack(self.backbone)
+
+    def _packing(self, mask: Tensor | None) -> Packing | None:
+        """How a batch of sequences is packed; None where it stays padded, and where nothing is masked."""
+        if mask is None or is_static() or not self.can_pack:
+            return None
+        packing = packing_of(mask, always=False)
+        if packing is not None:
+            use_packed_attention(self.backbone)
+        return packing
+
     def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
         """The state that enters block `stop`, from the one that enters block `start`."""
-        return self.family.walk(start, stop, hidden)
+        packing = self._packing(hidden.mask) if stop > start else None
+        if packing is None:
+            return self.family.walk(start, stop, hidden)
+        return self.family.walk_packed(start, stop, hidden, packing)
 
     def pool(self, hidden: Hidden) -> Encoded:
         """The encoded input, from the state that leaves the last block."""

@@ -14,11 +14,11 @@ from transformers.utils import logging
 from .configuration import closest
 from .encoder import Encoder
 from .families import OneBlock, features_to_encoded
-from .hf_families import HfText, hf_image_family, hf_text_family, pool_by, position_offset, text_runner
+from .hf_families import hf_image_family, hf_text_family, pool_by, position_offset, text_runner
 from .hf_models import build_hf, config_dict, default_input_spec, hf_input_spec
 from .loading import load_weights
 from .outputs import Encoded, Hidden
-from .packing import Packing, can_pack, packing_of, use_packed_attention
+from .packing import Packing, packing_of, use_packed_attention
 from .registry import custom_backbone, is_registered, registered_name
 from .timm_families import timm_family
 from .timm_models import build_timm, timm_input_spec
@@ -152,7 +152,8 @@ class TextEncoder(Encoder):
         padding: "packed" computes the real tokens alone (see `mmfusion.packing`), "padded" every place up to the longest text,
             "auto" packs a batch where that pays: where less than 90 % of its places hold a token. All give the same answer, and
             the same padded `tokens`. Backbones that do not take their attention from transformers' interface (MPNet, one's own),
-            a chosen attention other than "sdpa", and compiled graphs stay padded; an exported one packs, but for "padded".
+            a chosen attention other than "sdpa", and compiled graphs stay padded (but see `pack_in_graphs`); an exported one
+            packs, but for "padded".
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -199,6 +200,7 @@ class TextEncoder(Encoder):
         if weights is not None:
             load_weights(backbone, weights)
         super().__init__(name, config, backbone)
+        self._packs_in_graphs = False
         self.padding = padding
 
     @classmethod
@@ -216,22 +218,30 @@ class TextEncoder(Encoder):
         allowed = ["auto", "packed", "padded"]
         if value not in allowed:
             raise ValueError(f"padding must be one of {allowed}, got {value!r}. {closest(value, allowed)}")
-        if value == "packed" and not self._can_pack:
+        if value == "packed" and not self.can_pack:
             logger.warning(
                 f"{type(self.backbone).__name__} cannot compute packed texts (its attention must be transformers' 'sdpa'): "
                 "its batches stay padded."
             )
         self.config["padding"] = value
 
-    @property
-    def _can_pack(self) -> bool:
-        return isinstance(self.family, HfText) and can_pack(self.backbone)
+    def pack_in_graphs(self) -> Self:
+        """This encoder, whose compiled graphs compute the real tokens alone, where it can pack and `padding` is not "padded".
+
+        torch must then be told that shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`), and
+        there is no gradient. `CompiledClassifier` does all that on a CPU.
+        """
+        if self.padding != "padded" and self.can_pack:
+            # Here and not in the graph, which would have to be made anew.
+            use_packed_attention(self.backbone)
+            self._packs_in_graphs = True
+        return self
 
     def _packing(self, mask: Tensor | None) -> Packing | None:
         """How to pack the batch; None where it stays padded."""
-        if mask is None or self.padding == "padded" or not self._can_pack:
+        if mask is None or self.padding == "padded" or not self.can_pack:
             return None
-        packing = packing_of(mask, always=self.padding == "packed")
+        packing = packing_of(mask, always=self.padding == "packed", in_graphs=self._packs_in_graphs)
         if packing is not None:
             use_packed_attention(self.backbone)
         return packing
@@ -266,13 +276,6 @@ class TextEncoder(Encoder):
         if packing is None:
             return self.family.forward(input_ids, mask)
         return self.family.forward_packed(input_ids, mask, packing)
-
-    def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
-        """The state that enters block `stop`, from the one that enters block `start`."""
-        packing = self._packing(hidden.mask) if stop > start else None
-        if packing is None:
-            return self.family.walk(start, stop, hidden)
-        return self.family.walk_packed(start, stop, hidden, packing)
 
     def embed(self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None) -> Hidden:
         """The state that enters block 0, real tokens first."""

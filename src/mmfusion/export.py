@@ -21,6 +21,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .modeling import FusionClassifier
 from .modes import evaluating
+from .packing import PACKED_ATTENTION
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 """File endings and what they stand for."""
@@ -195,15 +196,16 @@ def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
     if (
         not isinstance(backbone, PreTrainedModel)
         or not backbone._supports_attention_backend
-        or backbone.config._attn_implementation != "sdpa"
+        or backbone.config._attn_implementation not in ("sdpa", PACKED_ATTENTION)
     ):
         yield
         return
+    before = backbone.config._attn_implementation
     backbone.set_attn_implementation(EXPORTED_ATTENTION)
     try:
         yield
     finally:
-        backbone.set_attn_implementation("sdpa")
+        backbone.set_attn_implementation(before)
 
 
 def _drop_idle_guards(graph: Any) -> None:

@@ -14,7 +14,7 @@ from .configuration import closest
 from .encoder import Encoder
 from .mapper import EmbeddingMapper
 from .outputs import Encoded, Fused, Hidden, masked_mean
-from .packing import groups_by_length, ungrouped
+from .packing import attends_one_by_one, groups_by_length, one_group, ungrouped
 from .strategy import Fusion, Head, TowerShapes
 from .towers import Tower
 
@@ -108,7 +108,8 @@ class Joint(Fusion):
             alone = masked_mean(seen.tokens, seen.mask)
         read = mapper(text.encode(), seen)
         values, mask = _joined(seen, read)
-        groups = groups_by_length(mask)
+        walks_packed = not len(self.blocks) and image.encoder.can_pack
+        groups = one_group(mask) if walks_packed else groups_by_length(mask)
         places = seen.tokens.shape[1]
         embedding = ungrouped(
             groups, [self._embedded(image.encoder, values[rows, :end], mask[rows, :end], places) for rows, end in groups]
@@ -171,7 +172,7 @@ class CrossAttention(Fusion):
         """The fused batch."""
         seen = image.encode()
         read = mapper(text.encode(), seen)
-        groups = groups_by_length(read.mask)
+        groups = one_group(read.mask) if attends_one_by_one(read.mask.device) else groups_by_length(read.mask)
         means = [
             self.block(seen.tokens[rows], read.mask[rows, :end], read.tokens[rows, :end], over=seen.mask[rows])
             for rows, end in groups

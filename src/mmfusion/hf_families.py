@@ -42,6 +42,13 @@ class HfViT(Family):
             mask = create_bidirectional_mask(self.module.config, hidden.values, hidden.mask)
         return hidden._replace(values=_first(self.layers[index](hidden.values, mask)))
 
+    def walk_packed(self, start: int, stop: int, hidden: Hidden, packing: Packing) -> Hidden:
+        """What `walk` gives, computed on the real tokens alone; zero in the padding."""
+        row = packing.pack(hidden.values)
+        for layer in self.layers[start:stop]:
+            row = _first(layer(row, packing.row_mask, packing=packing))
+        return hidden._replace(values=packing.unpack(row))
+
     def pool(self, hidden: Hidden) -> Encoded:
         return self._encoded(self.module.layernorm(hidden.values))
 

@@ -27,6 +27,15 @@ def is_static() -> bool:
     return torch.compiler.is_compiling() or torch.compiler.is_exporting()
 
 
+def is_exporting() -> bool:
+    """Whether a graph is being exported, not compiled.
+
+    By the tracer: torch 2.11 says that it exports while it compiles. What dynamo traces counts as compiled, also where
+    torch.export asked it to (`strict=True`).
+    """
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 @contextmanager
 def whole_batches() -> Iterator[None]:
     """Without cutting a batch into groups: for who watches what a layer is given."""

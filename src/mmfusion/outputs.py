@@ -19,6 +19,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
+from .modes import is_static
+
 
 class Encoded(NamedTuple):
     """What every encoder and mapper returns and every fusion takes.
@@ -93,6 +95,20 @@ def masked_mean(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Fl
         >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
         tensor([[2.]])
     """
+    return without_padding(values, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(values.dtype)
+
+
+def without_padding(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+    """`values` with zeros where no token is real, whatever stands there.
+
+    Example:
+        >>> import torch
+        >>> without_padding(torch.tensor([[[1.0], [float("nan")]]]), torch.tensor([[True, False]]))
+        tensor([[[1.],
+                 [0.]]])
+    """
+    # On a CPU a look at the mask costs nothing beside a copy of the values.
+    if values.device.type == "cpu" and not is_static() and bool(mask.all()):
+        return values
     # where, not a product: what stands in the padding may be infinite or NaN.
-    kept = torch.where(mask.unsqueeze(-1), values, values.new_zeros(()))
-    return kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(values.dtype)
+    return torch.where(mask.unsqueeze(-1), values, values.new_zeros(()))

@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .modes import is_static, is_whole
+from .modes import is_exporting, is_static, is_whole
 
 PACKED_ATTENTION = "mmfusion_packed"
 """The name under which transformers knows the attention function: without a `Packing` it is "sdpa"."""
@@ -88,25 +88,34 @@ class Packing:
 
     def unpack(self, row: Shaped[Tensor, "1 T ..."]) -> Shaped[Tensor, "B L ..."]:
         """The padded batch again, zero where there is no token."""
-        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy(0, self._places.to(row.device), row[0])
+        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy_(0, self._places.to(row.device), row[0])
         return padded.unflatten(0, (self.batch, self.width))
 
 
-def packing_of(mask: Bool[Tensor, "B L"], *, always: bool) -> Packing | None:
+def packing_of(mask: Bool[Tensor, "B L"], *, always: bool, in_graphs: bool = False) -> Packing | None:
     """How to pack a batch; None where it had better stay padded.
 
-    A compiled graph holds for one shape, so that it stays padded; an exported one, which takes any, is always packed.
+    A graph cannot look. An exported one, which takes any number of tokens, is always packed; a compiled one stays padded, unless
+    it was asked for and has more than one text.
 
     Args:
-        mask: True where a token is real [B, L].
+        mask: True where a token is real [B, L], at least one per row.
         always: pack even where less than a tenth is padding.
+        in_graphs: pack in a compiled graph, where torch may compile shapes that depend on values.
     """
-    if torch.compiler.is_exporting():
+    if is_exporting():
         return Packing(mask)
     if is_static():
-        return None
+        return _packing_in_a_graph(mask) if in_graphs and mask.shape[0] > 1 else None
     packing = Packing(mask)
     return packing if always or 0 < packing.share < WORTH_PACKING else None
+
+
+def _packing_in_a_graph(mask: Tensor) -> Packing:
+    packing = Packing(mask)
+    # Each text has a token. Were a single one possible in all, the compiler could not tell how a row lies in memory.
+    torch._check(packing.positions.shape[1] >= mask.shape[0])
+    return packing
 
 
 def token_by_token(
@@ -148,15 +157,19 @@ def groups_by_length(mask: Bool[Tensor, "B L"]) -> list[tuple[Any, int]]:
         [([1, 4, 5, 7], 6), ([0, 2, 3, 6], 1)]
     """
     batch, width = mask.shape
-    everyone: list[tuple[Any, int]] = [(slice(None), width)]
     if is_static() or is_whole() or batch < 2 * SMALLEST_GROUP:
-        return everyone
+        return one_group(mask)
     ends = (mask * torch.arange(1, width + 1, device=mask.device)).amax(1)
     order = ends.argsort(descending=True, stable=True)
     groups = order.tensor_split(min(GROUPS, batch // SMALLEST_GROUP))
     places = torch.stack([ends[rows[0]] for rows in groups]).clamp(min=1).tolist()
     needed = sum(len(rows) * length for rows, length in zip(groups, places, strict=True))
-    return list(zip(groups, places, strict=True)) if needed < WORTH_PACKING * batch * width else everyone
+    return list(zip(groups, places, strict=True)) if needed < WORTH_PACKING * batch * width else one_group(mask)
+
+
+def one_group(mask: Bool[Tensor, "B L"]) -> list[tuple[Any, int]]:
+    """The whole batch as the only group, as `groups_by_length` gives it."""
+    return [(slice(None), mask.shape[1])]
 
 
 def ungrouped(groups: list[tuple[Any, int]], values: list[Tensor]) -> Tensor:
@@ -169,6 +182,11 @@ def ungrouped(groups: list[tuple[Any, int]], values: list[Tensor]) -> Tensor:
     if len(groups) == 1:
         return values[0]
     return torch.cat(values)[torch.cat([rows for rows, _ in groups]).argsort()]
+
+
+def attends_one_by_one(device: torch.device) -> bool:
+    """Whether attention had better take its samples one after the other, each as long as it is: on a CPU, but not in a graph."""
+    return device.type == "cpu" and not is_static()
 
 
 def can_pack(module: nn.Module) -> bool:
@@ -205,9 +223,9 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "b T heads d"], None]:
     """Attention within each text of a row: softmax(Q K^T / sqrt(d)) V, text by text.
 
-    On CUDA in half precision it is torch's variable-length kernel, which has no dropout. On a CPU each text is a call of its own:
-    nothing is padded, masked or copied. On other devices, where dropout is on, in float32, where the kernel does not run, and in
-    an exported graph, the texts are padded inside the attention alone.
+    On CUDA in half precision it is torch's variable-length kernel, which has no dropout. On a CPU each text is a call of its own,
+    in a compiled graph too: nothing is padded, masked or copied. On other devices, where dropout is on, in float32, where the
+    kernel does not run, and in an exported graph, the texts are padded inside the attention alone.
 
     Args:
         module: the layer that asks.
@@ -234,8 +252,11 @@ def packed_attention(
             **kwargs,
         )
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
-    if query.device.type == "cpu" and not is_static():
-        return _text_by_text(query, key, value, packing, sliding_window, options), None
+    if attends_one_by_one(query.device):
+        return _text_by_text(query, key, value, packing.lengths, sliding_window, options), None
+    # The operator has no gradient, and an exported graph must run without this library.
+    if query.device.type == "cpu" and not is_exporting() and not torch.is_grad_enabled():
+        return _text_by_text_operator(query, key, value, packing.mask.sum(1), sliding_window, scaling), None
     if not is_static() and not dropout and _kernel_runs(query):
         return _by_kernel(query, key, value, packing, sliding_window, scaling), None
     return _padded(query, key, value, packing, sliding_window, options), None
@@ -247,13 +268,27 @@ AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
 def _text_by_text(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, options: dict[str, Any]
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None, options: dict[str, Any]
 ) -> Tensor:
-    texts = zip(*(row.split(packing.lengths, dim=2) for row in (query, key, value)), strict=True)
+    texts = zip(*(row.split(lengths, dim=2) for row in (query, key, value)), strict=True)
     attended = [
         F.scaled_dot_product_attention(q, k, v, attn_mask=_near(q.shape[2], window, q.device), **options) for q, k, v in texts
     ]
-    return rearrange(torch.cat(attended, dim=2), "1 heads t d -> 1 t heads d")
+    # Turned before they are joined: as the next layer reads them, so that it copies nothing.
+    return torch.cat([rearrange(text, "1 heads t d -> 1 t heads d") for text in attended], dim=1)
+
+
+@torch.library.custom_op("mmfusion::text_by_text", mutates_args=())
+def _text_by_text_operator(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int | None, scale: float | None
+) -> Tensor:
+    """`_text_by_text` as a compiled graph calls it, which cannot split by values."""
+    return _text_by_text(query, key, value, lengths.tolist(), window, {"scale": scale})
+
+
+@_text_by_text_operator.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int | None, scale: float | None) -> Tensor:
+    return query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
 
 
 def _kernel_runs(query: Tensor) -> bool:

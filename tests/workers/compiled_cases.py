@@ -51,6 +51,36 @@ def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(image: st
     assert 2 <= backend.graphs <= len(fast.shapes) == 4
 
 
+@pytest.mark.parametrize(("text", "fusion", "dtype"), [("roberta", "mmtm", None), ("modernbert", "concat", torch.bfloat16)])
+def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(text: str, fusion: str, dtype: torch.dtype | None) -> None:
+    """By torch's own compiler, weights laid out for the processor: other texts of the same shape run through the same graph."""
+    model = kit.tiny_classifier(fusion, "linear", "cnn", text)
+    fast = CompiledClassifier(model, dtype=dtype, batch_sizes=(4,), lengths=(16,))
+    torch._dynamo.utils.counters.clear()
+    for seed, (rows, columns) in enumerate([(4, 0), (3, 5), (2, 0), (9, 1)]):
+        inputs = inputs_of(model, rows, columns=columns, seed=seed)
+        with torch.no_grad():
+            expected = model(**inputs).logits
+        torch.testing.assert_close(fast(**inputs).logits.float(), expected, atol=1e-5 if dtype is None else 0.1, rtol=0)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_a_graph_packs_on_a_cpu_unless_told_otherwise() -> None:
+    model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
+    seen: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        called = [node.target for node in graph.graph.nodes if node.op == "call_function"]
+        seen.append((len(called), called.count(torch.ops.mmfusion.text_by_text.default)))
+        return graph.forward
+
+    for padding in ("auto", "padded"):
+        model.text_encoder.padding = padding
+        CompiledClassifier(model, batch_sizes=(2,), lengths=(8,), backend=backend)(**inputs_of(model, 2))
+    assert [calls for _, calls in seen] == [model.text_encoder.num_blocks, 0]
+    assert not model.text_encoder._packs_in_graphs
+
+
 def test_more_shapes_than_torch_allows_by_itself() -> None:
     model = kit.tiny_classifier(image=None, text="bert")
     backend = Counting()
