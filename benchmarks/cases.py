@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from transformers import BertModel
 
 from benchmarks.epochs import epoch
-from benchmarks.measuring import TOLERANCE, Setting, compared, cut, in_its_own_process, of_model, timed
+from benchmarks.measuring import TOLERANCE, Setting, compared, cut, in_its_own_process, of_compiled, of_model, timed
 from benchmarks.models import (
     FUSIONS,
     WIDTHS,
@@ -28,8 +29,8 @@ from benchmarks.models import (
 from benchmarks.peers import peers
 from benchmarks.pixels import pixels_to_label
 from benchmarks.scaling import scaling
-from benchmarks.timing import Side, by_turns, spread
-from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder, export_model
+from benchmarks.timing import Side
+from mmfusion import FusionClassifier, TextEncoder, export_model
 from mmfusion.outputs import masked_mean
 
 GROWTH = (1_000, 10_000, 100_000)
@@ -96,7 +97,7 @@ def fused(setting: Setting) -> dict[str, Any]:
         model.text_encoder.padding = "auto"
         sides[fusion] = of_model(setting.place(model), inputs)
     first = FUSIONS[0]
-    sides[f"{first}, compiled"] = _compiled(setting.place(classifier(setting.chosen, first)), inputs)
+    sides[f"{first}, compiled"] = of_compiled(setting.place(classifier(setting.chosen, first)), inputs)
     expected[f"{first}, compiled"] = expected[first]
     if not isinstance(setting.chosen.image, str):
         peer = DualEncoder(classifier(setting.chosen, "concat")).eval().to(setting.device)
@@ -203,17 +204,14 @@ def latency(setting: Setting) -> dict[str, Any]:
     """One pair at a time, eager and compiled: the median and the 99th percentile, in seconds."""
     model = setting.place(classifier(setting.chosen, "concat"))
     inputs = pairs(setting.chosen, 1, setting.dtype, device=setting.device)
-    sides = {"concat": of_model(model, inputs), "concat, compiled": _compiled(model, inputs)}
     with torch.inference_mode():
-        measured = by_turns(sides, rounds=max(100, setting.rounds), warm_up=5)
-    found = {name: spread(taken) | {"percentile_99": float(np.percentile(taken, 99))} for name, taken in measured.items()}
-    return {"seconds": found, "made": {"batch_size": 1}}
-
-
-def _compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
-    """The logits of the model's compiled copy, which holds the inputs' batch size and the lengths it has by itself."""
-    fast = CompiledClassifier(model, batch_sizes=(len(inputs["input_ids"]),))
-    return lambda: fast(**inputs).logits
+        full = classifier(setting.chosen, "concat").to(setting.device)
+        expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
+    sides = {"concat": of_model(model, inputs), "concat, compiled": of_compiled(model, inputs)}
+    found = compared(replace(setting, rounds=max(100, setting.rounds)), sides, expected)
+    for side in found["seconds"].values():
+        side["percentile_99"] = float(np.percentile(side["rounds"], 99))
+    return found | {"made": {"batch_size": 1}}
 
 
 def exported(setting: Setting) -> dict[str, Any]:
@@ -261,7 +259,7 @@ def compiled(setting: Setting) -> dict[str, Any]:
     full.text_encoder.padding = "padded"
     with torch.inference_mode():
         expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
-    return compared(setting, {"packed": of("packed"), "padded": of("padded"), "compiled": _compiled(model, inputs)}, expected)
+    return compared(setting, {"packed": of("packed"), "padded": of("padded"), "compiled": of_compiled(model, inputs)}, expected)
 
 
 def growth(setting: Setting) -> dict[str, Any]:

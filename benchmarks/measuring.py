@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.machine import Product
 from benchmarks.models import Preset
 from benchmarks.timing import Side, by_turns, spread
-from mmfusion import FusionClassifier
+from mmfusion import CompiledClassifier, FusionClassifier
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """The largest difference from float32 eager that counts as the same answer, of embeddings whose entries are about 1."""
@@ -53,6 +53,12 @@ class Setting:
 def of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
     """The model's logits."""
     return lambda: model(**inputs).logits
+
+
+def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
+    """The logits of the model's compiled copy, which holds the inputs' batch size and the lengths it has by itself."""
+    fast = CompiledClassifier(model, batch_sizes=(len(inputs["input_ids"]),))
+    return lambda: fast(**inputs).logits
 
 
 def timed(setting: Setting, sides: Mapping[str, Side], *, warm_up: int = 1, training: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ViTConfig
 
-from benchmarks.measuring import Setting, compared, cut, of_model
+from benchmarks.measuring import Setting, compared, cut, of_compiled, of_model
 from benchmarks.models import WIDTHS, DualEncoder, classifier, needed_operations, pairs
 from benchmarks.timing import Side
 from mmfusion.outputs import masked_mean
@@ -67,11 +67,11 @@ def peers(setting: Setting) -> dict[str, Any]:
     assert ours.text_encoder is not None
     ours.text_encoder.padding = "padded"
     with torch.inference_mode():
-        expected["mmfusion, packed"] = ours(**full["to the longest"]).logits
+        expected |= dict.fromkeys(("mmfusion, packed", "mmfusion, compiled"), ours(**full["to the longest"]).logits)
     ours.text_encoder.padding = "packed"
     for module in (ours, *built.values()):
         setting.place(module)
-    sides = {"mmfusion, packed": of_model(ours, inputs)} | sides
+    sides = {"mmfusion, packed": of_model(ours, inputs), "mmfusion, compiled": of_compiled(ours, inputs)} | sides
     lengths = inputs["attention_mask"].sum(1).tolist()
     operations = {name: needed_operations(setting.chosen, setting.batch, cut(lengths, name)) for name in sides}
     known = {name: value for name, value in operations.items() if "TransCheX" not in name}

@@ -17,13 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.report import AXES, NAMES, ROOT
+from benchmarks.report import AXES, NAMES, PLOTTED, RESULTS, ROOT, picture
 
-RESULTS, FIGURES = ROOT / "benchmarks" / "results", ROOT / "docs" / "figures"
+FIGURES = ROOT / "docs" / "figures"
 OURS, THEIRS = "#0f6fb0", "#a8adb3"
-PLOTTED = ("text tower", "fused forward", "peers", "scaling", "epoch")
-"""The cases that the documentation shows."""
-
 PEERS = ("dual encoder", "transformers", "torchmultimodal", "MONAI")
 SOURCE = "Source"
 """The key under which a plot holds the digest of the case that it shows."""
@@ -35,7 +32,7 @@ def plots(results: Path = RESULTS) -> dict[str, tuple[str, dict[str, Any]]]:
     for file in sorted(results.glob("*.json")):
         for name, case in json.loads(file.read_text(encoding="utf-8")).get("cases", {}).items():
             if name in PLOTTED and "skipped" not in case:
-                found[f"{file.stem}-{name.replace(' ', '-')}.png"] = (name, case)
+                found[picture(file.stem, name)] = (name, case)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Tables of what was measured: on the terminal while it runs, and in the README from the JSON.
+"""Tables of what was measured: on the terminal while it runs, and from the JSON in the README and on the documentation's page.
 
 python -m benchmarks.report
 python -m benchmarks.report --check
@@ -15,8 +15,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.headline import headline
+
 ROOT = Path(__file__).resolve().parents[1]
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+RESULTS = ROOT / "benchmarks" / "results"
+PLOTTED = ("text tower", "fused forward", "peers", "scaling", "epoch")
+"""The cases that are shown as a plot, too."""
+
 START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
 NAMES = {
     "base": "ViT-B/16 and BERT-base",
@@ -40,11 +46,20 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
             console.print(f"{key}: {json.dumps(found[key], indent=2)}", highlight=False)
 
 
-def render(run: dict[str, Any]) -> str:
-    """A file's tables in Markdown, each case with where and by which command it was measured."""
+def picture(stem: str, case: str) -> str:
+    """The name of a case's plot."""
+    return f"{stem}-{case.replace(' ', '-')}.png"
+
+
+def render(stem: str, cases: dict[str, Any]) -> str:
+    """A file's tables in Markdown, each case with its plot, and with where and by which command it was measured."""
     lines: list[str] = []
-    for name, found in run["cases"].items():
-        lines += [f"**{name}**: {_made(found['made'])}", ""]
+    for name, found in cases.items():
+        made = found["made"]
+        lines += [f"### {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}", "", _made(made), ""]
+        if name in PLOTTED and "skipped" not in found:
+            alt = f"Seconds of each side of the case {name}, as in the table below"
+            lines += [f"```{{image}} figures/{picture(stem, name)}", f":alt: {alt}", "```", ""]
         for title, part in _timed(name, found):
             header = [title, "median ms", "10th to 90th percentile", "times the first"]
             if "matmul_rate" in part:
@@ -109,29 +124,33 @@ def put(text: str, tables: str) -> str:
         ValueError: when a marker is not there once.
     """
     if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md must hold {START} and {END} once each.")
+        raise ValueError(f"the text must hold {START} and {END} once each.")
     before, rest = text.split(START)
     return f"{before}{START}\n\n{tables}\n{END}{rest.split(END)[1]}"
 
 
-def read_runs(folder: Path = ROOT / "benchmarks" / "results") -> str:
-    """The tables of all runs that this package wrote into `folder`, in the order of the files' names."""
-    runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
-    return "\n".join(render(run) for run in runs if "cases" in run)
+def read_runs(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The cases of all runs that this package wrote into `folder`, by the files' names without their ending."""
+    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    return {stem: run["cases"] for stem, run in runs.items() if "cases" in run}
+
+
+def written(runs: dict[str, dict[str, Any]]) -> dict[Path, str]:
+    """Each file with its two marker lines -> its text with what the runs say between them."""
+    tables = "\n".join(render(stem, cases) for stem, cases in runs.items())
+    return {file: put(file.read_text(encoding="utf-8"), made) for file, made in ((README, headline(runs)), (PAGE, tables))}
 
 
 def main(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where the README is stale.")] = False,
-    readme: Annotated[Path, typer.Option(help="The file with the two marker lines.")] = README,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
 ) -> None:
-    """Write the benchmarks' tables into the README, or check them."""
-    old = readme.read_text(encoding="utf-8")
-    new = put(old, read_runs())
-    if not check:
-        readme.write_text(new, encoding="utf-8")
-    elif new != old:
-        Console(stderr=True).print(f"{readme} is stale. Run: python -m benchmarks.report", markup=False, soft_wrap=True)
-        raise typer.Exit(1)
+    """Write the benchmarks' tables into README.md and docs/benchmarks.md, or check them."""
+    for file, text in written(read_runs()).items():
+        if not check:
+            file.write_text(text, encoding="utf-8")
+        elif text != file.read_text(encoding="utf-8"):
+            Console(stderr=True).print(f"{file} is stale. Run: python -m benchmarks.report", markup=False, soft_wrap=True)
+            raise typer.Exit(1)
 
 
 def _timed(name: str, found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

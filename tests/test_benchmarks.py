@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import cases, epochs, peers, pixels, plots, report, scaling
+from benchmarks import cases, epochs, measuring, peers, pixels, plots, report, scaling
 from benchmarks.__main__ import SETTINGS, command, main
+from benchmarks.headline import LARGE, SMALL, headline
 from benchmarks.measuring import Setting
 from benchmarks.models import needed_operations, pairs, preset, transformer_operations
 from benchmarks.timing import by_turns
@@ -43,7 +45,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pixels, "SIDE", 64)
     monkeypatch.setattr(peers, "WIDTHS", {"to 128": 128, "to the longest": None})
     # The real compiler takes a minute; that CompiledClassifier answers alike is tested beside it.
-    monkeypatch.setattr(cases, "CompiledClassifier", lambda model, **_: model)
+    monkeypatch.setattr(measuring, "CompiledClassifier", lambda model, **_: model)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
 
 
@@ -70,10 +72,12 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
     sides = {"dual encoder, eager", "dual encoder, sdpa", "dual encoder, compiled"}
     optional = {"torchmultimodal": "torchmultimodal, late fusion", "monai": "MONAI, TransCheX"}
     sides |= {side for package, side in optional.items() if package not in others["absent"]}
-    expected = {"mmfusion, packed"} | {f"{side}, {width}" for side in sides for width in peers.WIDTHS}
+    expected = {"mmfusion, packed", "mmfusion, compiled"} | {f"{side}, {width}" for side in sides for width in peers.WIDTHS}
     assert set(others["seconds"]) == expected
-    text_of_all = report.render(found)
-    assert all(f"**{name}**" in text_of_all for name in cases.CASES)
+    text_of_all = report.render("bench", found["cases"])
+    assert all(f"### {name.capitalize()}, tiny towers, float32\n" in text_of_all for name in cases.CASES)
+    # All rows but that of an exported graph at batch 32, under two lines of heading.
+    assert len(headline({"bench": found["cases"], "bench-small": found["cases"]}).splitlines()) == 1 + len(LARGE) + len(SMALL)
     assert set(found["cases"]["parts"]["share_of_forward_time"]) == {"concat", "joint", "cross_attention", "mmtm", "late"}
 
 
@@ -81,7 +85,7 @@ def test_a_peer_that_is_not_installed_is_left_out_and_named(small: None, monkeyp
     monkeypatch.setattr(peers, "PEERS", {"torchmultimodal": ("no_such_package",), "monai": ("no_such_package",)})
     monkeypatch.setattr(peers, "WIDTHS", {"to the longest": None})
     found = peers.peers(Setting(preset("tiny"), "cpu", torch.float32, 2, 1))
-    assert found["absent"] == ["torchmultimodal", "monai"] and len(found["seconds"]) == 4
+    assert found["absent"] == ["torchmultimodal", "monai"] and len(found["seconds"]) == 5
     assert "Not installed, so not measured: torchmultimodal, monai." in "".join(report._remarks(found))
     assert "skipped" in peers.peers(Setting(preset("small"), "cpu", torch.float32, 2, 1))
 
@@ -118,9 +122,18 @@ def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
     assert plots.stale(results, figures) == ["here-peers.png", "here-scaling.png"]
 
 
-def test_the_readme_is_what_the_json_says() -> None:
+def test_what_needs_datasets_is_skipped_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; sys.modules['datasets'] = sys.modules['keras'] = None; import benchmarks.__main__"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1)
+    assert epochs.epoch(setting) == cases.growth(setting) == {"skipped": "datasets is not installed"}
+
+
+def test_the_readme_and_the_page_are_what_the_json_says() -> None:
+    for file, text in report.written(report.read_runs()).items():
+        assert file.read_text(encoding="utf-8") == text
     text = report.README.read_text(encoding="utf-8")
-    assert report.put(text, report.read_runs()) == text
     for other in ("no markers", text + report.START):
         with pytest.raises(ValueError, match="once each"):
             report.put(other, "")
@@ -147,13 +160,43 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
         "parts": {"seconds": {"image tower": side}, "share_of_forward_time": {"concat": 0.0123}},
         "growth": {"pairs": {"1000": {"seconds": 2.0, "pairs_per_second": 500.0, "peak_megabytes": 1234.0}}},
     }
-    text = report.render({"cases": {name: {"made": made} | found for name, found in figures.items()}})
-    assert "**text tower**: ViT-B/16" in text and "batch 7" in text and "abacus, 3 threads; torch 9.9; `this`." in text
+    run = {name: {"made": made} | found for name, found in figures.items()}
+    text = report.render("here", run)
+    assert "### Text tower, ViT-B/16 and BERT-base, float32\n\nViT-B/16" in text and "batch 7" in text
+    assert "abacus, 3 threads; torch 9.9; `this`." in text and "```{image} figures/here-text-tower.png\n" in text
+    assert "here-latency.png" not in text
     assert "times the first | of the rate of matrix products (123 GFLOP/s) |" in text
     assert "| packed | 123.4 | 100.0 to 200.0 | 1.00 | 50% |" in text and "| padded | 246.8 | 200.0 to 300.0 | 2.00 |  |" in text
     assert "| eager | 123.4 | 100.0 to 200.0 | 1.00 |\n" in text
     assert "99th percentile of concat: 199.9 ms." in text
     assert "| export, batch 1 |" in text and "concat 1.2%" in text and "| 1,000 | 500 | 1,234 |" in text
+
+
+def test_the_headline_divides_the_medians() -> None:
+    def side(median: float) -> dict[str, float]:
+        return {"median": median}
+
+    made = {"made": {"dtype": "bfloat16", "machine": {"processor": "abacus", "threads": 3}}}
+    large = {
+        "text tower": made
+        | {"seconds": {"packed": side(2), "transformers, to the longest": side(5), "transformers, to 512": side(16)}},
+        "fused forward": {
+            "seconds": {
+                "concat": side(4),
+                "concat, compiled": side(2),
+                "dual encoder, to the longest": side(6),
+                "dual encoder, to 512": side(10),
+            },
+            "share_of_matmul_rate": {"concat": 0.54, "concat, compiled": 0.66},
+        },
+        "export": {"batch 1": {"seconds": {"eager": side(3), "onnxruntime": side(2)}}},
+        "latency": {"seconds": {"concat": side(0.0301), "concat, compiled": side(0.02)}},
+    }
+    small = {"epoch": made | {"seconds": {"frozen": side(60), "cached": side(1)}}}
+    lines = headline({"here": large, "here-small": small, "there-small": small}).splitlines()
+    assert lines[0] == "| | bfloat16, abacus |" and lines[1] == "| --- | --- |"
+    cells = [line.split(" | ")[1].removesuffix(" |") for line in lines[2:]]
+    assert cells == ["2.50 / 8.00", "1.50 / 2.50", "3.00 / 5.00", "54% / 66%", "30 / 20", "60.00"]
 
 
 def test_the_command_names_what_the_figures_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:

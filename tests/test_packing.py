@@ -379,6 +379,9 @@ def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(kind: str, mon
     padded = (len(LENGTHS), max(LENGTHS))
     assert seen == [padded, (1, sum(LENGTHS)), (1, 5), padded]
     assert not encoder("bert", "padded").pack_in_graphs()._packs_in_graphs
+    made.padding = "packed"
+    made.pack_in_graphs(False)(*batch(LENGTHS))
+    assert seen[4:] == [padded]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernel runs on CUDA alone")

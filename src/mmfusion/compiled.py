@@ -24,10 +24,11 @@ class CompiledClassifier(nn.Module):
     few batch sizes, and its texts to the next of a few lengths; what was filled up is cut off the answer, and by the laws
     changes nothing in it. At most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
 
-    On a CPU, from torch 2.14 on, a graph computes real tokens alone, as the classifier itself does (see `TextEncoder.padding`;
-    batches of one stay padded), and torch lays the weights out for the processor, in copies that a graph keeps beside them.
-    Elsewhere texts are padded inside a graph; where their lengths differ much, `python -m benchmarks --case compiled` tells
-    whether the classifier itself is the faster one.
+    On a CPU, from torch 2.14 on, the text tower of a graph computes real tokens alone, as that of the classifier does (see
+    `TextEncoder.padding`; batches of one stay padded), and torch lays the weights out for the processor, in copies that a graph
+    keeps: weights that are changed in place afterwards go unseen. Elsewhere texts are padded inside a graph; where their lengths
+    differ much, `python -m benchmarks --case compiled` tells whether the classifier itself is the faster one. Moved to another
+    device or given other weights by `load_state_dict`, it compiles anew.
 
     Args:
         model: the classifier; it stays as it is.
@@ -75,14 +76,30 @@ class CompiledClassifier(nn.Module):
         if dtype is not None:
             _cast(self.model, dtype)
         self.batch_sizes, self.lengths = sorted(set(batch_sizes)), sorted(set(lengths))
+        self._mode, self._backend = mode, backend
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        """Forget all graphs: those of a CPU hold its weights, and another device asks for others."""
+        device = self.model.device.type
         # Before 2.14 torch cannot lay weights out for a number of tokens that it does not know. (Versions, not texts.)
-        self._for_cpu = model.device.type == "cpu" and torch.__version__ >= "2.14"
-        if self._for_cpu and self.model.text_encoder is not None:
-            self.model.text_encoder.pack_in_graphs()
-        if mode is None:
-            mode = "reduce-overhead" if model.device.type == "cuda" else "default"
-        chosen: dict[str, Any] = {"mode": mode} if backend == "inductor" else {}
-        self._run = torch.compile(_with_own_code(self._logits), dynamic=False, fullgraph=True, backend=backend, **chosen)
+        self._for_cpu = device == "cpu" and torch.__version__ >= "2.14"
+        if self.model.text_encoder is not None:
+            self.model.text_encoder.pack_in_graphs(self._for_cpu)
+        mode = ("reduce-overhead" if device == "cuda" else "default") if self._mode is None else self._mode
+        chosen: dict[str, Any] = {"mode": mode} if self._backend == "inductor" else {}
+        self._run = torch.compile(_with_own_code(self._logits), dynamic=False, fullgraph=True, backend=self._backend, **chosen)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        applied = super()._apply(fn, recurse)
+        self._start_anew()
+        return applied
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Other weights, as `torch.nn.Module` loads them; the graphs are compiled anew."""
+        loaded = super().load_state_dict(*args, **kwargs)
+        self._start_anew()
+        return loaded
 
     @property
     def shapes(self) -> list[tuple[int, int]]:

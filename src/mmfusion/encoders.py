@@ -152,8 +152,8 @@ class TextEncoder(Encoder):
         padding: "packed" computes the real tokens alone (see `mmfusion.packing`), "padded" every place up to the longest text,
             "auto" packs a batch where that pays: where less than 90 % of its places hold a token. All give the same answer, and
             the same padded `tokens`. Backbones that do not take their attention from transformers' interface (MPNet, one's own),
-            a chosen attention other than "sdpa", and compiled graphs stay padded (but see `pack_in_graphs`); an exported one
-            packs, but for "padded".
+            a chosen attention other than "sdpa", and compiled graphs stay padded (but see `pack_in_graphs`); `export_model`'s
+            graphs pack, but for "padded".
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -225,16 +225,19 @@ class TextEncoder(Encoder):
             )
         self.config["padding"] = value
 
-    def pack_in_graphs(self) -> Self:
+    def pack_in_graphs(self, wanted: bool = True) -> Self:
         """This encoder, whose compiled graphs compute the real tokens alone, where it can pack and `padding` is not "padded".
 
-        torch must then be told that shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`), and
-        there is no gradient. `CompiledClassifier` does all that on a CPU.
+        torch must then be told that shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
+        `CompiledClassifier` does that on a CPU.
+
+        Args:
+            wanted: False lets them stay padded again.
         """
-        if self.padding != "padded" and self.can_pack:
+        self._packs_in_graphs = wanted and self.padding != "padded" and self.can_pack
+        if self._packs_in_graphs:
             # Here and not in the graph, which would have to be made anew.
             use_packed_attention(self.backbone)
-            self._packs_in_graphs = True
         return self
 
     def _packing(self, mask: Tensor | None) -> Packing | None:

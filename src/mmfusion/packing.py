@@ -223,9 +223,9 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "b T heads d"], None]:
     """Attention within each text of a row: softmax(Q K^T / sqrt(d)) V, text by text.
 
-    On CUDA in half precision it is torch's variable-length kernel, which has no dropout. On a CPU each text is a call of its own,
-    in a compiled graph too: nothing is padded, masked or copied. On other devices, where dropout is on, in float32, where the
-    kernel does not run, and in an exported graph, the texts are padded inside the attention alone.
+    On a CPU each text is a call of its own, in a compiled graph without gradients too: nothing is padded, masked or copied. On
+    CUDA in half precision it is torch's variable-length kernel, which has no dropout. Elsewhere (other devices, dropout or
+    float32 on CUDA, where the kernel does not run, other graphs) the texts are padded inside the attention alone.
 
     Args:
         module: the layer that asks.

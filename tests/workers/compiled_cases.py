@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import CompiledClassifier, FusionProcessor, predict_stream
+from mmfusion import CompiledClassifier, FusionProcessor, packing, predict_stream
 from mmfusion import testing as kit
 from mmfusion.samples import word_tokenizer
 
@@ -52,17 +52,44 @@ def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(image: st
 
 
 @pytest.mark.parametrize(("text", "fusion", "dtype"), [("roberta", "mmtm", None), ("modernbert", "concat", torch.bfloat16)])
-def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(text: str, fusion: str, dtype: torch.dtype | None) -> None:
+def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
+    text: str, fusion: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By torch's own compiler, weights laid out for the processor: other texts of the same shape run through the same graph."""
     model = kit.tiny_classifier(fusion, "linear", "cnn", text)
     fast = CompiledClassifier(model, dtype=dtype, batch_sizes=(4,), lengths=(16,))
+    attended: list[int] = []
+    real = packing._text_by_text
+    monkeypatch.setattr(packing, "_text_by_text", lambda *args: attended.append(args[0].shape[2]) or real(*args))
     torch._dynamo.utils.counters.clear()
     for seed, (rows, columns) in enumerate([(4, 0), (3, 5), (2, 0), (9, 1)]):
         inputs = inputs_of(model, rows, columns=columns, seed=seed)
         with torch.no_grad():
             expected = model(**inputs).logits
+        attended.clear()
         torch.testing.assert_close(fast(**inputs).logits.float(), expected, atol=1e-5 if dtype is None else 0.1, rtol=0)
+        assert not fast._for_cpu or tokens(inputs, rows) in attended
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def tokens(inputs: dict[str, Tensor], rows: int) -> int:
+    """How many a graph of four samples computes of its first piece: an absent text has one, and spare rows repeat the first."""
+    counts = [int(mask.sum()) if here else 1 for mask, here in zip(inputs["attention_mask"], inputs["text_present"], strict=True)]
+    first = counts[:4]
+    return sum(first) + first[0] * (4 - len(first))
+
+
+def test_other_weights_and_another_type_are_compiled_anew() -> None:
+    """A graph of a CPU holds its weights: one that was not made anew would go on with the old ones."""
+    model, other = (kit.tiny_classifier("concat", "linear", "cnn", "bert", seed=seed) for seed in (0, 1))
+    fast = CompiledClassifier(model, batch_sizes=(2,), lengths=(8,))
+    inputs = inputs_of(model, 2)
+    fast(**inputs)
+    fast.load_state_dict({f"model.{name}": value for name, value in other.state_dict().items()})
+    with torch.no_grad():
+        torch.testing.assert_close(fast(**inputs).logits, other(**inputs).logits, atol=1e-5, rtol=0)
+    before = fast._run
+    assert fast.to(torch.bfloat16)._run is not before and fast.dtype == torch.bfloat16
 
 
 def test_a_graph_packs_on_a_cpu_unless_told_otherwise() -> None:
@@ -76,8 +103,9 @@ def test_a_graph_packs_on_a_cpu_unless_told_otherwise() -> None:
 
     for padding in ("auto", "padded"):
         model.text_encoder.padding = padding
-        CompiledClassifier(model, batch_sizes=(2,), lengths=(8,), backend=backend)(**inputs_of(model, 2))
-    assert [calls for _, calls in seen] == [model.text_encoder.num_blocks, 0]
+        fast = CompiledClassifier(model, batch_sizes=(2,), lengths=(8,), backend=backend)
+        fast(**inputs_of(model, 2))
+    assert [calls for _, calls in seen] == [model.text_encoder.num_blocks if fast._for_cpu else 0, 0]
     assert not model.text_encoder._packs_in_graphs
 
 
