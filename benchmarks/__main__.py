@@ -22,10 +22,14 @@ from benchmarks.report import print_case
 SETTINGS = ("MALLOC_", "LD_PRELOAD", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "TORCH", "CUDA_", "KERAS_BACKEND")
 """How the names begin of what a figure may depend on in the environment."""
 
+SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
+"""What torch itself adds to the environment."""
+
 
 def command() -> str:
     """What to type to run this again."""
-    settings = [f"{name}={shlex.quote(value)} " for name, value in sorted(os.environ.items()) if name.startswith(SETTINGS)]
+    named = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) and name != SET_BY_TORCH}
+    settings = [f"{name}={shlex.quote(value)} " for name, value in sorted(named.items())]
     return f"{''.join(settings)}python -m benchmarks {shlex.join(sys.argv[1:])}"
 
 

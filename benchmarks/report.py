@@ -56,7 +56,7 @@ def render(stem: str, cases: dict[str, Any]) -> str:
     lines: list[str] = []
     for name, found in cases.items():
         made = found["made"]
-        lines += [f"### {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}", "", _made(made), ""]
+        lines += [f"## {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}", "", _made(made), ""]
         if name in PLOTTED and "skipped" not in found:
             alt = f"Seconds of each side of the case {name}, as in the table below"
             lines += [f"```{{image}} figures/{picture(stem, name)}", f":alt: {alt}", "```", ""]
@@ -131,7 +131,10 @@ def put(text: str, tables: str) -> str:
 
 def read_runs(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     """The cases of all runs that this package wrote into `folder`, by the files' names without their ending."""
-    runs = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))}
+    runs = {
+        file.stem: json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*.json"), key=lambda file: file.stem)
+    }
     return {stem: run["cases"] for stem, run in runs.items() if "cases" in run}
 
 

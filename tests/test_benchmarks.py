@@ -75,7 +75,7 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
     expected = {"mmfusion, packed", "mmfusion, compiled"} | {f"{side}, {width}" for side in sides for width in peers.WIDTHS}
     assert set(others["seconds"]) == expected
     text_of_all = report.render("bench", found["cases"])
-    assert all(f"### {name.capitalize()}, tiny towers, float32\n" in text_of_all for name in cases.CASES)
+    assert all(f"## {name.capitalize()}, tiny towers, float32\n" in text_of_all for name in cases.CASES)
     # All rows but that of an exported graph at batch 32, under two lines of heading.
     assert len(headline({"bench": found["cases"], "bench-small": found["cases"]}).splitlines()) == 1 + len(LARGE) + len(SMALL)
     assert set(found["cases"]["parts"]["share_of_forward_time"]) == {"concat", "joint", "cross_attention", "mmtm", "late"}
@@ -162,7 +162,7 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
     }
     run = {name: {"made": made} | found for name, found in figures.items()}
     text = report.render("here", run)
-    assert "### Text tower, ViT-B/16 and BERT-base, float32\n\nViT-B/16" in text and "batch 7" in text
+    assert "## Text tower, ViT-B/16 and BERT-base, float32\n\nViT-B/16" in text and "batch 7" in text
     assert "abacus, 3 threads; torch 9.9; `this`." in text and "```{image} figures/here-text-tower.png\n" in text
     assert "here-latency.png" not in text
     assert "times the first | of the rate of matrix products (123 GFLOP/s) |" in text
@@ -205,6 +205,7 @@ def test_the_command_names_what_the_figures_depend_on(monkeypatch: pytest.Monkey
             monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("HOSTNAME", "irrelevant")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "irrelevant")
     monkeypatch.setattr("sys.argv", ["__main__.py", "--case", "text tower"])
     assert command() == "OMP_NUM_THREADS=2 python -m benchmarks --case 'text tower'"
 
