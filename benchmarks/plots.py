@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.report import AXES, NAMES, PLOTTED, RESULTS, ROOT, picture
+from benchmarks.report import AXES, NAMES, PLOTTED, RESULTS, ROOT, picture, read_runs
 
 FIGURES = ROOT / "docs" / "figures"
 OURS, THEIRS = "#0f6fb0", "#a8adb3"
@@ -29,10 +29,10 @@ SOURCE = "Source"
 def plots(results: Path = RESULTS) -> dict[str, tuple[str, dict[str, Any]]]:
     """The cases of `PLOTTED` that were measured: the picture's name -> the case's name and what was found."""
     found = {}
-    for file in sorted(results.glob("*.json")):
-        for name, case in json.loads(file.read_text(encoding="utf-8")).get("cases", {}).items():
+    for stem, cases in read_runs(results).items():
+        for name, case in cases.items():
             if name in PLOTTED and "skipped" not in case:
-                found[picture(file.stem, name)] = (name, case)
+                found[picture(stem, name)] = (name, case)
     return found
 
 

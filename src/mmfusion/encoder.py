@@ -83,9 +83,13 @@ class Encoder(nn.Module, ABC):
 
     def _packing(self, mask: Tensor | None) -> Packing | None:
         """How a batch of sequences is packed; None where it stays padded, and where nothing is masked."""
-        if mask is None or is_static() or not self.can_pack:
+        return None if is_static() else self._packed(mask)
+
+    def _packed(self, mask: Tensor | None, *, always: bool = False, in_graphs: bool = False) -> Packing | None:
+        """`packing_of`, with the backbone's attention made ready for it; None where the backbone cannot pack."""
+        if mask is None or not self.can_pack:
             return None
-        packing = packing_of(mask, always=False)
+        packing = packing_of(mask, always=always, in_graphs=in_graphs)
         if packing is not None:
             use_packed_attention(self.backbone)
         return packing

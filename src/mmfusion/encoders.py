@@ -18,7 +18,7 @@ from .hf_families import hf_image_family, hf_text_family, pool_by, position_offs
 from .hf_models import build_hf, config_dict, default_input_spec, hf_input_spec
 from .loading import load_weights
 from .outputs import Encoded, Hidden
-from .packing import Packing, packing_of, use_packed_attention
+from .packing import Packing, use_packed_attention
 from .registry import custom_backbone, is_registered, registered_name
 from .timm_families import timm_family
 from .timm_models import build_timm, timm_input_spec
@@ -242,12 +242,9 @@ class TextEncoder(Encoder):
 
     def _packing(self, mask: Tensor | None) -> Packing | None:
         """How to pack the batch; None where it stays padded."""
-        if mask is None or self.padding == "padded" or not self.can_pack:
+        if self.padding == "padded":
             return None
-        packing = packing_of(mask, always=self.padding == "packed", in_graphs=self._packs_in_graphs)
-        if packing is not None:
-            use_packed_attention(self.backbone)
-        return packing
+        return self._packed(mask, always=self.padding == "packed", in_graphs=self._packs_in_graphs)
 
     @property
     def max_length(self) -> int | None:
