@@ -31,7 +31,7 @@ from benchmarks.pixels import pixels_to_label
 from benchmarks.scaling import scaling
 from benchmarks.timing import Side
 from mmfusion import FusionClassifier, TextEncoder, export_model
-from mmfusion.outputs import masked_mean
+from mmfusion.model.types import masked_mean
 
 GROWTH = (1_000, 10_000, 100_000)
 """Numbers of pairs that are streamed."""

@@ -17,7 +17,7 @@ from benchmarks.measuring import Setting
 from benchmarks.models import Preset, classifier
 from benchmarks.timing import spread
 from mmfusion import FusionClassifier, FusionProcessor
-from mmfusion.samples import word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 
 if TYPE_CHECKING:
     import datasets

@@ -15,7 +15,7 @@ from transformers import ViTConfig
 from benchmarks.measuring import Setting, compared, cut, of_compiled, of_model
 from benchmarks.models import WIDTHS, DualEncoder, classifier, needed_operations, pairs
 from benchmarks.timing import Side
-from mmfusion.outputs import masked_mean
+from mmfusion.model.types import masked_mean
 
 TRANSCHEX: dict[str, Any] = {
     "patch_size": (32, 32),

@@ -15,7 +15,7 @@ from benchmarks.lengths import report_lengths
 from benchmarks.measuring import Setting, timed
 from benchmarks.models import classifier
 from mmfusion import FusionProcessor
-from mmfusion.samples import word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 
 SIDE = 512
 """Height and width of the pictures."""

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.machine import peak_megabytes
 from benchmarks.models import classifier, preset
 from mmfusion import FusionProcessor, predict_stream
-from mmfusion.samples import word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 
 
 def main(device: str, count: int) -> None:

@@ -36,8 +36,8 @@ from mmfusion import (
     split,
     training_arguments,
 )
-from mmfusion.samples import draw_shapes, word_tokenizer
-from mmfusion.training import Evaluation
+from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.training.fit import Evaluation
 
 
 class SmallCNN(nn.Module):

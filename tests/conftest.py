@@ -40,28 +40,17 @@ vars(_checker)["checked"] = _checked
 sys.modules[_checker.__name__] = _checker
 
 # `configuration` holds no tensors.
-SHAPED: tuple[str, ...] = (
-    "attention",
-    "packing",
-    "mapper",
-    "families",
-    "hf_families",
-    "timm_families",
-    "encoder",
-    "encoders",
-    "towers",
-    "strategy",
-    "fusion",
-    "objective",
-    "presence",
-    "modeling",
+SHAPED: tuple[str, ...] = tuple(
+    path.stem
+    for path in sorted((Path(__file__).parents[1] / "src/mmfusion/model").glob("*.py"))
+    if path.stem not in ("__init__", "configuration")
 )
 # Where only compiled code is tested, another process asks for no check: the two clash.
 if os.environ.get("MMFUSION_SHAPES_UNCHECKED"):
     SHAPED = ()
-_loaded = [name for name in SHAPED if f"mmfusion.{name}" in sys.modules]
+_loaded = [name for name in SHAPED if f"mmfusion.model.{name}" in sys.modules]
 assert not _loaded, f"the shape check comes too late for {_loaded}, imported already"
-jaxtyping.install_import_hook([f"mmfusion.{name}" for name in SHAPED], "mmfusion_shape_checker.checked")
+jaxtyping.install_import_hook([f"mmfusion.model.{name}" for name in SHAPED], "mmfusion_shape_checker.checked")
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     # Each worker has a core of its own to itself at best.

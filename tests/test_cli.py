@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mmfusion import FusionProcessor, TextEncoder
 from mmfusion.cli import app
-from mmfusion.samples import draw_shapes, word_tokenizer
+from mmfusion.data.toy import draw_shapes, word_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ from mmfusion import (
     fit,
     predict,
 )
-from mmfusion.splits import folds, split
-from mmfusion.training import training_arguments
+from mmfusion.data.splits import folds, split
+from mmfusion.training.fit import training_arguments
 
 MAPPERS: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear"},

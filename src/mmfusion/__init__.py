@@ -11,56 +11,56 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Encoded": "outputs",
-    "Fused": "outputs",
-    "FusionOutput": "outputs",
-    "FusionConfig": "configuration",
-    "ImageEncoder": "encoders",
-    "TextEncoder": "encoders",
-    "register_backbone": "registry",
-    "EmbeddingMapper": "mapper",
-    "Fusion": "strategy",
-    "Concat": "fusion",
-    "Joint": "fusion",
-    "CrossAttention": "fusion",
-    "MMTM": "fusion",
-    "Late": "fusion",
-    "register_fusion": "fusion",
-    "FusionClassifier": "modeling",
-    "FusionProcessor": "processing",
-    "load_image": "images",
-    "ImageError": "images",
-    "load_manifest": "manifest",
-    "split": "splits",
-    "folds": "splits",
-    "audit": "auditing",
-    "FusionCollator": "data",
-    "Augmented": "data",
-    "cache_features": "cache",
-    "training_arguments": "training",
-    "fit": "training",
-    "evaluate": "training",
-    "predict": "training",
-    "CompiledClassifier": "compiled",
-    "Prediction": "inference",
-    "predict_stream": "inference",
-    "dice": "metrics",
-    "accuracy": "metrics",
-    "cross_entropy": "metrics",
-    "auroc": "metrics",
-    "balanced_accuracy": "metrics",
-    "expected_calibration_error": "metrics",
-    "bootstrap_interval": "intervals",
-    "paired_bootstrap": "intervals",
-    "mcnemar": "intervals",
-    "evaluate_predictions": "intervals",
-    "Interval": "intervals",
-    "ImageAttention": "explain",
-    "image_attention": "explain",
-    "attention_rollout": "explain",
-    "record_attention": "explain",
-    "ExportReport": "export",
-    "export_model": "export",
+    "Encoded": "model.types",
+    "Fused": "model.types",
+    "FusionOutput": "model.types",
+    "FusionConfig": "model.configuration",
+    "ImageEncoder": "model.encoder_image",
+    "TextEncoder": "model.encoder_image",
+    "register_backbone": "model.registry",
+    "EmbeddingMapper": "model.mapper",
+    "Fusion": "model.fusion_base",
+    "Concat": "model.fusion",
+    "Joint": "model.fusion",
+    "CrossAttention": "model.fusion",
+    "MMTM": "model.fusion",
+    "Late": "model.fusion",
+    "register_fusion": "model.fusion",
+    "FusionClassifier": "model.modeling",
+    "FusionProcessor": "model.processing",
+    "load_image": "model.images",
+    "ImageError": "model.images",
+    "load_manifest": "data.manifest",
+    "split": "data.splits",
+    "folds": "data.splits",
+    "audit": "data.audit",
+    "FusionCollator": "data.collate",
+    "Augmented": "data.collate",
+    "cache_features": "training.feature_cache",
+    "training_arguments": "training.fit",
+    "fit": "training.fit",
+    "evaluate": "training.fit",
+    "predict": "training.fit",
+    "CompiledClassifier": "inference.compiled",
+    "Prediction": "inference.stream",
+    "predict_stream": "inference.stream",
+    "dice": "metrics.functional",
+    "accuracy": "metrics.functional",
+    "cross_entropy": "metrics.functional",
+    "auroc": "metrics.functional",
+    "balanced_accuracy": "metrics.functional",
+    "expected_calibration_error": "metrics.functional",
+    "bootstrap_interval": "metrics.bootstrap",
+    "paired_bootstrap": "metrics.bootstrap",
+    "mcnemar": "metrics.bootstrap",
+    "evaluate_predictions": "metrics.bootstrap",
+    "Interval": "metrics.bootstrap",
+    "ImageAttention": "inference.explain",
+    "image_attention": "inference.explain",
+    "attention_rollout": "inference.explain",
+    "record_attention": "inference.explain",
+    "ExportReport": "inference.export",
+    "export_model": "inference.export",
     "UNetSegmenter": "segmentation.unet",
     "LungSegmenter": "segmentation.lungs",
     "LungMask": "segmentation.lungs",
@@ -68,65 +68,65 @@ _HOME = {
 }
 """Public name -> the module (room) that holds it."""
 
-_AUTO = {"configuration", "modeling", "processing"}
+_AUTO = {"model.configuration", "model.modeling", "model.processing"}
 
 __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
-    from .auditing import audit as audit
-    from .cache import cache_features as cache_features
-    from .compiled import CompiledClassifier as CompiledClassifier
-    from .configuration import FusionConfig as FusionConfig
-    from .data import Augmented as Augmented
-    from .data import FusionCollator as FusionCollator
-    from .encoders import ImageEncoder as ImageEncoder
-    from .encoders import TextEncoder as TextEncoder
-    from .explain import ImageAttention as ImageAttention
-    from .explain import attention_rollout as attention_rollout
-    from .explain import image_attention as image_attention
-    from .explain import record_attention as record_attention
-    from .export import ExportReport as ExportReport
-    from .export import export_model as export_model
-    from .fusion import MMTM as MMTM
-    from .fusion import Concat as Concat
-    from .fusion import CrossAttention as CrossAttention
-    from .fusion import Joint as Joint
-    from .fusion import Late as Late
-    from .fusion import register_fusion as register_fusion
-    from .images import ImageError as ImageError
-    from .images import load_image as load_image
-    from .inference import Prediction as Prediction
-    from .inference import predict_stream as predict_stream
-    from .intervals import Interval as Interval
-    from .intervals import bootstrap_interval as bootstrap_interval
-    from .intervals import evaluate_predictions as evaluate_predictions
-    from .intervals import mcnemar as mcnemar
-    from .intervals import paired_bootstrap as paired_bootstrap
-    from .manifest import load_manifest as load_manifest
-    from .mapper import EmbeddingMapper as EmbeddingMapper
-    from .metrics import accuracy as accuracy
-    from .metrics import auroc as auroc
-    from .metrics import balanced_accuracy as balanced_accuracy
-    from .metrics import cross_entropy as cross_entropy
-    from .metrics import dice as dice
-    from .metrics import expected_calibration_error as expected_calibration_error
-    from .modeling import FusionClassifier as FusionClassifier
-    from .outputs import Encoded as Encoded
-    from .outputs import Fused as Fused
-    from .outputs import FusionOutput as FusionOutput
-    from .processing import FusionProcessor as FusionProcessor
-    from .registry import register_backbone as register_backbone
+    from .data.audit import audit as audit
+    from .data.collate import Augmented as Augmented
+    from .data.collate import FusionCollator as FusionCollator
+    from .data.manifest import load_manifest as load_manifest
+    from .data.splits import folds as folds
+    from .data.splits import split as split
+    from .inference.compiled import CompiledClassifier as CompiledClassifier
+    from .inference.explain import ImageAttention as ImageAttention
+    from .inference.explain import attention_rollout as attention_rollout
+    from .inference.explain import image_attention as image_attention
+    from .inference.explain import record_attention as record_attention
+    from .inference.export import ExportReport as ExportReport
+    from .inference.export import export_model as export_model
+    from .inference.stream import Prediction as Prediction
+    from .inference.stream import predict_stream as predict_stream
+    from .metrics.bootstrap import Interval as Interval
+    from .metrics.bootstrap import bootstrap_interval as bootstrap_interval
+    from .metrics.bootstrap import evaluate_predictions as evaluate_predictions
+    from .metrics.bootstrap import mcnemar as mcnemar
+    from .metrics.bootstrap import paired_bootstrap as paired_bootstrap
+    from .metrics.functional import accuracy as accuracy
+    from .metrics.functional import auroc as auroc
+    from .metrics.functional import balanced_accuracy as balanced_accuracy
+    from .metrics.functional import cross_entropy as cross_entropy
+    from .metrics.functional import dice as dice
+    from .metrics.functional import expected_calibration_error as expected_calibration_error
+    from .model.configuration import FusionConfig as FusionConfig
+    from .model.encoder_image import ImageEncoder as ImageEncoder
+    from .model.encoder_image import TextEncoder as TextEncoder
+    from .model.fusion import MMTM as MMTM
+    from .model.fusion import Concat as Concat
+    from .model.fusion import CrossAttention as CrossAttention
+    from .model.fusion import Joint as Joint
+    from .model.fusion import Late as Late
+    from .model.fusion import register_fusion as register_fusion
+    from .model.fusion_base import Fusion as Fusion
+    from .model.images import ImageError as ImageError
+    from .model.images import load_image as load_image
+    from .model.mapper import EmbeddingMapper as EmbeddingMapper
+    from .model.modeling import FusionClassifier as FusionClassifier
+    from .model.processing import FusionProcessor as FusionProcessor
+    from .model.registry import register_backbone as register_backbone
+    from .model.types import Encoded as Encoded
+    from .model.types import Fused as Fused
+    from .model.types import FusionOutput as FusionOutput
     from .segmentation.lungs import LungMask as LungMask
     from .segmentation.lungs import LungSegmenter as LungSegmenter
     from .segmentation.lungs import NotAChestXrayWarning as NotAChestXrayWarning
     from .segmentation.unet import UNetSegmenter as UNetSegmenter
-    from .splits import folds as folds
-    from .splits import split as split
-    from .strategy import Fusion as Fusion
-    from .training import evaluate as evaluate
-    from .training import fit as fit
-    from .training import predict as predict
-    from .training import training_arguments as training_arguments
+    from .training.feature_cache import cache_features as cache_features
+    from .training.fit import evaluate as evaluate
+    from .training.fit import fit as fit
+    from .training.fit import predict as predict
+    from .training.fit import training_arguments as training_arguments
 
 
 def __getattr__(name: str) -> Any:
@@ -153,9 +153,9 @@ def _register_auto_classes() -> None:
     """Teach transformers' AutoConfig, AutoModel and AutoProcessor this library's model type."""
     from transformers import AutoConfig, AutoModel, AutoProcessor
 
-    from .configuration import FusionConfig
-    from .modeling import FusionClassifier
-    from .processing import FusionProcessor
+    from .model.configuration import FusionConfig
+    from .model.modeling import FusionClassifier
+    from .model.processing import FusionProcessor
 
     AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
     AutoModel.register(FusionConfig, FusionClassifier, exist_ok=True)

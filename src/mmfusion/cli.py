@@ -16,9 +16,9 @@ from rich.table import Table
 if TYPE_CHECKING:
     import datasets
 
-    from .modeling import FusionClassifier
-    from .processing import FusionProcessor
-    from .training import Evaluation
+    from .model.modeling import FusionClassifier
+    from .model.processing import FusionProcessor
+    from .training.fit import Evaluation
 
 app = typer.Typer(
     name="mmfusion",
@@ -83,8 +83,8 @@ def train(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Split a manifest without leaks, train, and report the test part with intervals, beside each modality alone."""
-    from .splits import split
-    from .training import training_arguments
+    from .data.splits import split
+    from .training.fit import training_arguments
 
     if image_encoder is None and text_encoder is None:
         raise ValueError("--image-encoder or --text-encoder must be given, got neither. Give one or both.")
@@ -122,8 +122,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the metrics of a model on a manifest, with 95 % intervals resampled by patient."""
-    from . import training
-
+    from .training import fit as training
     classifier, processor = _open(model)
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     rows = _load(manifest, label, names=names)
@@ -189,8 +188,8 @@ def _predict_many(
 
     import torch
 
-    from .inference import predict_stream
-    from .tables import read_table
+    from .data.tables import read_table
+    from .inference.stream import predict_stream
 
     if output.resolve() == manifest.resolve():
         raise ValueError(f"--output must be another file than --manifest, got {str(output)!r} for both.")
@@ -227,8 +226,7 @@ def audit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Report leaks between splits, duplicates, unreadable files, empty texts and class balance; exit with 1 on errors."""
-    from . import auditing
-
+    from .data import audit as auditing
     parts = {path.stem: _load(path, label) for path in manifest}
     found = auditing.audit(parts if len(parts) > 1 else next(iter(parts.values())))
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
@@ -246,8 +244,8 @@ def export(
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
     """Write a model as one graph, once the graph has answered as the model does."""
-    from .data import FusionCollator
-    from .export import export_model
+    from .data.collate import FusionCollator
+    from .inference.export import export_model
 
     classifier, processor = _open(model)
     batches = None
@@ -273,8 +271,8 @@ def _load(
     manifest: Path, label: list[str] | None = None, *, names: list[str] | None = None, labelled: bool = True
 ) -> "datasets.Dataset":
     """The manifest's rows; an absent default column means that modality is not there."""
-    from .manifest import load_manifest
-    from .tables import read_table
+    from .data.manifest import load_manifest
+    from .data.tables import read_table
 
     columns = read_table(manifest).column_names
     wanted: Any = "label" if not label else (label[0] if len(label) == 1 else label)
@@ -300,9 +298,9 @@ def _compose(
     import datasets
     from transformers import set_seed
 
-    from .encoders import ImageEncoder, TextEncoder
-    from .modeling import FusionClassifier
-    from .processing import FusionProcessor
+    from .model.encoder_image import ImageEncoder, TextEncoder
+    from .model.modeling import FusionClassifier
+    from .model.processing import FusionProcessor
 
     set_seed(seed)
     start = None if pretrained else False
@@ -335,7 +333,7 @@ def _fit_one(parts_of_model: Any, parts: Any, arguments: Any, patience: int | No
     """
     import numpy as np
 
-    from . import training
+    from .training import fit as training
 
     model, processor = parts_of_model
     here = {name: _rows_with(rows, model.modalities) for name, rows in parts.items()}
@@ -362,8 +360,8 @@ def _log_odds(labels: Any) -> Any:
 
 def _report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:
     """Print and write the table: every model's accuracy and AUROC, and the fused one's difference to each modality alone."""
-    from .intervals import paired_bootstrap
-    from .metrics import auroc
+    from .metrics.bootstrap import paired_bootstrap
+    from .metrics.functional import auroc
 
     if int(os.environ.get("RANK", "0")):
         return
@@ -381,8 +379,8 @@ def _report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None
 
 
 def _open(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
-    from .modeling import FusionClassifier
-    from .processing import FusionProcessor
+    from .model.modeling import FusionClassifier
+    from .model.processing import FusionProcessor
 
     if not Path(name).is_dir() and "/" not in name.strip("/."):
         raise ValueError(f"model must be a folder that holds a model or a hub name, got {name!r}, which does not exist.")

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mmfusion import FusionClassifier, FusionConfig, FusionProcessor, ImageEncoder, load_manifest
-from mmfusion.samples import word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_batch, tiny_classifier
 
 SOURCE = str(Path(__file__).parents[2] / "src")

@@ -14,7 +14,7 @@ from study_rows import Outcome, Part, Row, Runner, Settings, parts_of, table_row
 from typer.testing import CliRunner
 
 from mmfusion import LungMask
-from mmfusion.splits import normalise_text
+from mmfusion.data.splits import normalise_text
 
 COLUMNS = {
     "protocol", "model", "modality", "mapper", "fusion", "segment", "accuracy", "accuracy_low", "accuracy_high", "auroc",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfusion.splits import components, folds, normalise_text, split
+from mmfusion.data.splits import components, folds, normalise_text, split
 
 cells = st.one_of(st.none(), st.sampled_from(["a", "A.", " a", "b", "b b", "B  b!", "c", "d", "...", ""]))
 row = st.tuples(st.one_of(st.none(), st.integers(0, 12)), cells, st.integers(0, 2))

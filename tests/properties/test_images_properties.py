@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from mmfusion.images import ImageError, load_image
+from mmfusion.model.images import ImageError, load_image
 
 SIDES = st.integers(5, 12)
 GREY_SHAPES = st.tuples(SIDES, SIDES)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from mmfusion.metrics import (
+from mmfusion.metrics.functional import (
     Accuracy,
     CrossEntropy,
     Dice,

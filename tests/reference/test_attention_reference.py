@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmfusion.attention import Attention, AttentionBlock
+from mmfusion.model.attention import Attention, AttentionBlock
 
 
 def copied(ours: Attention, dim: int, context_dim: int, heads: int) -> nn.MultiheadAttention:

@@ -19,8 +19,8 @@ from transformers import (
     ViTConfig,
 )
 
-from mmfusion.encoders import ImageEncoder, TextEncoder
-from mmfusion.processing import FusionProcessor
+from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
+from mmfusion.model.processing import FusionProcessor
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24, "pad_token_id": 1}

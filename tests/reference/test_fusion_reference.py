@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, ViTConfig
 
-from mmfusion.encoders import ImageEncoder
-from mmfusion.fusion import Late
-from mmfusion.modeling import FusionClassifier
-from mmfusion.outputs import Encoded, Hidden
+from mmfusion.model.encoder_image import ImageEncoder
+from mmfusion.model.fusion import Late
+from mmfusion.model.modeling import FusionClassifier
+from mmfusion.model.types import Encoded, Hidden
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
 Array = NDArray[np.float64]

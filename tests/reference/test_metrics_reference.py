@@ -9,8 +9,8 @@ from statsmodels.stats import contingency_tables
 from torchmetrics import functional as torchmetrics
 from torchmetrics.functional import segmentation
 
-from mmfusion.intervals import bootstrap_interval, mcnemar
-from mmfusion.metrics import (
+from mmfusion.metrics.bootstrap import bootstrap_interval, mcnemar
+from mmfusion.metrics.functional import (
     accuracy,
     auroc,
     balanced_accuracy,

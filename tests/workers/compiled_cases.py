@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmfusion import CompiledClassifier, FusionProcessor, packing, predict_stream
 from mmfusion import testing as kit
-from mmfusion.samples import word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from safetensors.torch import load_file
 from small_training import brighten, compose, rows_in
 
-from mmfusion.training import fit, last_complete_checkpoint, training_arguments
+from mmfusion.training.fit import fit, last_complete_checkpoint, training_arguments
 
 
 def train(folder: Path, data: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import BertConfig, ViTConfig
 
 from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
-from mmfusion.samples import draw_shapes, word_tokenizer
+from mmfusion.data.toy import draw_shapes, word_tokenizer
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 

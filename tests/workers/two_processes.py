@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from safetensors.torch import save_file
 from small_training import compose, rows_in
 
-from mmfusion.training import evaluate, fit, training_arguments
+from mmfusion.training.fit import evaluate, fit, training_arguments
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..images import ImageSource, load_image
+from ..model.images import ImageSource, load_image
 from .pixels import standardized
 from .plausibility import Plausibility, features, two_largest
 from .unet import UNetSegmenter

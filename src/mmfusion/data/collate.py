@@ -1,0 +1,180 @@
+"""From a manifest on disk to the batches a model is trained on.
+
+`load_manifest` reads the table, `split` and `folds` divide it without leaks, `audit` says what is wrong with
+it, `Augmented` and `FusionCollator` turn its rows into tensors.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
+from typing import Any, final
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from ..model.images import load_image
+from .audit import Audit, Finding, audit
+from .manifest import load_manifest
+from .splits import folds, is_blank, normalise_text, split
+
+__all__ = [
+    "Audit",
+    "Augmented",
+    "Finding",
+    "FusionCollator",
+    "audit",
+    "folds",
+    "load_manifest",
+    "normalise_text",
+    "split",
+]
+
+Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+@final
+class Augmented(torch.utils.data.Dataset[dict[str, Any]]):
+    """A dataset whose rows also carry "seed", "epoch" and "index", from which `FusionCollator` augments.
+
+    Accelerate and the Trainer call `set_epoch`. The epoch lies in shared memory, so that workers that outlive
+    an epoch see it change. A Trainer must be told `remove_unused_columns=False`.
+
+    Args:
+        dataset: The rows; none of the three columns may be there already.
+        seed: Not negative; another seed gives other augmentations.
+
+    Raises:
+        ValueError: If the seed is negative or one of the columns is taken.
+
+    Example:
+        >>> rows = Augmented(datasets.Dataset.from_dict({"text": ["a", "b"]}), seed=3)
+        >>> rows.set_epoch(1)
+        >>> rows[-1]
+        {'text': 'b', 'seed': 3, 'epoch': 1, 'index': 1}
+    """
+
+    ADDED = ("seed", "epoch", "index")
+
+    def __init__(self, dataset: datasets.Dataset, seed: int = 0) -> None:
+        taken = [name for name in self.ADDED if name in dataset.column_names]
+        if taken:
+            raise ValueError(
+                f"dataset must be without columns named {', '.join(self.ADDED)}, got {taken!r}. "
+                "Rename them with dataset.rename_column."
+            )
+        self.dataset = dataset
+        self.seed = _whole("seed", seed)
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def column_names(self) -> list[str]:
+        """The names of the dataset's columns and of the three added ones."""
+        return [*self.dataset.column_names, *self.ADDED]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the augmentations of an epoch.
+
+        Args:
+            epoch: Not negative.
+
+        Raises:
+            ValueError: If it is negative.
+        """
+        self._epoch.fill_(_whole("epoch", epoch))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return the row at `index`, counted from the end if negative, with the three added columns."""
+        place = range(len(self))[index]
+        return {**self.dataset[place], "seed": self.seed, "epoch": int(self._epoch), "index": place}
+
+
+@final
+class FusionCollator:
+    """Rows of a dataset in, the tensors of one batch out: what the processor returns, and the labels.
+
+    Pictures are decoded here. `labels` is int64 [B], or float32 [B,C] where the rows' labels are lists; it is
+    left out where the rows have none. A column that no row has is not given to the processor at all.
+
+    Args:
+        processor: Called as `processor(images=[...], text=[...])`, with None for what a row lacks; returns
+            a mapping of tensors.
+        augment: `augment(image, rng)` returns another picture, for the rows of an `Augmented` dataset alone
+            (other rows, such as those of an evaluation, stay as they are). The generator is seeded with the
+            row's (seed, epoch, index): the same whatever the number of workers. None: no augmentation.
+
+    Raises:
+        TypeError: When `augment` returns something other than a PIL image.
+        ValueError: When called on no row, on rows with neither column, or on labels that differ in kind.
+
+    Shape:
+        As the processor's: pixel_values [B,3,H,W], input_ids and attention_mask [B,L], image_present and
+        text_present [B]; labels [B] or [B,C].
+
+    Example:
+        >>> def count_words(text):
+        ...     return {"words": torch.tensor([len((one or "").split()) for one in text])}
+        >>> FusionCollator(count_words)([{"text": "clear lungs", "label": 1}, {"text": None, "label": 0}])
+        {'words': tensor([2, 0]), 'labels': tensor([1, 0])}
+    """
+
+    def __init__(self, processor: Callable[..., Mapping[str, torch.Tensor]], *, augment: Augment | None = None) -> None:
+        self.processor = processor
+        self.augment = augment
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Return the batch that the rows make."""
+        inputs: dict[str, list[Any]] = {}
+        if any("image" in row for row in rows):
+            inputs["images"] = [self._picture(row) for row in rows]
+        if any("text" in row for row in rows):
+            inputs["text"] = [row.get("text") for row in rows]
+        if not inputs:
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            raise ValueError(
+                f"rows must be one or more rows with an 'image' or a 'text', got {len(rows)} with the "
+                f"columns {columns!r}. With a Trainer, set remove_unused_columns=False."
+            )
+        batch = dict(self.processor(**inputs))
+        if any("label" in row for row in rows):
+            batch["labels"] = _label_tensor([row.get("label") for row in rows])
+        return batch
+
+    def _picture(self, row: Mapping[str, Any]) -> Image.Image | None:
+        source = row.get("image")
+        if source is None:
+            return None
+        picture = load_image(source)
+        if self.augment is None or "epoch" not in row:
+            return picture
+        changed = self.augment(picture, np.random.default_rng([row["seed"], row["epoch"], row["index"]]))
+        if not isinstance(changed, Image.Image):
+            raise TypeError(
+                f"augment must be a function that returns a PIL image, got {type(changed).__name__} for "
+                f"{source!r}. Turn arrays into pictures with PIL.Image.fromarray."
+            )
+        return changed
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}. Count from 0.")
+    return value
+
+
+def _label_tensor(labels: Sequence[Any]) -> torch.Tensor:
+    lengths = {len(label) if isinstance(label, list | tuple) else None for label in labels}
+    if len(lengths) == 1 and None not in lengths:
+        known = [[math.nan if is_blank(value) else value for value in label] for label in labels]
+        return torch.tensor(known, dtype=torch.float32)
+    if not all(isinstance(label, Integral) for label in labels):
+        raise ValueError(
+            f"label must be a class number in every row, or a list of one length in each, got {labels!r}. "
+            "Read the rows with load_manifest; leave the column out where there is nothing to learn from."
+        )
+    return torch.tensor(labels, dtype=torch.int64)

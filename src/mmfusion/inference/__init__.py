@@ -1,0 +1,1 @@
+"""A trained classifier at work: streams of samples, compiled graphs, exported graphs, explanations."""

@@ -1,0 +1,163 @@
+"""timm's families of backbones: vision transformers are walked by block, CNNs by stage."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from einops import rearrange
+from timm.models import convnext, densenet, efficientnet, mobilenetv3, regnet, resnet, vgg, vision_transformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .adapter_base import Family, OneBlock, features_to_encoded
+from .graph import evaluating
+from .types import Encoded, Hidden
+
+
+class TimmViT(Family):
+    """timm's VisionTransformer."""
+
+    def __init__(self, module: Any):
+        super().__init__(module, module.num_features, len(module.blocks))
+        self.takes_tokens = all(isinstance(block, vision_transformer.Block) for block in module.blocks)
+        self.num_prefix = module.num_prefix_tokens
+
+    def forward(self, *inputs: Tensor) -> Encoded:
+        return self._encoded(self.module.forward_features(*inputs))
+
+    def embed(self, *inputs: Tensor) -> Hidden:
+        vit = self.module
+        return Hidden(vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(*inputs)))))
+
+    def block(self, index: int, hidden: Hidden) -> Hidden:
+        # A mask in which every token is real would only cost the fused attention kernel.
+        options: dict[str, Any] = {} if hidden.mask is None else {"attn_mask": rearrange(hidden.mask, "b n -> b 1 1 n")}
+        block = self.module.blocks[index]
+        if self.module.grad_checkpointing and torch.is_grad_enabled():
+            return hidden._replace(values=checkpoint(block, hidden.values, use_reentrant=False, **options))
+        return hidden._replace(values=block(hidden.values, **options))
+
+    def pool(self, hidden: Hidden) -> Encoded:
+        return self._encoded(self.module.norm(hidden.values))
+
+    def _encoded(self, tokens: Tensor) -> Encoded:
+        pooled = self.module.forward_head(tokens, pre_logits=True)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        # A head that widens (attention pooling of another width) leaves the mean as the vector of width D.
+        return Encoded(tokens, mask, pooled if pooled.shape[-1] == self.dim else tokens.mean(1))
+
+    def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
+        vit = self.module
+        tail = [vit.norm, vit.fc_norm, *([vit.attn_pool] if vit.attn_pool is not None else [])]
+        return [[block] for block in vit.blocks], tail
+
+    def block_dims(self) -> list[int]:
+        return [self.dim] * self.num_blocks
+
+
+class TimmStages(Family):
+    """A timm CNN, walked by stage: stem, stages, tail, each a list of modules run in order."""
+
+    def __init__(self, module: Any, stem: list[nn.Module], stages: list[nn.Module], tail: list[nn.Module]):
+        super().__init__(module, module.num_features, len(stages))
+        self.stem, self.stages, self.tail = stem, stages, tail
+
+    def forward(self, *inputs: Tensor) -> Encoded:
+        return self._encoded(self.module.forward_features(*inputs))
+
+    def embed(self, *inputs: Tensor) -> Hidden:
+        return Hidden(_run(self.stem, *inputs))
+
+    def block(self, index: int, hidden: Hidden) -> Hidden:
+        stage = self.stages[index]
+        if getattr(self.module, "grad_checkpointing", False) and torch.is_grad_enabled():
+            return hidden._replace(values=checkpoint(stage, hidden.values, use_reentrant=False))
+        return hidden._replace(values=stage(hidden.values))
+
+    def pool(self, hidden: Hidden) -> Encoded:
+        return self._encoded(_run(self.tail, hidden.values))
+
+    def _encoded(self, features: Tensor) -> Encoded:
+        return features_to_encoded(features, self.dim, _timm_pooled(self.module, features))
+
+    def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
+        return [[stage] for stage in self.stages], self.tail
+
+    def block_dims(self) -> list[int]:
+        weight = next(self.module.parameters())
+        dims = []
+        with evaluating(self.module), torch.no_grad():
+            values = torch.zeros(1, weight.shape[1], 64, 64, dtype=weight.dtype, device=weight.device)
+            hidden = self.embed(values)
+            for index in range(self.num_blocks):
+                dims.append(hidden.values.shape[1])
+                hidden = self.block(index, hidden)
+        return dims
+
+
+def timm_family(module: Any) -> Family:
+    """The adapter for a timm model."""
+    own = type(module).forward_features
+    if own is vision_transformer.VisionTransformer.forward_features:
+        return TimmViT(module)
+    stages = _timm_stages(module, own)
+    if stages is not None:
+        return TimmStages(module, *stages)
+    return OneBlock(module, module.num_features, _timm_encoded)
+
+
+def _timm_stages(module: Any, own: Any) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]] | None:
+    """Stem, stages and tail of the timm CNNs that can be walked; `own` is the model's forward_features."""
+    if own is resnet.ResNet.forward_features:
+        stages = [module.layer1, module.layer2, module.layer3, module.layer4]
+        return [module.conv1, module.bn1, module.act1, module.maxpool], stages, []
+    if own is efficientnet.EfficientNet.forward_features:
+        return [module.conv_stem, module.bn1], list(module.blocks), [module.conv_head, module.bn2]
+    if own is mobilenetv3.MobileNetV3.forward_features:
+        return [module.conv_stem, module.bn1], list(module.blocks), []
+    if own is convnext.ConvNeXt.forward_features:
+        return [module.stem], list(module.stages), [module.norm_pre]
+    if own is regnet.RegNet.forward_features:
+        return [module.stem], [module.s1, module.s2, module.s3, module.s4], [module.final_conv]
+    if own is densenet.DenseNet.forward_features:
+        children = dict(module.features.named_children())
+        names = list(children)
+        first = names.index("denseblock1")
+        stages = [
+            nn.Sequential(*(children[n] for n in (f"denseblock{i}", f"transition{i}") if n in children))
+            for i in range(1, 1 + sum(n.startswith("denseblock") for n in names))
+        ]
+        return [children[n] for n in names[:first]], stages, [children["norm5"]]
+    if own is vgg.VGG.forward_features:
+        layers = list(module.features)
+        ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+        return [], [nn.Sequential(*layers[a:b]) for a, b in zip([0, *ends[:-1]], ends, strict=True)], []
+    return None
+
+
+def _timm_encoded(module: Any, pixels: Tensor) -> Encoded:
+    features = module.forward_features(pixels)
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        kind = type(features).__name__ if not isinstance(features, Tensor) else f"a tensor {tuple(features.shape)}"
+        raise ValueError(
+            f"{type(module).__name__} must be a backbone whose features are [B, N, D], [B, D, H, W] or [B, H, W, D], "
+            f"got {kind}. Wrap it in a module of your own and register that with register_backbone."
+        )
+    pooled = _timm_pooled(module, features)
+    if features.ndim == 4 and getattr(module, "output_fmt", "NCHW") == "NHWC":
+        features = rearrange(features, "b h w d -> b d h w")
+    return features_to_encoded(features, module.num_features, pooled)
+
+
+def _timm_pooled(module: Any, features: Tensor) -> Tensor | None:
+    """What the timm model itself pools (a class token, a normed mean), where that is as wide as its features."""
+    if getattr(module, "head_hidden_size", None) != module.num_features:
+        return None
+    pooled = module.forward_head(features, pre_logits=True)
+    return pooled if pooled.shape == (features.shape[0], module.num_features) else None
+
+
+def _run(modules: Iterable[nn.Module], values: Tensor) -> Tensor:
+    for module in modules:
+        values = module(values)
+    return values

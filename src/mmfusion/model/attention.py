@@ -1,0 +1,171 @@
+"""The masked attention that mappers and fusion strategies share."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from .packing import Packing, attends_one_by_one, packing_of
+from .types import masked_mean, without_padding
+
+
+class Attention(nn.Module):
+    """Multi-head attention over the real tokens of a context.
+
+    softmax(Q K^T / sqrt(d)) V per head (Vaswani et al. 2017, eq. 1), padding left out of the softmax. The key projection has no
+    bias: a key bias adds the same number to every score of a query, so the softmax cancels it.
+
+    Args:
+        dim: width of queries and output, a multiple of `num_heads`.
+        context_dim: width of the context; None means `dim`.
+        num_heads: a divisor of the width in which queries and keys meet.
+        inner_dim: that width; None means `dim`. A smaller one makes attention between wide embeddings cheap.
+        dropout: probability in [0, 1) of dropping an attention weight while training.
+
+    Raises:
+        ValueError: when that width is not a multiple of `num_heads`.
+
+    Example:
+        >>> import torch
+        >>> attention = Attention(8, num_heads=2)
+        >>> attention(torch.zeros(1, 3, 8), torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)).shape
+        torch.Size([1, 3, 8])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        num_heads: int = 8,
+        inner_dim: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        inner_dim = dim if inner_dim is None else inner_dim
+        if num_heads < 1 or inner_dim < 1 or inner_dim % num_heads:
+            raise ValueError(
+                f"num_heads must be a divisor of the width {inner_dim}, got {num_heads!r}. "
+                f"Choose one of {[h for h in range(1, min(inner_dim, 64) + 1) if inner_dim % h == 0]}."
+            )
+        context_dim = dim if context_dim is None else context_dim
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, inner_dim)
+        self.key = nn.Linear(context_dim, inner_dim, bias=False)
+        self.value = nn.Linear(context_dim, inner_dim)
+        self.out = nn.Linear(inner_dim, dim)
+
+    def forward(
+        self, queries: Float[Tensor, "B Q D"], context: Float[Tensor, "B K E"], mask: Bool[Tensor, "B K"]
+    ) -> Float[Tensor, "B Q D"]:
+        """The context as each query sees it.
+
+        Args:
+            queries: [B, Q, D].
+            context: [B, K, E].
+            mask: True where a context token is real; at least one per row.
+        """
+        dropout = self.dropout if self.training else 0.0
+        packing = packing_of(mask, always=False) if attends_one_by_one(context.device) else None
+        if packing is not None:
+            return self.out(self._one_by_one(queries, packing.pack(context), packing, dropout))
+        # Padding may hold NaN or infinity, which neither a masked score (NaN - inf) nor a weight of zero (0 * NaN) keeps out.
+        context = without_padding(context, mask)
+        q, k, v = (self._heads(x) for x in (self.query(queries), self.key(context), self.value(context)))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=dropout)
+        return self.out(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def _one_by_one(self, queries: Tensor, row: Tensor, packing: Packing, dropout: float) -> Tensor:
+        """Each sample's queries over its own context, whose real tokens lie in a row [1, T, E]: nothing is padded or masked."""
+        q = self._heads(self.query(queries)).split(1)
+        k, v = (self._heads(x).split(packing.lengths, dim=2) for x in (self.key(row), self.value(row)))
+        attended = [F.scaled_dot_product_attention(*each, dropout_p=dropout) for each in zip(q, k, v, strict=True)]
+        # Turned before they are joined, so that nothing is copied twice.
+        return torch.cat([rearrange(sample, "1 h n d -> 1 n (h d)") for sample in attended])
+
+    def _heads(self, values: Tensor) -> Tensor:
+        return rearrange(values, "b n (h d) -> b h n d", h=self.num_heads)
+
+
+class FeedForward(nn.Sequential):
+    """Two linear layers with GELU between them: W2 gelu(W1 x + b1) + b2.
+
+    Args:
+        dim: width in and out.
+        hidden_dim: width between; None means 4 x dim.
+        dropout: probability in [0, 1) after each layer while training.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int | None = None, dropout: float = 0.0):
+        hidden_dim = 4 * dim if hidden_dim is None else hidden_dim
+        super().__init__(
+            nn.Linear(dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_dim, dim), nn.Dropout(dropout)
+        )
+
+
+class AttentionBlock(nn.Module):
+    """A pre-norm transformer block: x + attention(norm(x), context), then x + feed_forward(norm(x)).
+
+    With no context given the tokens attend to themselves.
+
+    Args:
+        dim: width of the tokens.
+        context_dim: width of the context; None builds a block of self-attention.
+        num_heads: a divisor of the attention's width.
+        inner_dim: width in which queries and keys meet; None means `dim`.
+        hidden_dim: width of the feed-forward layer; None means 4 x dim.
+        dropout: probability in [0, 1).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        context_dim: int | None = None,
+        *,
+        num_heads: int = 8,
+        inner_dim: int | None = None,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.norm_context = None if context_dim is None else nn.LayerNorm(context_dim)
+        self.attention = Attention(dim, context_dim, num_heads=num_heads, inner_dim=inner_dim, dropout=dropout)
+        self.norm_out = nn.LayerNorm(dim)
+        self.feed_forward = FeedForward(dim, hidden_dim, dropout)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B Q D"],
+        mask: Bool[Tensor, "B K"],
+        context: Float[Tensor, "B K E"] | None = None,
+        over: Bool[Tensor, "B Q"] | None = None,
+    ) -> Tensor:
+        """The tokens after attending [B, Q, D], or their mean [B, D].
+
+        The mean of W2 h + b2 is W2 mean(h) + b2, so that for a mean the last layer computes one vector a sample.
+
+        Args:
+            tokens: [B, Q, D].
+            mask: which tokens of the context (or of `tokens`, without one) are real; at least one per row.
+            context: [B, K, E], exactly where the block was built with a `context_dim`.
+            over: the tokens whose mean is asked for, at least one per row; None asks for them all, each by itself.
+        """
+        normed = self.norm(tokens)
+        seen = normed if self.norm_context is None or context is None else self.norm_context(context)
+        tokens = tokens + self.attention(normed, seen, mask)
+        inner = self.norm_out(tokens)
+        if over is None or not self._is_linear_at_the_end():
+            tokens = tokens + self.feed_forward(inner)
+            return tokens if over is None else masked_mean(tokens, over)
+        *first, last, _ = self.feed_forward
+        for layer in first:
+            inner = layer(inner)
+        return masked_mean(tokens, over) + last(masked_mean(inner, over))
+
+    def _is_linear_at_the_end(self) -> bool:
+        """Whether the last layer may act on a mean: neither an adapter's dropout nor its own differs from token to token."""
+        plain = type(self.feed_forward) is FeedForward and type(self.feed_forward[3]) is nn.Linear
+        return plain and not (self.training and self.feed_forward[4].p)

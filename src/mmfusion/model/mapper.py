@@ -1,0 +1,142 @@
+"""EmbeddingMapper: text embeddings into the image's embedding space."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .attention import AttentionBlock, FeedForward
+from .configuration import closest
+from .packing import token_by_token
+from .types import Encoded, masked_mean
+
+KINDS = ("linear", "mlp", "cross_attention", "identity")
+
+
+class EmbeddingMapper(nn.Module):
+    """Text embeddings, token by token or through queries, in the image's space; `pooled` is the mean of the mapped tokens.
+
+    | kind | mapped tokens |
+    | --- | --- |
+    | `linear` | W t + b, one affine map per text token |
+    | `mlp` | W2 gelu(W1 t + b1) + b2 per text token |
+    | `cross_attention` | queries, learned or the image's tokens, attend to the text tokens (padding masked) |
+    | `identity` | the text tokens as they are: the row "before mapping" of a comparison; `pooled` stays the encoder's own |
+
+    Args:
+        kind: "linear", "mlp", "cross_attention" or "identity".
+        in_dim: width of the text embeddings.
+        out_dim: width of the image embeddings (for `identity` equal to `in_dim`).
+        num_queries: how many learned queries, hence mapped tokens M, `cross_attention` has.
+        queries: "learned", or "image" for one mapped token per image token.
+        num_heads: attention heads of `cross_attention`, a divisor of inner_dim.
+        inner_dim: width in which queries and text tokens meet in `cross_attention`; None means out_dim.
+        hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None means 2 x and 4 x out_dim.
+        dropout: probability in [0, 1) while training.
+
+    Raises:
+        ValueError: for an unknown kind or kind of queries (the closest is named), or widths that do not fit.
+
+    Shape:
+        text tokens [B, L, in_dim] -> mapped tokens [B, M, out_dim]; M is L, or the number of queries.
+
+    Example:
+        >>> import torch
+        >>> from mmfusion import Encoded
+        >>> text = Encoded(torch.zeros(2, 5, 3), torch.ones(2, 5, dtype=torch.bool), torch.zeros(2, 3))
+        >>> EmbeddingMapper("linear", 3, 8)(text).tokens.shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        in_dim: int,
+        out_dim: int,
+        *,
+        num_queries: int = 16,
+        queries: str = "learned",
+        num_heads: int = 8,
+        inner_dim: int | None = None,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}. {closest(kind, list(KINDS))}")
+        if queries not in ("learned", "image"):
+            raise ValueError(f"queries must be 'learned' or 'image', got {queries!r}. {closest(queries, ['learned', 'image'])}")
+        if queries == "image" and kind != "cross_attention":
+            raise ValueError(f"queries must be 'learned' for kind {kind!r}, got 'image'. Only cross_attention asks queries.")
+        if kind == "identity" and in_dim != out_dim:
+            raise ValueError(f"out_dim must be in_dim ({in_dim}) for kind 'identity', got {out_dim!r}. Use kind 'linear'.")
+        if num_queries < 1:
+            raise ValueError(f"num_queries must be at least 1, got {num_queries!r}. 16 is the default.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. 0 switches it off.")
+        self.kind, self.in_dim, self.out_dim = kind, in_dim, out_dim
+        self.options = {"kind": kind, "num_queries": num_queries, "queries": queries, "num_heads": num_heads}
+        self.options |= {"inner_dim": inner_dim, "hidden_dim": hidden_dim, "dropout": dropout}
+        self.asks_image = queries == "image"
+        if kind == "linear":
+            self.map = nn.Sequential(nn.Linear(in_dim, out_dim), nn.Dropout(dropout))
+        elif kind == "mlp":
+            hidden = 2 * out_dim if hidden_dim is None else hidden_dim
+            feed_forward = FeedForward(in_dim, hidden, dropout)
+            feed_forward[3] = nn.Linear(hidden, out_dim)
+            self.map = feed_forward
+        elif kind == "cross_attention":
+            self.block = AttentionBlock(
+                out_dim, in_dim, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim, dropout=dropout
+            )
+            self.norm = nn.LayerNorm(out_dim)
+            if not self.asks_image:
+                self.queries = nn.Parameter(torch.randn(num_queries, out_dim) * 0.02)
+
+    def forward(self, text: Encoded, image: Encoded | None = None) -> Encoded:
+        """The text in the image's space.
+
+        Args:
+            text: tokens [B, L, in_dim] with at least one real token per row.
+            image: tokens [B, N, out_dim], needed where the image's tokens are the queries.
+
+        Raises:
+            ValueError: when the image's tokens are the queries and no image is given.
+        """
+        if self.kind == "identity":
+            return text
+        if self.kind in ("linear", "mlp"):
+            tokens = token_by_token(self.map, text.tokens, text.mask)
+            return Encoded(tokens, text.mask, masked_mean(tokens, text.mask))
+        queries, mask = self._queries(text, image)
+        tokens = self.norm(self.block(queries, text.mask, text.tokens))
+        return Encoded(tokens, mask, masked_mean(tokens, mask))
+
+    @property
+    def maps_the_mean(self) -> bool:
+        """Whether `pooled` asks for no more than the mean of the text tokens: one affine map, no dropout and no adapter."""
+        return self.kind == "linear" and not self.options["dropout"] and type(self.map[0]) is nn.Linear
+
+    def pooled(self, text: Encoded, image: Encoded | None = None) -> Float[Tensor, "B D"]:
+        """What `forward` gives as `pooled`, for strategies that need no mapped tokens.
+
+        The mean of W t + b is W mean(t) + b: an affine map computes one vector a sample instead of one a token.
+
+        Args:
+            text: as for `forward`.
+            image: as for `forward`.
+        """
+        if self.maps_the_mean:
+            # Through forward all the same, so that its hooks run.
+            mean = masked_mean(text.tokens, text.mask)
+            text = Encoded(mean.unsqueeze(1), text.mask.any(1, keepdim=True), text.pooled)
+        pooled: Tensor = self(text, image).pooled
+        return pooled
+
+    def _queries(self, text: Encoded, image: Encoded | None) -> tuple[Float[Tensor, "B M D"], Tensor]:
+        if not self.asks_image:
+            batch = text.tokens.shape[0]
+            mask = text.mask.new_ones(batch, self.queries.shape[0])
+            return self.queries.to(text.tokens.dtype).expand(batch, -1, -1), mask
+        if image is None:
+            raise ValueError("image must be given where queries='image', got None. Use queries='learned' with this strategy.")
+        return image.tokens, image.mask

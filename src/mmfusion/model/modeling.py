@@ -1,0 +1,432 @@
+"""FusionClassifier: encode, map, fuse, loss; nothing else."""
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .configuration import FusionConfig, closest
+from .encoder_base import Encoder
+from .encoder_image import ImageEncoder, TextEncoder
+from .fusion import make_fusion, name_of
+from .fusion_base import Fusion, Head, TowerShapes
+from .load_weights import raise_for_loading_info
+from .loss import checked_labels, classification_loss
+from .mapper import EmbeddingMapper
+from .missing import check_presence, presence, without_one
+from .tower import Tower
+from .types import Fused, FusionOutput, Hidden
+
+ImageLike = ImageEncoder | str | PreTrainedConfig | nn.Module
+TextLike = TextEncoder | str | PreTrainedConfig | nn.Module
+
+
+class FusionClassifier(PreTrainedModel):
+    """A classifier of samples that have an image, a text, or both.
+
+    Composed of parts, or rebuilt from a `FusionConfig`. One encoder alone makes an image-only or a text-only classifier.
+
+    Args:
+        config: a FusionConfig to rebuild from. Parts that are given beside it take the place of its own.
+        image_encoder: an `ImageEncoder`, or what its first argument takes (a name, a transformers config, a module).
+        text_encoder: a `TextEncoder`, or what its first argument takes.
+        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `kind` and options; or an
+            `EmbeddingMapper`.
+        fusion: the name of a strategy ("concat" by default), a dict with `name` and options, or a strategy such as `Joint(at=8)`.
+        num_labels: C; None takes the config's value, the length of `id2label`, or 2.
+        id2label: class index -> name.
+        problem_type: "single_label_classification" (default; labels are class indices [B]) or "multi_label_classification"
+            (labels are 1, 0 or NaN [B, C]; NaN is unknown and left out of the loss).
+        class_weights: weight of each class in the loss.
+        modality_dropout: probability that a training sample with both modalities loses one of them.
+        auxiliary_loss_weight: weight of a classification loss on each modality alone, added while training.
+
+    Raises:
+        ValueError: when neither encoder is given, or an option does not exist or fit.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> text = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+        >>> encoder = ImageEncoder("resnet10t", pretrained=False)
+        >>> model = FusionClassifier(image_encoder=encoder, text_encoder=text, fusion="late", num_labels=3).eval()
+        >>> model(torch.zeros(2, 3, 32, 32), torch.tensor([[1, 2], [3, 4]])).logits.shape
+        torch.Size([2, 3])
+    """
+
+    config_class = FusionConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ["image", "text"]  # noqa: RUF012 (what transformers declares)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["AttentionBlock", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012 (transformers mutates a copy)
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        config: FusionConfig | None = None,
+        *,
+        image_encoder: ImageLike | None = None,
+        text_encoder: TextLike | None = None,
+        mapper: str | Mapping[str, Any] | EmbeddingMapper | None = None,
+        fusion: str | Mapping[str, Any] | Fusion | None = None,
+        num_labels: int | None = None,
+        id2label: Mapping[int, str] | None = None,
+        problem_type: str | None = None,
+        class_weights: list[float] | None = None,
+        modality_dropout: float | None = None,
+        auxiliary_loss_weight: float | None = None,
+    ):
+        image = _encoder(ImageEncoder, image_encoder)
+        text = _encoder(TextEncoder, text_encoder)
+        given = {
+            "image_encoder": None if image is None else image.config,
+            "text_encoder": None if text is None else text.config,
+            "mapper": _mapper_options(mapper),
+            "fusion": _fusion_options(fusion),
+            "num_labels": num_labels,
+            "id2label": None if id2label is None else dict(id2label),
+            "problem_type": problem_type,
+            "class_weights": class_weights,
+            "modality_dropout": modality_dropout,
+            "auxiliary_loss_weight": auxiliary_loss_weight,
+        }
+        config = _merged(config, {key: value for key, value in given.items() if value is not None})
+        super().__init__(config)
+        composed = [part for part in (image, text, mapper, fusion) if isinstance(part, nn.Module) and _has_parameters(part)]
+        attention = config._attn_implementation
+        if image is None and isinstance(config.image_encoder, dict):
+            image = ImageEncoder.from_config(config.image_encoder, attn_implementation=attention)
+        if text is None and isinstance(config.text_encoder, dict):
+            text = TextEncoder.from_config(config.text_encoder, attn_implementation=attention)
+        self.image_encoder: ImageEncoder | None = image
+        self.text_encoder: TextEncoder | None = text
+        # One description of each part: what is frozen later is saved too.
+        config.image_encoder, config.text_encoder = _config_of(image), _config_of(text)
+        self._build(config, mapper, fusion)
+        for part in composed:
+            # transformers would draw every parameter of a tower anew that it did not load itself.
+            for inner in part.modules():
+                inner.__dict__["_is_hf_initialized"] = True
+        self.post_init()
+
+    def _build(self, config: FusionConfig, mapper: Any, fusion: Any) -> None:
+        image, text = self.image_encoder, self.text_encoder
+        self.multi_label: bool = config.problem_type == "multi_label_classification"
+        assert config.num_labels is not None and isinstance(config.mapper, dict) and isinstance(config.fusion, dict)
+        if image is None and text is None:
+            raise ValueError("image_encoder or text_encoder must be given, got neither. Give one or both.")
+        weights = config.class_weights
+        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights).float(), persistent=False)
+        if image is None or text is None:
+            (tower,) = (tower for tower in (image, text) if tower is not None)
+            self.head = Head([tower.dim], config.num_labels, config.head_dropout)
+            return
+        self.mapper = mapper if isinstance(mapper, EmbeddingMapper) else _make_mapper(config.mapper, text.dim, image.dim)
+        if (self.mapper.in_dim, image.dim) != (text.dim, self.mapper.out_dim) and self.mapper.kind != "identity":
+            raise ValueError(
+                f"mapper must map width {text.dim} (text) to {image.dim} (image), got {self.mapper.in_dim} to "
+                f"{self.mapper.out_dim}. Give its kind as a name, and the widths are inferred."
+            )
+        strategy = fusion if isinstance(fusion, Fusion) else make_fusion(**config.fusion)
+        shapes = TowerShapes(
+            image_dim=image.dim,
+            mapped_dim=self.mapper.out_dim,
+            image_block_dims=image.block_dims,
+            text_block_dims=text.block_dims,
+            image_blocks=image.num_blocks,
+            text_blocks=text.num_blocks,
+            takes_tokens=image.takes_tokens,
+            num_labels=config.num_labels,
+            multi_label=self.multi_label,
+            head_dropout=config.head_dropout,
+        )
+        self.fusion = strategy.build(shapes)
+        if strategy.needs_stand_in:
+            self.absent_image = nn.Parameter(torch.randn(image.dim) * 0.02)
+            self.absent_text = nn.Parameter(torch.randn(text.dim) * 0.02)
+        if config.auxiliary_loss_weight:
+            self.image_head = Head([image.dim], config.num_labels, config.head_dropout)
+            self.text_head = Head([self.mapper.out_dim], config.num_labels, config.head_dropout)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """What transformers calls on each module that was not loaded: every part draws its own, so only buffers are left."""
+        if isinstance(module, Encoder):
+            module.restore_unsaved_buffers()
+        elif isinstance(module, FusionClassifier) and module.class_weights is not None:
+            module.class_weights.copy_(torch.tensor(self.config.class_weights))
+
+    @torch.no_grad()
+    def _draw_anew(self, keys: Iterable[str]) -> None:
+        """Draw the parameters that found no weights of their shape: transformers leaves them as the memory happened to be."""
+        for key in keys:
+            owner, _, leaf = key.rpartition(".")
+            module: Any = self.get_submodule(owner)
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+            else:
+                getattr(module, leaf).normal_(std=0.02)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # transformers spells out a dozen of these keywords
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """The classifier saved in a folder or on a hub, key by key: a missing, extra or mis-shaped key is an error that lists it.
+
+        Args:
+            pretrained_model_name_or_path: a folder written by `save_pretrained`, or a hub name.
+            *args: as transformers takes them.
+            **kwargs: what `PreTrainedModel.from_pretrained` takes: `dtype`, `device_map`, `attn_implementation`, `revision` ...;
+                with `ignore_mismatched_sizes=True` (another number of classes, say) a mis-shaped head starts anew.
+
+        Raises:
+            ValueError: listing the keys that do not fit.
+            OSError: when there is no checkpoint, or one that is no safetensors file.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        wants_info = kwargs.pop("output_loading_info", False)
+        forgiven = kwargs.pop("ignore_mismatched_sizes", False)
+        what = f"checkpoint {os.fspath(pretrained_model_name_or_path)!r}"
+        # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
+        options: dict[str, Any] = kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        load: Any = super().from_pretrained
+        try:
+            model, info = load(pretrained_model_name_or_path, *args, **options)
+        except SafetensorError as error:
+            raise ValueError(f"{what} must hold undamaged weights, got {error}. Fetch it again.") from error
+        checked = dict(info) | ({"mismatched_keys": []} if forgiven else {})
+        raise_for_loading_info(checked, what=what, known_heads=False)
+        model._draw_anew(key for key, *_ in info["mismatched_keys"])
+        for tower in (model.image_encoder, model.text_encoder):
+            if tower is not None:
+                tower.restore_gradient_flags()
+                tower.restore_unsaved_buffers()
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Write config and weights (safetensors) into a folder, under the names the parameters have here.
+
+        Args:
+            save_directory: the folder; made if it does not exist.
+            *args: as transformers takes them.
+            **kwargs: as transformers takes them.
+        """
+        # transformers would write a tower under the names of older checkpoints, which the Trainer, loading its best checkpoint
+        # or resuming, does not translate back: it would go on with other weights and log a warning.
+        kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities it has a tower for: "image", "text" or both."""
+        towers = {"image": self.image_encoder, "text": self.text_encoder}
+        return tuple(name for name, tower in towers.items() if tower is not None)
+
+    def forward(
+        self,
+        pixel_values: Float[Tensor, "B C H W"] | None = None,
+        input_ids: Int[Tensor, "B L"] | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        image_present: Bool[Tensor, " B"] | None = None,
+        text_present: Bool[Tensor, " B"] | None = None,
+        image_state: Tensor | None = None,
+        image_pooled: Tensor | None = None,
+        text_state: Tensor | None = None,
+        text_pooled: Tensor | None = None,
+        output_embeddings: bool = False,
+        return_dict: bool | None = None,
+    ) -> FusionOutput | tuple[Tensor, ...]:
+        """Logits, and a loss where labels are given.
+
+        Args:
+            pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image means nothing.
+            input_ids: token ids [B, L].
+            attention_mask: 1 where a token is real [B, L], on either side; None means all are. A row without one is a
+                missing text.
+            labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is multi-label.
+            image_present: False where a sample has no image [B]; None means all have one if `pixel_values` is given.
+            text_present: False where a sample has no text [B]; None reads it from the mask.
+            image_state: instead of pixel_values, what `mmfusion.cache_features` stored of the image tower.
+            image_pooled: with an `image_state` from behind the last block, the pooled vectors [B, D].
+            text_state: instead of input_ids, what was stored of the text tower; `attention_mask` says which of its tokens
+                are real.
+            text_pooled: as `image_pooled`.
+            output_embeddings: whether the output carries the fused, the image's and the text's embedding.
+            return_dict: False returns a tuple, as transformers asks for at its boundary.
+
+        Raises:
+            ValueError: when an input has no tower, a sample has neither modality, or a label is out of range.
+        """
+        self._check_inputs(pixel_values, input_ids, image_state, text_state)
+        # Not len(given): in an exported graph that would be a number, the batch it was traced with.
+        given = next(x for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
+        batch, device = given.shape[0], given.device
+        image_present = presence(image_present, pixel_values if image_state is None else image_state, batch, device)
+        text_given = input_ids if text_state is None else text_state
+        if text_given is not None and attention_mask is not None:
+            has_token = attention_mask.bool().any(1)
+            text_present = has_token if text_present is None else text_present.bool() & has_token
+        text_present = presence(text_present, text_given, batch, device)
+        has = {"image": image_present, "text": text_present}
+        check_presence({name: has[name] for name in self.modalities})
+        if self.training and self.config.modality_dropout and len(self.modalities) == 2:
+            image_present, text_present = without_one(image_present, text_present, self.config.modality_dropout)
+        image = self._tower("image", None if pixel_values is None else (pixel_values,), image_present, image_state, image_pooled)
+        if text_given is not None and attention_mask is None:
+            attention_mask = torch.ones(text_given.shape[:2], dtype=torch.bool, device=text_given.device)
+        mask = None if attention_mask is None else attention_mask.bool()
+        inputs = None if input_ids is None or mask is None else (input_ids, mask)
+        text = self._tower("text", inputs, text_present, text_state, text_pooled, mask)
+        fused = self._fuse(image, text)
+        loss = None if labels is None else self._loss(fused, labels, image_present, text_present)
+        embeddings: dict[str, Any] = {}
+        if output_embeddings:
+            embeddings = {
+                "embedding": fused.embedding,
+                "image_embedding": fused.image_embedding if image is not None else None,
+                "text_embedding": fused.text_embedding if text is not None else None,
+            }
+        output = FusionOutput(loss=loss, logits=fused.logits, **embeddings)
+        return output.to_tuple() if return_dict is False else output
+
+    def _fuse(self, image: Tower | None, text: Tower | None) -> Fused:
+        if image is not None and text is not None:
+            return self.fusion(image, text, self.mapper)
+        encoded = (image or text).encode()  # type: ignore[union-attr]
+        return Fused(encoded.pooled, self.head(encoded.pooled), encoded.pooled, encoded.pooled)
+
+    def _tower(
+        self,
+        name: str,
+        inputs: tuple[Tensor, ...] | None,
+        present: Tensor,
+        state: Tensor | None,
+        pooled: Tensor | None,
+        mask: Tensor | None = None,
+    ) -> Tower | None:
+        encoder = getattr(self, f"{name}_encoder")
+        if encoder is None:
+            return None
+        stand_in = getattr(self, f"absent_{name}", None)
+        if state is None:
+            return Tower(encoder, inputs, present, stand_in)
+        if name == "image" and pooled is not None:
+            mask = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+        dtype = encoder.any_weight.dtype
+        start = Hidden(state.to(dtype), mask, None if pooled is None else pooled.to(dtype))
+        block = encoder.num_blocks + 1 if pooled is not None else self.cache_block(name)
+        return Tower(encoder, None, present, stand_in, start=start, start_block=block)
+
+    def cache_block(self, modality: str) -> int:
+        """The block up to which the frozen part of a tower may be stored: the first that trains or that the strategy acts in.
+
+        One more than the number of blocks where all of it may be stored, its pooling included.
+
+        Args:
+            modality: "image" or "text".
+        """
+        encoder = getattr(self, f"{modality}_encoder")
+        first = encoder.num_blocks if len(self.modalities) < 2 else getattr(self.fusion, f"first_{modality}_block")
+        if encoder.is_frozen and first == encoder.num_blocks:
+            return encoder.num_blocks + 1
+        return min(first, encoder.num_frozen_blocks)
+
+    def _loss(self, fused: Fused, labels: Tensor, image_present: Tensor, text_present: Tensor) -> Tensor:
+        labels = checked_labels(labels, fused.logits, multi_label=self.multi_label)
+        weights = self.class_weights
+        loss = classification_loss(fused.logits, labels, weights)
+        if self.training and self.config.auxiliary_loss_weight and len(self.modalities) == 2:
+            alone = [
+                classification_loss(head(embedding), labels, weights, present)
+                for head, embedding, present in (
+                    (self.image_head, fused.image_embedding, image_present),
+                    (self.text_head, fused.text_embedding, text_present),
+                )
+            ]
+            loss = loss + self.config.auxiliary_loss_weight * sum(alone)
+        return loss
+
+    def _check_inputs(self, pixels: Any, ids: Any, image_state: Any, text_state: Any) -> None:
+        for given, name, tower in (
+            (pixels, "pixel_values", self.image_encoder),
+            (image_state, "image_state", self.image_encoder),
+            (ids, "input_ids", self.text_encoder),
+            (text_state, "text_state", self.text_encoder),
+        ):
+            if given is not None and tower is None:
+                raise ValueError(f"{name} must be left out of a classifier of {self.modalities[0]} alone, got a tensor.")
+        if all(given is None for given in (pixels, ids, image_state, text_state)):
+            raise ValueError("pixel_values or input_ids must be given, got neither. A sample needs an image or a text.")
+
+    def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
+        """This classifier with a tower frozen but for its last `keep_last` blocks; see `Encoder.freeze`."""
+        self._encoder_of(modality).freeze(keep_last=keep_last)
+        return self
+
+    def _encoder_of(self, modality: str) -> Encoder:
+        if modality not in self.modalities:
+            raise ValueError(
+                f"modality must be one of {list(self.modalities)}, got {modality!r}. {closest(modality, list(self.modalities))}"
+            )
+        encoder: Encoder = getattr(self, f"{modality}_encoder")
+        return encoder
+
+
+def _encoder(kind: type[Any], given: Any) -> Any:
+    return given if given is None or isinstance(given, Encoder) else kind(given)
+
+
+def _config_of(encoder: Encoder | None) -> dict[str, Any] | None:
+    return None if encoder is None else encoder.config
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
+
+
+def _mapper_options(mapper: Any) -> Any:
+    if not isinstance(mapper, EmbeddingMapper):
+        return mapper
+    return mapper.options
+
+
+def _fusion_options(fusion: Any) -> Any:
+    return {"name": name_of(fusion)} | fusion.options if isinstance(fusion, Fusion) else fusion
+
+
+def _make_mapper(options: Mapping[str, Any], in_dim: int, out_dim: int) -> EmbeddingMapper:
+    options = dict(options)
+    kind = options.pop("kind")
+    try:
+        return EmbeddingMapper(kind, in_dim, in_dim if kind == "identity" else out_dim, **options)
+    except TypeError as error:
+        raise ValueError(f"options of mapper {kind!r} must be what EmbeddingMapper takes, got {options!r}: {error}.") from error
+
+
+def _merged(config: FusionConfig | None, given: dict[str, Any]) -> FusionConfig:
+    """A config with what was given in the place of its own values."""
+    if config is None:
+        return FusionConfig(**given)
+    # By model type, not by class: of a model with its code in a folder, transformers imports `configuration` twice.
+    if getattr(config, "model_type", None) != FusionConfig.model_type:
+        raise TypeError(f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword.")
+    if not given:
+        return config
+    known = config.to_dict()
+    if "num_labels" in given or "id2label" in given:
+        known.pop("id2label", None)
+        known.pop("label2id", None)
+    return FusionConfig(**(known | given))

@@ -1,0 +1,315 @@
+"""Tiny encoders and classifiers of every kind, and batches for them: random weights, no network."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, DistilBertConfig, ModernBertConfig, MPNetConfig, RobertaConfig, ViTConfig
+
+from ..model.configuration import closest
+from ..model.encoder_image import ImageEncoder, TextEncoder
+from ..model.modeling import FusionClassifier
+from ..model.registry import register_backbone
+from ..model.types import masked_mean
+
+Batch = dict[str, Tensor]
+
+WIDTH = 32
+VOCABULARY = 40
+_OUTSIDE_VOCABULARY = 10**6
+
+
+class TinyImageBackbone(nn.Module):
+    """Feature maps [B, 32, 4, 4] of 32 x 32 pixels: a backbone as `register_backbone` asks for."""
+
+    dim = WIDTH
+    input_spec: ClassVar[dict[str, Any]] = {
+        "size": [32, 32],
+        "channels": 3,
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bilinear",
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, WIDTH, 8, stride=8)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Features [B, D, H, W] of pixels [B, 3, 32, 32]."""
+        return torch.tanh(self.patches(pixel_values))
+
+
+class TinyTextBackbone(nn.Module):
+    """Tokens [B, L, 24], each mixed with its text's mean: a backbone as `register_backbone` asks for."""
+
+    dim = 24
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCABULARY, self.dim)
+        self.mix = nn.Linear(2 * self.dim, self.dim)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Tokens [B, L, D] of token ids [B, L]."""
+        tokens = self.table(input_ids)
+        mean = masked_mean(tokens, attention_mask.bool()).unsqueeze(1).expand_as(tokens)
+        return tokens + torch.tanh(self.mix(torch.cat([tokens, mean], dim=-1)))
+
+
+def register_tiny_backbones() -> None:
+    """Register the two custom backbones; a process that loads a model built on them calls it first."""
+    register_backbone("mmfusion-tiny-image", TinyImageBackbone)
+    register_backbone("mmfusion-tiny-text", TinyTextBackbone)
+
+
+def _timm(name: str, size: int, **options: Any) -> ImageEncoder:
+    return ImageEncoder(name, pretrained=False, pretrained_cfg_overlay={"input_size": [3, size, size]}, **options)
+
+
+def _timm_vit() -> ImageEncoder:
+    return _timm("vit_tiny_patch16_224", 32, img_size=32, patch_size=8, embed_dim=WIDTH, depth=4, num_heads=2)
+
+
+def _swin() -> ImageEncoder:
+    options = {"window_size": 4, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2]}
+    return _timm("swin_tiny_patch4_window7_224", 32, img_size=32, **options)
+
+
+def _hf_vit() -> ImageEncoder:
+    sizes: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    return ImageEncoder(ViTConfig(image_size=32, patch_size=8, **sizes))
+
+
+def _custom_image() -> ImageEncoder:
+    register_tiny_backbones()
+    return ImageEncoder("mmfusion-tiny-image", pretrained=False)
+
+
+_IMAGES: dict[str, Callable[[], ImageEncoder]] = {
+    "timm_vit": _timm_vit,
+    "transformers_vit": _hf_vit,
+    "cnn": lambda: _timm("resnet10t", 64, channels=[16, 24, 24, WIDTH], stem_width=8),
+    "opaque": _swin,
+    "custom": _custom_image,
+}
+
+_TEXT_SIZES: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def _custom_text() -> TextEncoder:
+    register_tiny_backbones()
+    return TextEncoder("mmfusion-tiny-text", pretrained=False)
+
+
+def _modernbert() -> ModernBertConfig:
+    # Layer 0 attends globally, 1 and 2 locally: both masks are exercised.
+    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1}
+    return ModernBertConfig(vocab_size=VOCABULARY, local_attention=4, max_position_embeddings=64, **special, **_TEXT_SIZES)
+
+
+_TEXTS: dict[str, Callable[[], TextEncoder]] = {
+    "bert": lambda: TextEncoder(BertConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
+    "roberta": lambda: TextEncoder(RobertaConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
+    "distilbert": lambda: TextEncoder(DistilBertConfig(vocab_size=VOCABULARY, dim=24, n_layers=3, n_heads=2, hidden_dim=32)),
+    "mpnet": lambda: TextEncoder(MPNetConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
+    "modernbert": lambda: TextEncoder(_modernbert()),
+    "custom": _custom_text,
+}
+
+IMAGE_KINDS = tuple(_IMAGES)
+TEXT_KINDS = tuple(_TEXTS)
+
+
+def tiny_image_encoder(kind: str) -> ImageEncoder:
+    """An image encoder of a few thousand random parameters, 32 wide.
+
+    Args:
+        kind: "timm_vit", "transformers_vit" (both of 4 blocks), "cnn" (4 stages), "opaque" (a Swin: one)
+            or "custom" (one block).
+
+    Raises:
+        ValueError: for another kind (the closest one is named).
+
+    Example:
+        >>> tiny_image_encoder("timm_vit").num_blocks
+        4
+    """
+    return _made(_IMAGES, kind)
+
+
+def tiny_text_encoder(kind: str) -> TextEncoder:
+    """A text encoder of a few thousand random parameters, 24 wide, of 3 blocks ("custom": one).
+
+    Args:
+        kind: "bert", "roberta", "distilbert", "mpnet", "modernbert" or "custom".
+
+    Raises:
+        ValueError: for another kind (the closest one is named).
+
+    Example:
+        >>> tiny_text_encoder("mpnet").dim
+        24
+    """
+    return _made(_TEXTS, kind)
+
+
+def _made(table: dict[str, Callable[[], Any]], kind: str) -> Any:
+    if kind not in table:
+        raise ValueError(f"kind must be one of {list(table)}, got {kind!r}. {closest(kind, list(table))}")
+    return table[kind]()
+
+
+def tiny_classifier(
+    fusion: Any = "concat",
+    mapper: Any = "linear",
+    image: str | ImageEncoder | None = "timm_vit",
+    text: str | TextEncoder | None = "bert",
+    *,
+    num_labels: int = 3,
+    problem_type: str | None = None,
+    auxiliary_loss_weight: float | None = None,
+    seed: int = 0,
+) -> FusionClassifier:
+    """A classifier of a few thousand parameters, every one of them drawn anew from `seed`, in eval mode.
+
+    Args:
+        fusion: a name, a dict with `name` and options, or a strategy that is not yet built.
+        mapper: a kind, a dict with `kind` and options, or an `EmbeddingMapper`.
+        image: a kind of `tiny_image_encoder`, an encoder, or None for a text-only classifier.
+        text: a kind of `tiny_text_encoder`, an encoder, or None for an image-only classifier.
+        num_labels: C.
+        problem_type: as for `FusionClassifier`.
+        auxiliary_loss_weight: as for `FusionClassifier`.
+        seed: of every parameter.
+
+    Example:
+        >>> model = tiny_classifier(fusion="late", image="custom", text="custom")
+        >>> model(**tiny_batch(model)).logits.shape
+        torch.Size([4, 3])
+    """
+    model = FusionClassifier(
+        image_encoder=tiny_image_encoder(image) if isinstance(image, str) else image,
+        text_encoder=tiny_text_encoder(text) if isinstance(text, str) else text,
+        mapper=mapper,
+        fusion=fusion,
+        num_labels=num_labels,
+        problem_type=problem_type,
+        auxiliary_loss_weight=auxiliary_loss_weight,
+    )
+    redraw_parameters(model, seed)
+    return model.eval()
+
+
+def tiny_batch(model: FusionClassifier, batch: int = 4, *, missing: bool = True, seed: int = 0) -> Batch:
+    """Inputs with labels for `model`: noise as pixels, random tokens in texts of random lengths.
+
+    Args:
+        model: gives sizes, vocabulary and labels.
+        batch: B, at least 1.
+        missing: whether the first sample lacks its image and the second its text, where there are two towers.
+        seed: of everything drawn.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    data: Batch = {}
+    if model.image_encoder is not None:
+        spec = model.image_encoder.input_spec
+        data["pixel_values"] = torch.randn(batch, spec["channels"], *spec["size"], generator=draw)
+        data["image_present"] = torch.ones(batch, dtype=torch.bool)
+    if model.text_encoder is not None:
+        longest = 7
+        lengths = torch.randint(2, longest + 1, (batch,), generator=draw)
+        data["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        ids = torch.randint(2, _vocabulary(model), (batch, longest), generator=draw)
+        data["input_ids"] = torch.where(data["attention_mask"].bool(), ids, 0)
+        data["text_present"] = torch.ones(batch, dtype=torch.bool)
+    if missing and len(model.modalities) == 2:
+        data["image_present"][:1] = False
+        data["text_present"][1:2] = False
+    classes = int(model.config.num_labels or 0)
+    if model.multi_label:
+        labels = torch.randint(0, 2, (batch, classes), generator=draw).float()
+        labels[0, 0] = float("nan")
+    else:
+        labels = torch.arange(batch) % classes
+    return data | {"labels": labels}
+
+
+def redraw_parameters(module: nn.Module, seed: int) -> None:
+    """Draw every parameter of `module` anew, in place, gates and norms too; scales keep activations near 1.
+
+    Weights: normal, over the root of what each output sums; scales of norms: around 1; biases, gates and what
+    is left: normal, 0.2 wide. Batch-norm statistics are drawn as well, the variances positive.
+
+    Args:
+        module: any module.
+        seed: of the draw.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=draw)
+            if parameter.ndim >= 2 and parameter.shape[0] > 1:
+                value = noise / (parameter.numel() / parameter.shape[0]) ** 0.5
+            else:
+                value = 0.2 * noise + (1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0)
+            parameter.copy_(value)
+        for name, buffer in module.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=draw))
+            elif name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=draw))
+
+
+def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0) -> Batch:
+    """The same batch with its texts padded anew, by tokens that mean nothing, some outside the vocabulary.
+
+    Args:
+        batch: with `input_ids` and `attention_mask` [B, L].
+        side: "left" or "right", where the padding goes.
+        extra: columns of padding more than L.
+        seed: of the tokens in the padding.
+
+    Example:
+        >>> import torch
+        >>> batch = {"input_ids": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+        >>> repadded(batch, side="left", extra=1)["attention_mask"]
+        tensor([[0, 0, 1, 1]])
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rows, width = batch["input_ids"].shape[0], batch["input_ids"].shape[1] + extra
+    ids = torch.randint(0, 9, (rows, width), generator=draw)
+    ids[:, ::2] += _OUTSIDE_VOCABULARY
+    mask = torch.zeros(rows, width, dtype=batch["attention_mask"].dtype)
+    for row in range(rows):
+        real = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+        start = width - len(real) if side == "left" else 0
+        ids[row, start : start + len(real)] = real
+        mask[row, start : start + len(real)] = 1
+    return batch | {"input_ids": ids, "attention_mask": mask}
+
+
+def corrupted(batch: Batch, seed: int = 0) -> Batch:
+    """The same batch with NaN for the pixels of absent images, and tokens marked real for absent texts.
+
+    Args:
+        batch: of two modalities, with `image_present` and `text_present`.
+        seed: of the tokens.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    no_image, no_text = ~batch["image_present"], ~batch["text_present"]
+    pixels, ids, mask = (batch[name].clone() for name in ("pixel_values", "input_ids", "attention_mask"))
+    pixels[no_image] = float("nan")
+    # Tokens of the batch itself: whatever the vocabulary is, they are in it.
+    tokens = ids[mask.bool()]
+    ids[no_text] = tokens[torch.randint(0, len(tokens), ids.shape, generator=draw)][no_text]
+    mask[no_text] = 1
+    return batch | {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
+
+
+def _vocabulary(model: FusionClassifier) -> int:
+    """How many token ids the text tower knows, read from its first embedding where it does not say."""
+    assert model.text_encoder is not None
+    tables = [module.num_embeddings for module in model.text_encoder.modules() if isinstance(module, nn.Embedding)]
+    return model.text_encoder.vocab_size or tables[0]

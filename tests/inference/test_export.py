@@ -1,0 +1,177 @@
+"""Exported graphs, read as users read them, answer as the model does: other batches, other lengths, absent modalities."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from mmfusion import FusionProcessor
+from mmfusion import export_model as exported
+from mmfusion import testing as kit
+from mmfusion.data.toy import draw_shapes, word_tokenizer
+
+CASES = [
+    ("timm_vit", "bert", "concat", "linear"),
+    ("cnn", "roberta", "cross_attention", "cross_attention"),
+    ("transformers_vit", "modernbert", "joint", "mlp"),
+    ("timm_vit", "distilbert", "mmtm", "linear"),
+    ("opaque", "mpnet", "late", "linear"),
+    ("custom", "custom", "concat", "mlp"),
+    (None, "bert", "concat", "linear"),
+    ("cnn", None, "concat", "linear"),
+]
+
+
+def answered(path: Path, batch: dict[str, Tensor]) -> Tensor:
+    """What a program without mmfusion reads from the file."""
+    if path.suffix == ".pt2":
+        return torch.export.load(path).module()(*batch.values())
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in batch.items()})[0])
+
+
+def described(path: Path) -> dict[str, Any]:
+    if path.suffix == ".onnx":
+        return dict(json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == "mmfusion")))
+    extra = {"mmfusion.json": ""}
+    torch.export.load(path, extra_files=extra)
+    return dict(json.loads(extra["mmfusion.json"]))
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "fusion", "mapper", "ending"),
+    [(*case, ".pt2") for case in CASES] + [(*CASES[i], ".onnx") for i in (1, 2, 4)],
+)
+def test_a_graph_answers_as_the_model(
+    image: str | None, text: str | None, fusion: str, mapper: str, ending: str, tmp_path: Path
+) -> None:
+    model = kit.tiny_classifier(fusion, mapper, image, text)
+    model.config.id2label = {0: "normal", 1: "ill", 2: "neither"}
+    path = tmp_path / f"model{ending}"
+    report = exported(model, path)
+    assert report.path == str(path) and report.samples == 8 and 0 <= report.largest_difference < 1e-4
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    batches = [kit.tiny_batch(model, rows, missing=rows > 1, seed=5) for rows in (1, 3, 6)]
+    if image is not None and text is not None:
+        batches += [kit.repadded(batches[-1], side="left", extra=3), kit.corrupted(batches[-1])]
+    for batch in batches:
+        inputs = {name: batch[name] for name in report.inputs}
+        torch.testing.assert_close(answered(path, inputs), model(**batch).logits.detach(), atol=1e-4, rtol=0)
+    told = described(path)
+    assert told["id2label"] == {"0": "normal", "1": "ill", "2": "neither"}
+    assert told["problem_type"] == model.config.problem_type
+    if image is not None:
+        assert told["input_spec"] == model.image_encoder.input_spec
+
+
+@pytest.mark.parametrize(
+    ("padding", "fusion", "mapper", "image"),
+    [("auto", "concat", "linear", None), ("packed", "concat", "mlp", "cnn"), ("padded", "joint", "mlp", "timm_vit")],
+)
+def test_a_graph_packs_its_texts_unless_told_otherwise(
+    padding: str, fusion: str, mapper: str, image: str | None, tmp_path: Path
+) -> None:
+    model = kit.tiny_classifier(fusion, mapper, image, "bert")
+    model.text_encoder.padding = padding
+    model(**kit.tiny_batch(model))
+    assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
+    program = torch.export.load(tmp_path / "model.pt2")
+    finds_tokens = any("nonzero" in str(node.target) for node in program.graph.nodes)
+    assert finds_tokens == (padding != "padded")
+
+
+def test_no_kernel_enters_a_graph_that_asks_for_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmfusion.model.packing._kernel_runs", lambda query: True)
+    model = kit.tiny_classifier("concat", "linear", None, "bert")
+    assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
+
+
+def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("concat", "linear", "cnn", "bert")
+    batch = kit.tiny_batch(model, 3, missing=False)
+    batch["attention_mask"][:] = 0
+    batch["text_present"][:] = False
+    for ending in (".pt2", ".onnx"):
+        report = exported(model, tmp_path / f"model{ending}")
+        found = answered(Path(report.path), {name: batch[name] for name in report.inputs})
+        torch.testing.assert_close(found, model(**batch).logits.detach(), atol=1e-4, rtol=0)
+
+
+def test_a_graph_masks_only_where_something_is_masked(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("concat", "linear", "transformers_vit", "bert")
+    exported(model, tmp_path / "model.pt2")
+    masks = [
+        node.kwargs.get("attn_mask") or (node.args[3] if len(node.args) > 3 else None)
+        for node in torch.export.load(tmp_path / "model.pt2").graph.nodes
+        if "scaled_dot_product_attention" in str(node.target)
+    ]
+    image, text = masks[: model.image_encoder.num_blocks], masks[model.image_encoder.num_blocks :]
+    assert image == [None] * 4 and len(text) == 3 and None not in text
+    assert model.image_encoder.backbone.config._attn_implementation == "sdpa"
+    exported(model, tmp_path / "model.onnx")
+    assert not [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "IsNaN"]
+
+
+def test_a_query_whose_window_holds_padding_alone_makes_no_nan(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("concat", "linear", None, "modernbert")
+    model.text_encoder.padding = "padded"
+    words = torch.arange(2, 26).repeat(2, 1)
+    batch = {"input_ids": words, "attention_mask": (torch.arange(24) < torch.tensor([[24], [2]])).long()}
+    report = exported(model, tmp_path / "model.onnx", batches=[batch])
+    assert [node for node in onnx.load(report.path).graph.node if node.op_type == "IsNaN"]
+    torch.testing.assert_close(answered(tmp_path / "model.onnx", batch), model(**batch).logits.detach(), atol=1e-4, rtol=0)
+
+
+def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:
+    manifest = draw_shapes(tmp_path / "data", 6, size=32)
+    texts = [line.split(",", 2)[1] for line in manifest.read_text().splitlines()[1:]]
+    model = kit.tiny_classifier("late", "linear", "timm_vit", "bert")
+    processor = FusionProcessor(word_tokenizer(texts), model.image_encoder.input_spec)
+    pictures: list[Any] = sorted((tmp_path / "data").glob("*.png"))[:6]
+    pictures[2] = None
+    real = processor(images=pictures, text=[*texts[:5], None])
+    before = model.train()
+    other = {**real, "labels": torch.zeros(6), "attention_mask": real["attention_mask"].bool()}
+    report = exported(model, tmp_path / "model.pt2", batches=[real, other])
+    assert report.samples == 12 and report.largest_difference < 1e-5
+    assert before.training
+    with pytest.raises(ValueError, match="batches must hold .* got one without input_ids, attention_mask"):
+        exported(model, tmp_path / "other.pt2", batches=[{"pixel_values": real["pixel_values"]}])
+
+
+def test_a_graph_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = kit.tiny_classifier("concat", "linear", None, "bert")
+    path = tmp_path / "model.pt2"
+    path.write_text("what was there before")
+    batches = [kit.tiny_batch(model, rows) for rows in (2, 3)]
+    real = torch.export.load
+    # A graph that answers well but for a NaN in the later batch, which a plain max() would pass over.
+    nan = {2: 0.0, 3: float("nan")}
+
+    def loaded(file: Path) -> Any:
+        graph = real(file).module()
+        return SimpleNamespace(module=lambda: lambda *inputs: graph(*inputs) + nan[len(inputs[0])])
+
+    monkeypatch.setattr("torch.export.load", loaded)
+    with pytest.raises(RuntimeError, match=r"graph must answer as the model does within 0.0001, got a difference of nan"):
+        exported(model, path, batches=batches)
+    assert path.read_text() == "what was there before" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = kit.tiny_classifier("concat", "linear", None, "bert")
+    with pytest.raises(ValueError, match=r"path must end in .pt2 .* or .onnx, got .*model.pt'"):
+        exported(model, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="batches must hold at least one batch"):
+        exported(model, tmp_path / "model.pt2", batches=[])
+    with pytest.raises(ValueError, match=r"model must be in float32 for .onnx, got bfloat16. Use model.float"):
+        exported(kit.tiny_classifier("concat", "linear", None, "bert").bfloat16(), tmp_path / "model.onnx")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs onnx, onnxruntime, onnxscript.*mmfusion\[export\]"):
+        exported(model, tmp_path / "model.onnx")

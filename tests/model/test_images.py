@@ -1,0 +1,617 @@
+"""Every kind of picture that must load, and every way a picture can be bad."""
+
+import io
+import os
+import re
+import struct
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import torch
+from PIL import Image, ImageFile
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+
+import mmfusion.model.images
+from mmfusion.model.images import ImageError, load_image
+
+MPEG2 = pydicom.uid.UID("1.2.840.10008.1.2.4.100")
+RAMP = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
+COLOUR = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG made by hand, for headers that PIL does not write."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    signature = b"\x89PNG\r\n\x1a\n"
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return signature + body
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def dicom(pixels: np.ndarray, syntax: pydicom.uid.UID = ExplicitVRLittleEndian, **attributes: Any) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPInstanceUID = "1.2.3"
+    dataset.Modality = "DX"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
+    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    if pixels.dtype.kind == "f":
+        dataset.FloatPixelData = pixels.tobytes()
+    else:
+        dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
+        dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 else "OB"
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    dataset.HighBit = dataset.BitsStored - 1
+    return dataset
+
+
+def written(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def lookup(descriptor: list[int], data: list[int]) -> list[Dataset]:
+    item = Dataset()
+    item.LUTDescriptor = descriptor
+    item.add_new("LUTData", "US", data)
+    return [item]
+
+
+def eight(values: list[Any]) -> np.ndarray:
+    return np.array(values, dtype=np.uint8)
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    assert image.mode in ("L", "RGB")
+    assert type(image) is Image.Image
+    return np.asarray(image)
+
+
+def with_file(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        path = folder / name
+        path.write_bytes(content)
+        return path
+
+    return make
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def flipped(content: bytes, marker: bytes) -> bytes:
+    at = content.index(marker) + len(marker) + 3
+    return content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+def frames(kind: str) -> bytes:
+    first, second = Image.fromarray(RAMP), Image.fromarray(255 - RAMP)
+    return encoded(first, kind, save_all=True, append_images=[second])
+
+
+def closed_image(folder: Path) -> Image.Image:
+    image = Image.open(with_file("closed.png", encoded(Image.fromarray(RAMP), "PNG"))(folder))
+    image.close()
+    return image
+
+
+def pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe.png")
+    return folder / "pipe.png"
+
+
+PICTURE = Image.fromarray(COLOUR)
+GOOD_PNG = encoded(PICTURE, "PNG")
+GOOD_DICOM = written(dicom(RAMP))
+NAN = np.array([[0.0, np.nan], [np.inf, 1.0]])
+
+# What is bad -> (how it is made in a folder, what the message says). The name of a file must be in it, too.
+BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda f: f / "none.png", "none.png' must be a readable file, got No such file or directory"),
+    "missing folder": (lambda f: f / "no" / "x.png", "must be a readable file, got No such file"),
+    "file as folder": (lambda f: with_file("a.png", b"x")(f) / "b.png", "got Not a directory"),
+    "directory": (lambda f: f, "must be a file, got a directory or device. Pass the path of one picture"),
+    "pipe": (pipe, "must be a file, got a directory or device"),
+    "null byte": (lambda f: str(f / "x\0.png"), "must be a readable file, got .*null"),
+    "name too long": (lambda f: f / ("x" * 300), "must be a readable file, got File name too long"),
+    "empty string": (lambda f: "", "must be a readable file, got No such file"),
+    "http": (
+        lambda f: "https://example.org/x.png",
+        "'https://example.org/x.png' must be a local file, got a URL",
+    ),
+    "s3": (lambda f: "s3://bucket/x.png", "must be a local file, got a URL. Download it first"),
+    "data URL": (lambda f: "data:image/png;base64," + "A" * 9999, "must be a local file, got a URL"),
+    "empty file": (with_file("e.png", b""), r"must be a picture, got an empty file \(0 bytes\)"),
+    "text": (with_file("t.png", b"patient,label\n1,0\n"), "must be one of PNG, .* DICOM, got .*patient"),
+    "web page": (with_file("h.jpg", b"<!DOCTYPE html><html>"), "it begins b'<!DOCTYPE html><'"),
+    "EPS": (with_file("x.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "must be one of PNG"),
+    "truncated PNG": (with_file("t.png", half(GOOD_PNG)), "must be a complete, undamaged picture"),
+    "truncated JPEG": (with_file("t.jpg", half(encoded(PICTURE, "JPEG"))), "must be a complete"),
+    "truncated TIFF": (with_file("t.tif", encoded(PICTURE, "TIFF")[:-300]), "must be a complete"),
+    "truncated BMP": (with_file("t.bmp", half(encoded(PICTURE, "BMP"))), "must be a complete"),
+    "truncated WebP": (with_file("t.webp", half(encoded(PICTURE, "WEBP"))), "must be a complete"),
+    "header only": (with_file("t.png", GOOD_PNG[:10]), "is none of these or is damaged"),
+    "bad checksum": (with_file("c.png", flipped(GOOD_PNG, b"IDAT")), "must be a complete, undamaged picture"),
+    "0 x 0 PNG": (with_file("z.png", png(0, 0, 8, 0, b"")), "is none of these or is damaged"),
+    "0 x 0 in DICOM": (with_file("z.dcm", written(dicom(RAMP, Rows=0))), "at least 1x1 pixel, got 6x0"),
+    "animated GIF": (with_file("a.gif", frames("GIF")), r"got 2 frames. Choose one: .*seek\(index\)"),
+    "animated PNG": (with_file("a.png", frames("PNG")), "must be a single picture, got 2 frames"),
+    "animated WebP": (with_file("a.webp", frames("WEBP")), "must be a single picture, got 2 frames"),
+    "pages of a TIFF": (with_file("a.tif", frames("TIFF")), "must be a single picture, got 2 frames"),
+    "bomb": (with_file("b.png", png(60000, 60000, 8, 0, b"")), "at most 178956970 pixels, got more than"),
+    "DICOM bomb": (with_file("b.dcm", written(dicom(RAMP, Rows=60000, Columns=60000))), "got 60000x60000"),
+    "bad EXIF": (
+        with_file("x.png", encoded(Image.fromarray(RAMP), "PNG", exif=b"Exif\0\0MM\0")),
+        r"undamaged picture, got SyntaxError \(not a TIFF",
+    ),
+    "no DICOM": (with_file("d.dcm", b"patient,label\n1,0\n" * 20), "a DICOM picture, got no pixel data"),
+    "PNG called dcm": (with_file("p.dcm", GOOD_PNG), "is no DICOM file at all"),
+    "truncated DICOM": (
+        with_file("t.dcm", GOOD_DICOM[:-4]),
+        r"whole and decodable \(transfer syntax Explicit",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_bad_file_is_an_image_error_that_names_it(make, message, tmp_path):
+    path = make(tmp_path)
+    with pytest.raises(ImageError, match=message) as caught:
+        load_image(path)
+    text = str(caught.value)
+    assert repr(os.fspath(path))[:150] in text
+    assert "<_io" not in text
+    assert len(text) < 900
+
+
+def without_pixels() -> Dataset:
+    dataset = dicom(RAMP, Modality="SR")
+    del dataset.PixelData
+    return dataset
+
+
+def without_syntax() -> Dataset:
+    dataset = dicom(RAMP)
+    del dataset.file_meta
+    return dataset
+
+
+# What is bad -> (the object, the error, what the message says).
+BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
+    "bytes": (b"\x89PNG", TypeError, r"got bytes. Open bytes with PIL.Image.open\(io"),
+    "class": (Path, TypeError, "got type"),
+    "None": (None, TypeError, "must be a path, a PIL image, .* got NoneType"),
+    "list": ([[0, 1]], TypeError, "got list. .* make lists uint8 arrays"),
+    "open file": (io.BytesIO(GOOD_PNG), TypeError, "got BytesIO"),
+    "number": (3, TypeError, "got int"),
+    "0 x 0 PIL image": (Image.new("L", (0, 0)), ImageError, "must be at least 1x1 pixel, got 0x0"),
+    "NaN": (NAN, ImageError, r"float64, \(2, 2\)> must be finite everywhere, got 1 NaN and 1 inf"),
+    "NaN in mode F": (Image.fromarray(NAN.astype(np.float32)), ImageError, "1 NaN and 1 infinite of 4"),
+    "too wide a range": (np.array([[-1e308, 1e308]]), ImageError, "of a range that a float can hold"),
+    "no pixels": (np.zeros((0, 5)), ImageError, "must be at least 1x1 pixel, got 5x0"),
+    "no pixels in colour": (np.zeros((5, 0, 3)), ImageError, "must be at least 1x1 pixel, got 0x5"),
+    "one axis": (np.zeros(5), ImageError, r"must be HxW, HxWxC or CxHxW with C 1, 3 or 4, got \(5,\)"),
+    "batch": (np.zeros((2, 3, 8, 8)), ImageError, "Pass one picture"),
+    "two channels": (np.zeros((8, 8, 2)), ImageError, "with C 1, 3 or 4"),
+    "either layout": (np.zeros((3, 8, 3)), ImageError, "a shape that is both HxWxC and CxHxW"),
+    "RGBA beyond [0, 1]": (
+        np.full((8, 8, 4), 2.0),
+        ImageError,
+        r"float within \[0, 1\] \(RGBA\), got float64",
+    ),
+    "objects": (np.array([["a", None]]), TypeError, "must hold bools, ints or floats, got object"),
+    "complex": (np.zeros((2, 2), complex), TypeError, "got complex128"),
+    "tensor batch": (torch.zeros(1, 3, 8, 8), ImageError, r"float32, \(1, 3, 8, 8\)> must be HxW"),
+    "tensor, channels last": (torch.zeros(8, 8, 3), ImageError, "channels first"),
+    "tensor without values": (torch.zeros(8, 8, device="meta"), ImageError, "must be convertible to numpy"),
+    "DICOM report": (without_pixels(), ImageError, r"got no pixel data \(modality SR\)"),
+    "DICOM without syntax": (without_syntax(), ImageError, "transfer syntax, got none in file_meta. Set"),
+    "DICOM frames": (dicom(RAMP, NumberOfFrames=2), ImageError, r"got 2 frames. .*pixel_array\(.*index=0"),
+    "DICOM frames not counted": (dicom(RAMP, PixelData=RAMP.tobytes() * 3), ImageError, "got 3 frames"),
+    "DICOM MPEG": (dicom(RAMP, MPEG2), ImageError, "decodable by an installed package, got .* MPEG2"),
+    "DICOM colours": (
+        dicom(RAMP, PhotometricInterpretation="HSV"),
+        ImageError,
+        "must be MONOCHROME, .* 'HSV'",
+    ),
+    "DICOM window": (dicom(RAMP, WindowCenter=5, WindowWidth=0), ImageError, "Window Width must be greater"),
+    "DICOM too short": (dicom(RAMP, Rows=7), ImageError, "must be whole and decodable"),
+    "DICOM broken JPEG": (
+        dicom(RAMP, JPEGBaseline8Bit, PixelData=encapsulate([b"\xff\xd8\xff\xd9"])),
+        ImageError,
+        "JPEG Baseline.*more decoders may help: pip install",
+    ),
+    "DICOM NaN": (dicom(NAN.astype(np.float32)), ImageError, "1 NaN and 1 infinite of 4"),
+}
+
+
+@pytest.mark.parametrize(("source", "error", "message"), BAD_OBJECTS.values(), ids=BAD_OBJECTS.keys())
+def test_bad_object_is_refused(source, error, message):
+    with pytest.raises(error, match=message):
+        load_image(source)
+
+
+def test_closed_pil_image_is_refused(tmp_path):
+    with pytest.raises(ImageError, match=r"closed.png' must be a complete, undamaged picture"):
+        load_image(closed_image(tmp_path))
+
+
+def test_unreadable_permissions_name_the_file(tmp_path, monkeypatch):
+    path = with_file("secret.png", GOOD_PNG)(tmp_path)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    # Not by chmod: the superuser, whom tests may run as, reads everything.
+    monkeypatch.setattr(mmfusion.model.images, "open", refuse, raising=False)
+    with pytest.raises(ImageError, match=r"secret.png' must be a readable file, got Permission denied"):
+        load_image(path)
+
+
+def test_compressed_dicom_without_decoder_names_syntax_and_packages(monkeypatch):
+    monkeypatch.setattr(get_decoder(JPEGLSLossless), "_available", {})
+    with pytest.raises(ImageError, match=r"JPEG-LS Lossless .*1\.2\.840.* run: pip install pylibjpeg"):
+        load_image(dicom(RAMP, JPEGLSLossless))
+
+
+def test_dicom_without_pydicom_names_the_extra(tmp_path, monkeypatch):
+    path = with_file("x.dcm", GOOD_DICOM)(tmp_path)
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(ImportError, match=r"x.dcm' must be read by pydicom.*mmfusion\[dicom\]"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, True, "many"])
+def test_max_pixels_must_be_a_positive_int(limit):
+    with pytest.raises(Exception, match="max_pixels") as caught:
+        load_image(RAMP, max_pixels=limit)
+    assert isinstance(caught.value, ValueError) or "type" in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("source", [RAMP, Image.fromarray(RAMP), torch.from_numpy(RAMP), dicom(RAMP)])
+def test_max_pixels_holds_for_every_source(source):
+    assert load_image(source, max_pixels=30).size == (6, 5)
+    with pytest.raises(ImageError, match="must be at most 29 pixels, got 6x5 = 30"):
+        load_image(source, max_pixels=29)
+
+
+def grey16(values: np.ndarray) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint16))
+
+
+DEEP = np.array([[0, 1000], [2000, 4000]])
+DEEP_SEEN = eight([[0, 64], [128, 255]])
+GREY_ALPHA = eight([[[200, 255], [200, 0]]])
+RGBA = eight([[[250, 100, 50, 255], [250, 100, 50, 0], [200, 100, 50, 128]]])
+RGBA_SEEN = eight([[[250, 100, 50], [0, 0, 0], [100, 50, 25]]])
+TRANSPARENT_5 = png(2, 1, 8, 0, b"\0\x05\x10", chunk(b"tRNS", b"\0\x05"))
+BILEVEL = np.array([[True, False], [False, True]])
+RED_CMYK = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+PALETTE = Image.fromarray(COLOUR).quantize(16)
+PLAIN_CMYK = Image.fromarray(eight([[[0, 0, 0, 0], [255, 0, 0, 0]]]), "CMYK")
+
+# What it is -> (suffix, content, the 8-bit picture that must come out).
+GOOD_FILES: dict[str, tuple[str, bytes, np.ndarray]] = {
+    "grey PNG": (".png", encoded(Image.fromarray(RAMP), "PNG"), RAMP),
+    "RGB PNG": (".png", GOOD_PNG, COLOUR),
+    "RGB TIFF": (".tif", encoded(PICTURE, "TIFF"), COLOUR),
+    "LZW TIFF": (".tif", encoded(PICTURE, "TIFF", compression="tiff_lzw"), COLOUR),
+    "BMP": (".bmp", encoded(PICTURE, "BMP"), COLOUR),
+    "WebP": (".webp", encoded(PICTURE, "WEBP", lossless=True), COLOUR),
+    "GIF": (".gif", encoded(Image.fromarray(RAMP), "GIF"), np.stack([RAMP] * 3, -1)),
+    "wrong suffix": (".jpg", GOOD_PNG, COLOUR),
+    "1 bit": (".png", encoded(Image.fromarray(BILEVEL), "PNG"), np.uint8(255) * BILEVEL),
+    "2 bits": (".png", png(4, 1, 2, 0, b"\0\x1b"), eight([[0, 85, 170, 255]])),
+    "palette": (".png", encoded(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
+    "16 bits PNG": (".png", encoded(grey16(DEEP), "PNG"), DEEP_SEEN),
+    "16 bits TIFF": (".tif", encoded(grey16(DEEP + 60000), "TIFF"), DEEP_SEEN),
+    "32 bits TIFF": (".tif", encoded(Image.fromarray((DEEP - 90000).astype(np.int32)), "TIFF"), DEEP_SEEN),
+    "float TIFF": (".tif", encoded(Image.fromarray((DEEP / 9e9).astype(np.float32)), "TIFF"), DEEP_SEEN),
+    "constant 16 bits": (".png", encoded(grey16(np.full((2, 2), 700)), "PNG"), np.zeros((2, 2), np.uint8)),
+    "16 bits colour": (".png", png(1, 1, 16, 2, b"\0\xff\0\x80\x7f\x10\x00"), eight([[[255, 128, 16]]])),
+    "grey and alpha": (".png", encoded(Image.fromarray(GREY_ALPHA, "LA"), "PNG"), eight([[200, 0]])),
+    "colour and alpha": (".png", encoded(Image.fromarray(RGBA), "PNG"), RGBA_SEEN),
+    "transparent colour": (".png", TRANSPARENT_5, eight([[0, 16]])),
+    "CMYK": (".tif", encoded(PLAIN_CMYK, "TIFF"), eight([[[255, 255, 255], [0, 255, 255]]])),
+    "DICOM": (".dcm", GOOD_DICOM, RAMP),
+    "DICOM under another name": (".png", GOOD_DICOM, RAMP),
+    "DICOM without preamble": (".DCM", GOOD_DICOM[132:], RAMP),
+    "DICOM, implicit": (".dicom", written(dicom(DEEP.astype(np.uint16), ImplicitVRLittleEndian)), DEEP_SEEN),
+}
+
+
+@pytest.mark.parametrize(("suffix", "content", "expected"), GOOD_FILES.values(), ids=GOOD_FILES.keys())
+def test_good_file_gives_the_documented_picture(suffix, content, expected, tmp_path):
+    path = tmp_path / f"picture{suffix}"
+    path.write_bytes(content)
+    np.testing.assert_array_equal(pixels_of(load_image(path)), expected)
+    np.testing.assert_array_equal(pixels_of(load_image(str(path))), expected)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (RAMP, RAMP),
+        (RAMP[..., None], RAMP),
+        (RAMP[None], RAMP),
+        (COLOUR, COLOUR),
+        (np.asfortranarray(COLOUR), COLOUR),
+        (np.moveaxis(COLOUR, -1, 0), COLOUR),
+        (np.tile(RGBA, (5, 2, 1)), np.tile(RGBA_SEEN, (5, 2, 1))),
+        (np.tile(RGBA, (5, 2, 1)) / 255, np.tile(RGBA_SEEN, (5, 2, 1))),
+        (BILEVEL, np.uint8(255) * BILEVEL),
+        (np.array([[0.0, 0.5, 1.0]]), eight([[0, 128, 255]])),
+        (np.array([[0.25, 0.5]], np.float16), eight([[64, 128]])),
+        (np.array([[-1.0, 0.0, 1.0]]), eight([[0, 128, 255]])),
+        (DEEP, DEEP_SEEN),
+        (DEEP.astype(">u2"), DEEP_SEEN),
+        (torch.from_numpy(COLOUR).permute(2, 0, 1), COLOUR),
+        (torch.from_numpy(COLOUR).permute(2, 0, 1)[:, :, :3], COLOUR[:, :3]),
+        (torch.from_numpy(RAMP)[None] / 255, RAMP),
+        (torch.tensor([[0.0, 1.0]], dtype=torch.bfloat16, requires_grad=True), eight([[0, 255]])),
+        (torch.from_numpy(BILEVEL), np.uint8(255) * BILEVEL),
+        (PICTURE.convert("HSV"), np.asarray(PICTURE.convert("HSV").convert("RGB"))),
+        (Image.new("La", (1, 1), (7, 255)), eight([[7]])),
+        (Image.new("RGBa", (1, 1), (7, 8, 9, 255)), eight([[[7, 8, 9]]])),
+    ],
+)
+def test_good_object_gives_the_documented_picture(source, expected):
+    np.testing.assert_array_equal(pixels_of(load_image(source)), expected)
+
+
+def test_result_is_independent_of_the_source():
+    picture = Image.fromarray(RAMP)
+    loaded = load_image(picture)
+    loaded.putpixel((0, 0), 99)
+    assert picture.getpixel((0, 0)) == 0
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path):
+    path = with_file("c.jpg", encoded(RED_CMYK, "JPEG", quality=100))(tmp_path)
+    np.testing.assert_allclose(pixels_of(load_image(path)), np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=3)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize(("orientation", "turn"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_orientation_is_applied_once(kind, orientation, turn, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    path = with_file("o", encoded(PICTURE, kind, exif=exif, **options))(tmp_path)
+    np.testing.assert_array_equal(pixels_of(load_image(path)), np.rot90(COLOUR, turn))
+    with Image.open(path) as lazy:
+        np.testing.assert_array_equal(pixels_of(load_image(lazy)), np.rot90(COLOUR, turn))
+
+
+def test_sixteen_bit_tiff_with_white_as_zero_is_inverted(tmp_path):
+    content = encoded(grey16(DEEP), "TIFF")
+    black_is_zero, white_is_zero = (struct.pack("<HHIHH", 262, 3, 1, value, 0) for value in (1, 0))
+    assert content.count(black_is_zero) == 1
+    path = with_file("w.tif", content.replace(black_is_zero, white_is_zero))(tmp_path)
+    np.testing.assert_array_equal(pixels_of(load_image(path)), 255 - DEEP_SEEN)
+
+
+def test_multi_picture_jpeg_of_a_phone_gives_its_first_picture(tmp_path):
+    first = Image.fromarray(COLOUR)
+    content = encoded(first, "MPO", save_all=True, append_images=[Image.new("RGB", (5, 5))], quality=95)
+    path = with_file("phone.jpg", content)(tmp_path)
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    expected = np.asarray(Image.open(io.BytesIO(encoded(first, "JPEG", quality=95))))
+    np.testing.assert_array_equal(pixels_of(load_image(path)), expected)
+
+
+def test_truncated_file_is_not_rescued_by_pil_setting(tmp_path, monkeypatch):
+    path = with_file("t.png", half(GOOD_PNG))(tmp_path)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert Image.open(path).convert("RGB").size == (30, 20)
+
+    def refused(_: int) -> bool:
+        try:
+            load_image(path)
+        except ImageError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(refused, range(200)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_warnings_of_pydicom_stay_inside_and_filters_are_restored(tmp_path):
+    path = with_file("long.dcm", written(dicom(RAMP, PixelData=RAMP.tobytes() + bytes(4))))(tmp_path)
+    with pytest.warns(UserWarning, match="excess padding"):
+        pydicom.pixels.pixel_array(pydicom.dcmread(path))
+    before = list(warnings.filters)
+    np.testing.assert_array_equal(pixels_of(load_image(path)), RAMP)
+    assert warnings.filters == before
+
+
+def by_the_standard(value: float, centre: float, width: float) -> float:
+    """DICOM PS3.3 C.11.2.1.2.1 for y from 0 to 255."""
+    if value <= centre - 0.5 - (width - 1) / 2:
+        return 0
+    if value > centre - 0.5 + (width - 1) / 2:
+        return 255
+    return ((value - (centre - 0.5)) / (width - 1) + 0.5) * 255
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("slope", "intercept"), [(1, -1024), (0.5, 3), (-1, 500)])
+def test_dicom_window_follows_the_standard(photometric, slope, intercept):
+    stored = np.random.default_rng(1).integers(-500, 2500, (9, 7), dtype=np.int16)
+    dataset = dicom(
+        stored,
+        RescaleSlope=slope,
+        RescaleIntercept=intercept,
+        WindowCenter=[40, 600],
+        WindowWidth=[400, 1500],
+        PhotometricInterpretation=photometric,
+    )
+    expected = np.array([[by_the_standard(v * slope + intercept, 40, 400) for v in row] for row in stored])
+    expected = 255 - expected if photometric == "MONOCHROME1" else expected
+    np.testing.assert_allclose(pixels_of(load_image(dataset)), expected, atol=0.5 + 1e-9)
+
+
+def test_dicom_sigmoid_window_follows_the_standard():
+    stored = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
+    dataset = dicom(stored, BitsStored=12, WindowCenter=2000, WindowWidth=900, VOILUTFunction="SIGMOID")
+    expected = 255 / (1 + np.exp(-4 * (stored - 2000.0) / 900))
+    np.testing.assert_allclose(pixels_of(load_image(dataset)), expected, atol=0.5 + 1e-9)
+
+
+def test_dicom_voi_table_of_eight_bit_values_does_not_wrap():
+    stored = np.arange(0, 4096, 13, dtype=np.uint16)[None, :]
+    dataset = dicom(stored, BitsStored=12, VOILUTSequence=lookup([4096, 0, 8], [v // 16 for v in range(4096)]))
+    np.testing.assert_array_equal(pixels_of(load_image(dataset)), (stored // 16).astype(np.uint8))
+
+
+def test_dicom_voi_table_uses_its_own_range_and_clips_outside():
+    dataset = dicom(
+        np.array([[0, 9, 10, 11, 12, 500]], np.uint16),
+        VOILUTSequence=lookup([3, 10, 12], [0, 2047, 4095]),
+        WindowCenter=1,
+        WindowWidth=1,
+    )
+    assert pixels_of(load_image(dataset)).tolist() == [[0, 0, 0, 127, 255, 255]]
+    assert dataset.VOILUTSequence[0].LUTDescriptor == [3, 10, 12]
+
+
+def test_dicom_modality_table_is_applied_first():
+    table = lookup([4, 0, 16], [0, 3000, 1000, 2000])
+    dataset = dicom(np.array([[0, 1, 2, 3]], np.uint16), ModalityLUTSequence=table)
+    assert pixels_of(load_image(dataset)).tolist() == [[0, 255, 85, 170]]
+
+
+def test_dicom_of_twelve_bits_without_window_is_stretched_and_padding_left_out():
+    stored = np.array([[100, 600, 1100, 4095]], np.uint16)
+    assert pixels_of(load_image(dicom(stored, BitsStored=12))).tolist() == [[0, 32, 64, 255]]
+    padded = dicom(stored, BitsStored=12, PixelPaddingValue=4095)
+    assert pixels_of(load_image(padded)).tolist() == [[0, 128, 255, 255]]
+    ranged = dicom(stored, BitsStored=12, PixelPaddingValue=4095, PixelPaddingRangeLimit=1000)
+    assert pixels_of(load_image(ranged)).tolist() == [[0, 255, 255, 255]]
+    only = dicom(np.full((2, 2), 9, np.uint16), PixelPaddingValue=9)
+    assert pixels_of(load_image(only)).tolist() == [[0, 0], [0, 0]]
+
+
+def test_dicom_padding_works_in_implicit_encoding(tmp_path):
+    stored = np.array([[100, 600, 1100, 4095]], np.uint16)
+    content = written(dicom(stored, ImplicitVRLittleEndian, BitsStored=12, PixelPaddingValue=4095))
+    assert pixels_of(load_image(with_file("i.dcm", content)(tmp_path))).tolist() == [[0, 128, 255, 255]]
+
+
+@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
+def test_dicom_without_any_file_header_is_read_in_its_byte_order(implicit, little, tmp_path):
+    dataset = dicom(DEEP.astype("<u2" if little else ">u2"))
+    del dataset.file_meta
+    path = tmp_path / "old.dcm"
+    dataset.save_as(path, implicit_vr=implicit, little_endian=little)
+    np.testing.assert_array_equal(pixels_of(load_image(path)), DEEP_SEEN)
+
+
+def test_dicom_of_eight_bits_keeps_its_values():
+    assert pixels_of(load_image(dicom(RAMP, RescaleSlope=1, RescaleIntercept=0))).tolist() == RAMP.tolist()
+    signed = dicom(np.array([[-128, 0, 127]], np.int8))
+    assert pixels_of(load_image(signed)).tolist() == [[0, 128, 255]]
+    inverted = dicom(RAMP, PhotometricInterpretation="MONOCHROME1")
+    assert pixels_of(load_image(inverted)).tolist() == (255 - RAMP).tolist()
+
+
+def test_dicom_bits_above_bits_stored_are_ignored():
+    stored = np.array([[0, 1000, 2000, 4000]], np.uint16)
+    overlay = stored | np.uint16(0x8000)
+    clean, dirty = dicom(stored, BitsStored=12), dicom(overlay, BitsStored=12)
+    np.testing.assert_array_equal(pixels_of(load_image(dirty)), pixels_of(load_image(clean)))
+
+
+def test_dicom_empty_elements_count_as_absent():
+    dataset = dicom(DEEP.astype(np.uint16), WindowCenter=None, WindowWidth=None, RescaleSlope=None)
+    dataset.RescaleIntercept = None
+    np.testing.assert_array_equal(pixels_of(load_image(dataset)), DEEP_SEEN)
+
+
+def test_dicom_colours():
+    np.testing.assert_array_equal(pixels_of(load_image(dicom(COLOUR))), COLOUR)
+    planar = dicom(COLOUR, PlanarConfiguration=1, PixelData=np.moveaxis(COLOUR, -1, 0).tobytes())
+    np.testing.assert_array_equal(pixels_of(load_image(planar)), COLOUR)
+    deep = dicom(COLOUR.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(pixels_of(load_image(deep)), COLOUR)
+    ycbcr = dicom(COLOUR, PhotometricInterpretation="YBR_FULL")
+    expected = np.asarray(Image.fromarray(COLOUR, "YCbCr").convert("RGB"), dtype=int)
+    np.testing.assert_allclose(pixels_of(load_image(ycbcr)).astype(int), expected, atol=1)
+
+
+def test_dicom_palette():
+    dataset = dicom(eight([[0, 1, 2, 3]]), PhotometricInterpretation="PALETTE COLOR")
+    palette = {"Red": [0, 65535, 0, 257], "Green": [0, 0, 65535, 514], "Blue": [0, 0, 0, 771]}
+    for name, values in palette.items():
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
+        setattr(dataset, f"{name}PaletteColorLookupTableData", np.array(values, "<u2").tobytes())
+    assert pixels_of(load_image(dataset)).tolist() == [[[0, 0, 0], [255, 0, 0], [0, 255, 0], [1, 2, 3]]]
+
+
+def test_dicom_compressed():
+    lossless = dicom(DEEP.astype(np.uint16))
+    lossless.compress(RLELossless)
+    np.testing.assert_array_equal(pixels_of(load_image(lossless)), DEEP_SEEN)
+    stream = encoded(Image.fromarray(RAMP), "JPEG", quality=95)
+    lossy = dicom(RAMP, JPEGBaseline8Bit, PixelData=encapsulate([stream]))
+    expected = np.asarray(Image.open(io.BytesIO(stream)), dtype=int)
+    np.testing.assert_allclose(pixels_of(load_image(lossy)).astype(int), expected, atol=1)
+
+
+def test_dicom_float_pixels_are_stretched():
+    np.testing.assert_array_equal(pixels_of(load_image(dicom(DEEP.astype(np.float32)))), DEEP_SEEN)
+
+
+def test_only_numpy_and_pil_are_imported():
+    source = Path(mmfusion.model.images.__file__).read_text()
+    imported = set(re.findall(r"^\s*(?:from|import)\s+(\w+)", source, flags=re.MULTILINE))
+    assert imported - set(sys.stdlib_module_names) == {"numpy", "PIL"}
+
+
+@pytest.mark.skipif("MMFUSION_DATA" not in os.environ, reason="MMFUSION_DATA (real X-rays) is not set")
+def test_real_x_rays_load_as_pil_reads_them():
+    paths = sorted(Path(os.environ["MMFUSION_DATA"]).glob("*/images/*"))[::10]
+    assert paths
+    for path in paths:
+        with Image.open(path) as image:
+            expected = np.asarray(image.convert(image.mode if image.mode in ("L", "RGB") else "RGB"))
+        np.testing.assert_array_equal(pixels_of(load_image(path)), expected)
