@@ -19,7 +19,18 @@ from benchmarks.measuring import Setting
 from benchmarks.models import preset
 from benchmarks.report import print_case
 
-SETTINGS = ("MALLOC_", "LD_PRELOAD", "OMP_", "GOMP_", "KMP_", "MKL_", "ONEDNN_", "TORCH", "CUDA_", "KERAS_BACKEND")
+SETTINGS = (
+    "MALLOC_",
+    "LD_PRELOAD",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "MKL_",
+    "ONEDNN_",
+    "TORCH",
+    "CUDA_",
+    "KERAS_BACKEND",
+)
 """How the names begin of what a figure may depend on in the environment."""
 
 SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
@@ -28,7 +39,11 @@ SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
 
 def command() -> str:
     """What to type to run this again."""
-    named = {name: value for name, value in os.environ.items() if name.startswith(SETTINGS) and name != SET_BY_TORCH}
+    named = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(SETTINGS) and name != SET_BY_TORCH
+    }
     settings = [f"{name}={shlex.quote(value)} " for name, value in sorted(named.items())]
     return f"{''.join(settings)}python -m benchmarks {shlex.join(sys.argv[1:])}"
 
@@ -37,13 +52,21 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     backbones: Annotated[
-        str, typer.Option(help="base (ViT-B/16, BERT-base), small (EfficientNet-Lite0, MiniLM) or tiny.")
+        str,
+        typer.Option(
+            help="base (ViT-B/16, BERT-base), small (EfficientNet-Lite0, MiniLM) or tiny."
+        ),
     ] = "base",
-    case: Annotated[list[str] | None, typer.Option(help=f"Once or more; all without it: {', '.join(CASES)}.")] = None,
+    case: Annotated[
+        list[str] | None, typer.Option(help=f"Once or more; all without it: {', '.join(CASES)}.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
-    output: Annotated[Path | None, typer.Option(help="A JSON file to write; cases that it holds already are kept.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A JSON file to write; cases that it holds already are kept."),
+    ] = None,
 ) -> None:
     """Time the library beside its peers, in one run on one machine."""
     console = Console()
@@ -51,9 +74,13 @@ def main(
     wanted = case or [name for name in CASES if plain or name not in CPU_FLOAT32]
     unknown = [name for name in wanted if name not in CASES]
     if unknown or dtype not in ("float32", "bfloat16"):
-        raise typer.BadParameter(f"--case must be of {list(CASES)} and --dtype float32 or bfloat16, got {unknown} and {dtype!r}.")
+        raise typer.BadParameter(
+            f"--case must be of {list(CASES)} and --dtype float32 or bfloat16, got {unknown} and {dtype!r}."
+        )
     if not plain and set(wanted) & CPU_FLOAT32:
-        raise typer.BadParameter(f"--case {', '.join(CPU_FLOAT32)} runs on the CPU in float32, got {device} and {dtype}.")
+        raise typer.BadParameter(
+            f"--case {', '.join(CPU_FLOAT32)} runs on the CPU in float32, got {device} and {dtype}."
+        )
     if device == "cuda" and not torch.cuda.is_available():
         raise typer.BadParameter("--device must be cpu where there is no GPU, got 'cuda'.")
     torch.set_num_threads(threads)
@@ -69,14 +96,19 @@ def main(
         "device": device,
         "batch_size": batch_size,
     }
-    kept = json.loads(output.read_text(encoding="utf-8"))["cases"] if output is not None and output.exists() else {}
+    kept = (
+        json.loads(output.read_text(encoding="utf-8"))["cases"]
+        if output is not None and output.exists()
+        else {}
+    )
     console.print(
         f"{backbones}, {dtype}, {device}, batch {batch_size}: matrix products at {product.rate / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
     for name in wanted:
         found = CASES[name](setting)
-        # Each case says where it was measured: others in the file may come from another day or machine.
+        # Each case says where it was measured: others in the file may come from another day or
+        # machine.
         kept[name] = found | {"made": made | found.get("made", {})}
         print_case(console, name, found)
         if output is not None:

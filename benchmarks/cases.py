@@ -15,7 +15,16 @@ from torch import Tensor
 from transformers import BertModel
 
 from benchmarks.epochs import epoch
-from benchmarks.measuring import TOLERANCE, Setting, compared, cut, in_its_own_process, of_compiled, of_model, timed
+from benchmarks.measuring import (
+    TOLERANCE,
+    Setting,
+    compared,
+    cut,
+    in_its_own_process,
+    of_compiled,
+    of_model,
+    timed,
+)
 from benchmarks.models import (
     FUSIONS,
     WIDTHS,
@@ -58,7 +67,9 @@ def text_tower(setting: Setting) -> dict[str, Any]:
 
     def of_plain(width: int | None) -> Side:
         padded = texts(setting.batch, width=width, device=setting.device)
-        return lambda: masked_mean(plain(**padded).last_hidden_state, padded["attention_mask"].bool())
+        return lambda: masked_mean(
+            plain(**padded).last_hidden_state, padded["attention_mask"].bool()
+        )
 
     sides = {
         "packed": of_ours("packed"),
@@ -68,7 +79,9 @@ def text_tower(setting: Setting) -> dict[str, Any]:
         "transformers, to 512": of_plain(512),
     }
     lengths = mask.sum(1).tolist()
-    operations = {name: transformer_operations(setting.chosen.text, cut(lengths, name)) for name in sides}
+    operations = {
+        name: transformer_operations(setting.chosen.text, cut(lengths, name)) for name in sides
+    }
     # A text of more than 128 tokens is cut there: it is another text.
     whole = {"transformers, to 128": [row for row, length in enumerate(lengths) if length <= 128]}
     return compared(setting, sides, expected, whole, operations=operations) | {
@@ -92,12 +105,17 @@ def fused(setting: Setting) -> dict[str, Any]:
         model.text_encoder.padding = "padded"
         with torch.inference_mode():
             # One pair at a time: there is nothing to pad, to pack or to group.
-            alone = [{name: value[row : row + 1] for name, value in full.items()} for row in range(setting.batch)]
+            alone = [
+                {name: value[row : row + 1] for name, value in full.items()}
+                for row in range(setting.batch)
+            ]
             expected[fusion] = torch.cat([model(**pair).logits for pair in alone]).float().cpu()
         model.text_encoder.padding = "auto"
         sides[fusion] = of_model(setting.place(model), inputs)
     first = FUSIONS[0]
-    sides[f"{first}, compiled"] = of_compiled(setting.place(classifier(setting.chosen, first)), inputs)
+    sides[f"{first}, compiled"] = of_compiled(
+        setting.place(classifier(setting.chosen, first)), inputs
+    )
     expected[f"{first}, compiled"] = expected[first]
     if not isinstance(setting.chosen.image, str):
         peer = DualEncoder(classifier(setting.chosen, "concat")).eval().to(setting.device)
@@ -105,7 +123,9 @@ def fused(setting: Setting) -> dict[str, Any]:
             answer = peer(**full).float().cpu()
         setting.place(peer)
         for name, width in WIDTHS.items():
-            padded = pairs(setting.chosen, setting.batch, setting.dtype, width=width, device=setting.device)
+            padded = pairs(
+                setting.chosen, setting.batch, setting.dtype, width=width, device=setting.device
+            )
             sides[f"dual encoder, {name}"] = lambda padded=padded: peer(**padded)
             expected[f"dual encoder, {name}"] = answer
     lengths = inputs["attention_mask"].sum(1).tolist()
@@ -115,15 +135,18 @@ def fused(setting: Setting) -> dict[str, Any]:
         sides,
         expected,
         {"dual encoder, to 128": short},
-        operations={name: needed_operations(setting.chosen, setting.batch, cut(lengths, name)) for name in sides},
+        operations={
+            name: needed_operations(setting.chosen, setting.batch, cut(lengths, name))
+            for name in sides
+        },
     )
 
 
 def parts(setting: Setting) -> dict[str, Any]:
     """Each tower alone, and mapper with fusion on top of what the towers gave.
 
-    A strategy that acts inside the towers starts from the states that enter the first blocks it acts in, as from a cache; what it
-    adds is its time less that of the same blocks without it.
+    A strategy that acts inside the towers starts from the states that enter the first blocks it
+    acts in, as from a cache; what it adds is its time less that of the same blocks without it.
     """
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -142,21 +165,37 @@ def parts(setting: Setting) -> dict[str, Any]:
     seconds = timed(setting, sides)
     medians = {name: found["median"] for name, found in seconds.items()}
     alone = medians["image tower"] + medians["text tower"]
-    added = {fusion: medians[f"mapper + {fusion}"] - medians.get(f"the same blocks without {fusion}", 0.0) for fusion in FUSIONS}
-    return {"seconds": seconds, "share_of_forward_time": {fusion: cost / (alone + cost) for fusion, cost in added.items()}}
+    added = {
+        fusion: medians[f"mapper + {fusion}"]
+        - medians.get(f"the same blocks without {fusion}", 0.0)
+        for fusion in FUSIONS
+    }
+    return {
+        "seconds": seconds,
+        "share_of_forward_time": {fusion: cost / (alone + cost) for fusion, cost in added.items()},
+    }
 
 
-def _behind(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Side | None]:
+def _behind(
+    model: FusionClassifier, inputs: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Side | None]:
     """The states that enter the first blocks in which the strategy acts, and what runs the towers on from there without it."""
     image, text = model.image_encoder, model.text_encoder
     assert image is not None and text is not None
     model.freeze("image").freeze("text")
     at, at_text = model.cache_block("image"), model.cache_block("text")
     with torch.inference_mode():
-        seen, read = image.embed(inputs["pixel_values"]), text.embed(inputs["input_ids"], inputs["attention_mask"])
+        seen, read = (
+            image.embed(inputs["pixel_values"]),
+            text.embed(inputs["input_ids"], inputs["attention_mask"]),
+        )
         seen = image.walk(0, min(at, image.num_blocks), seen)
         read = text.walk(0, min(at_text, text.num_blocks), read)
-        stored = {"image_state": seen.values, "text_state": read.values, "attention_mask": read.mask}
+        stored = {
+            "image_state": seen.values,
+            "text_state": read.values,
+            "attention_mask": read.mask,
+        }
         if at > image.num_blocks:
             encoded = image.pool(seen)
             stored |= {"image_state": encoded.tokens, "image_pooled": encoded.pooled}
@@ -197,7 +236,11 @@ def training_step(setting: Setting) -> dict[str, Any]:
 
         return step
 
-    return {"seconds": timed(setting, {"packed": of("packed"), "padded to the longest": of("padded")}, training=True)}
+    return {
+        "seconds": timed(
+            setting, {"packed": of("packed"), "padded to the longest": of("padded")}, training=True
+        )
+    }
 
 
 def latency(setting: Setting) -> dict[str, Any]:
@@ -221,14 +264,22 @@ def exported(setting: Setting) -> dict[str, Any]:
     model = classifier(setting.chosen, "concat")
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        reports = {ending: export_model(model, Path(folder) / f"model{ending}") for ending in (".pt2", ".onnx")}
+        reports = {
+            ending: export_model(model, Path(folder) / f"model{ending}")
+            for ending in (".pt2", ".onnx")
+        }
         program = torch.export.load(reports[".pt2"].path).module()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(reports[".onnx"].path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            reports[".onnx"].path, options, providers=["CPUExecutionProvider"]
+        )
         for batch in sorted({1, setting.batch}):
             inputs = pairs(setting.chosen, batch, torch.float32)
-            inputs |= {name: torch.ones(batch, dtype=torch.bool) for name in ("image_present", "text_present")}
+            inputs |= {
+                name: torch.ones(batch, dtype=torch.bool)
+                for name in ("image_present", "text_present")
+            }
             arrays = {name: value.numpy() for name, value in inputs.items()}
             eager = of_model(model, inputs)
             sides: dict[str, Side] = {
@@ -239,7 +290,11 @@ def exported(setting: Setting) -> dict[str, Any]:
             with torch.inference_mode():
                 expected = eager()
             found[f"batch {batch}"] = compared(setting, sides, expected, tolerance=1e-4)
-    return found | {"largest_difference": {ending: report.largest_difference for ending, report in reports.items()}}
+    return found | {
+        "largest_difference": {
+            ending: report.largest_difference for ending, report in reports.items()
+        }
+    }
 
 
 def compiled(setting: Setting) -> dict[str, Any]:
@@ -259,15 +314,25 @@ def compiled(setting: Setting) -> dict[str, Any]:
     full.text_encoder.padding = "padded"
     with torch.inference_mode():
         expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
-    return compared(setting, {"packed": of("packed"), "padded": of("padded"), "compiled": of_compiled(model, inputs)}, expected)
+    return compared(
+        setting,
+        {"packed": of("packed"), "padded": of("padded"), "compiled": of_compiled(model, inputs)},
+        expected,
+    )
 
 
 def growth(setting: Setting) -> dict[str, Any]:
     """Seconds and peak memory of `predict_stream` over more and more pairs, tiny towers, each number in its own process."""
     if importlib.util.find_spec("datasets") is None:
         return {"skipped": "datasets is not installed"}
-    found = {str(count): in_its_own_process("benchmarks.streamed", setting.device, str(count)) for count in GROWTH}
-    return {"pairs": found, "made": {"backbones": "tiny", "inputs": "batch 32, texts of 1 to 60 words"}}
+    found = {
+        str(count): in_its_own_process("benchmarks.streamed", setting.device, str(count))
+        for count in GROWTH
+    }
+    return {
+        "pairs": found,
+        "made": {"backbones": "tiny", "inputs": "batch 32, texts of 1 to 60 words"},
+    }
 
 
 CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {

@@ -48,10 +48,16 @@ def epoch(setting: Setting) -> dict[str, Any]:
         assert frozen.image_encoder is not None
         processor = FusionProcessor(word_tokenizer(WORDS), frozen.image_encoder.input_spec)
         started = time.perf_counter()
-        cached, _ = cache_features(frozen.to(setting.device), processor, rows, folder / "cache", batch_size=setting.batch)
+        cached, _ = cache_features(
+            frozen.to(setting.device), processor, rows, folder / "cache", batch_size=setting.batch
+        )
         encoding = time.perf_counter() - started
         apart = _cached_as_uncached(frozen, processor, rows, folder / "cache")
-        sides = {"cached": (True, cached, CACHED_EPOCHS), "frozen": (True, rows, 1), "full training": (False, rows, 1)}
+        sides = {
+            "cached": (True, cached, CACHED_EPOCHS),
+            "frozen": (True, rows, 1),
+            "full training": (False, rows, 1),
+        }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
         for _ in range(setting.rounds):
             for name, (is_frozen, data, epochs) in sides.items():
@@ -67,7 +73,9 @@ def epoch(setting: Setting) -> dict[str, Any]:
                     bf16=setting.dtype == torch.bfloat16,
                     use_cpu=setting.device == "cpu",
                 )
-                seconds[name].append(fit(model, processor, data, arguments=arguments).seconds_per_epoch)
+                seconds[name].append(
+                    fit(model, processor, data, arguments=arguments).seconds_per_epoch
+                )
     return {
         "seconds": {name: spread(taken) for name, taken in seconds.items()},
         "largest_difference": {"cached": apart},
@@ -85,18 +93,27 @@ def cohort(chosen: Preset, folder: Path) -> datasets.Dataset:
     pictures, texts = [], []
     for index, length in enumerate(lengths):
         pictures.append(str(folder / f"{index}.png"))
-        Image.fromarray(draw.integers(0, 256, (chosen.pixels, chosen.pixels), dtype=np.uint8)).save(pictures[-1])
+        Image.fromarray(draw.integers(0, 256, (chosen.pixels, chosen.pixels), dtype=np.uint8)).save(
+            pictures[-1]
+        )
         # Two of a report's tokens are the special ones.
         texts.append(" ".join(draw.choice(WORDS, max(1, length - 2))))
     features = datasets.Features(
-        {"image": datasets.Value("string"), "text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])}
+        {
+            "image": datasets.Value("string"),
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+        }
     )
     return datasets.Dataset.from_dict(
-        {"image": pictures, "text": texts, "label": [index % 2 for index in range(COHORT)]}, features=features
+        {"image": pictures, "text": texts, "label": [index % 2 for index in range(COHORT)]},
+        features=features,
     )
 
 
-def _cached_as_uncached(model: FusionClassifier, processor: FusionProcessor, rows: datasets.Dataset, cache: Path) -> float:
+def _cached_as_uncached(
+    model: FusionClassifier, processor: FusionProcessor, rows: datasets.Dataset, cache: Path
+) -> float:
     """The largest difference of logits between the two roads, of the first samples.
 
     Raises:
@@ -105,7 +122,11 @@ def _cached_as_uncached(model: FusionClassifier, processor: FusionProcessor, row
     from mmfusion import predict
 
     some = rows.select(range(min(64, len(rows))))
-    apart = float(np.abs(predict(model, processor, some) - predict(model, processor, some, cache=cache)).max())
+    apart = float(
+        np.abs(predict(model, processor, some) - predict(model, processor, some, cache=cache)).max()
+    )
     if not apart <= CACHE_TOLERANCE:
-        raise RuntimeError(f"both roads must answer alike within {CACHE_TOLERANCE:g}, got {apart:.3g}. Nothing was timed.")
+        raise RuntimeError(
+            f"both roads must answer alike within {CACHE_TOLERANCE:g}, got {apart:.3g}. Nothing was timed."
+        )
     return apart

@@ -15,11 +15,18 @@ def headline(runs: Mapping[str, Cases]) -> str:
     """The table in Markdown; a figure that was not measured leaves its cell empty, a row without any is left out.
 
     Args:
-        runs: the files' names without their ending -> their cases. What "NAME-small" holds, on the small pair, stands in the
-            column of "NAME".
+        runs: the files' names without their ending -> their cases. What "NAME-small" holds, on the
+            small pair, stands in the column of "NAME".
     """
-    columns = [name for name in runs if not name.endswith("-small") and any(row(runs[name]) for row in LARGE.values())]
-    lines = [f"| | {' | '.join(_title(runs[name]) for name in columns)} |", f"| --- |{' --- |' * len(columns)}"]
+    columns = [
+        name
+        for name in runs
+        if not name.endswith("-small") and any(row(runs[name]) for row in LARGE.values())
+    ]
+    lines = [
+        f"| | {' | '.join(_title(runs[name]) for name in columns)} |",
+        f"| --- |{' --- |' * len(columns)}",
+    ]
     for rows, ending in ((LARGE, ""), (SMALL, "-small")):
         for label, row in rows.items():
             cells = [row(runs.get(name + ending, {})) for name in columns]
@@ -39,7 +46,11 @@ def _times(case: str, slow: str, fast: str) -> Callable[[Cases], str]:
 
     def row(cases: Cases) -> str:
         sides = cases.get(case, {}).get("seconds", {})
-        return f"{sides[slow]['median'] / sides[fast]['median']:.2f}" if slow in sides and fast in sides else ""
+        return (
+            f"{sides[slow]['median'] / sides[fast]['median']:.2f}"
+            if slow in sides and fast in sides
+            else ""
+        )
 
     return row
 
@@ -82,30 +93,48 @@ def _onnx(batch: str) -> Callable[[Cases], str]:
 def _streamed(cases: Cases) -> str:
     found = cases.get("growth", {}).get("pairs", {})
     return "; ".join(
-        f"{int(count):,}: {point['pairs_per_second']:,.0f}/s, {point['peak_megabytes']:,.0f} MB" for count, point in found.items()
+        f"{int(count):,}: {point['pairs_per_second']:,.0f}/s, {point['peak_megabytes']:,.0f} MB"
+        for count, point in found.items()
     )
 
 
 LARGE: dict[str, Callable[[Cases], str]] = {
     f"text tower packed, against transformers padded {TO_THE_LONGEST} / {TO_512}": _joined(
-        *(_times("text tower", f"transformers, {width}", "packed") for width in (TO_THE_LONGEST, TO_512))
+        *(
+            _times("text tower", f"transformers, {width}", "packed")
+            for width in (TO_THE_LONGEST, TO_512)
+        )
     ),
     f"forward pass, against transformers' dual encoder padded {TO_THE_LONGEST} / {TO_512}": _joined(
-        *(_times("fused forward", f"dual encoder, {width}", "concat") for width in (TO_THE_LONGEST, TO_512))
+        *(
+            _times("fused forward", f"dual encoder, {width}", "concat")
+            for width in (TO_THE_LONGEST, TO_512)
+        )
     ),
     "the same, compiled": _joined(
-        *(_times("fused forward", f"dual encoder, {width}", "concat, compiled") for width in (TO_THE_LONGEST, TO_512))
+        *(
+            _times("fused forward", f"dual encoder, {width}", "concat, compiled")
+            for width in (TO_THE_LONGEST, TO_512)
+        )
     ),
-    "forward pass, share of the rate of matrix products, eager / compiled": _joined(_rate("concat"), _rate("concat, compiled")),
+    "forward pass, share of the rate of matrix products, eager / compiled": _joined(
+        _rate("concat"), _rate("concat, compiled")
+    ),
     "mapper and fusion, share of the forward time": _shares,
-    "training step packed, against padded": _times("training step", "padded to the longest", "packed"),
-    "one pair, milliseconds, eager / compiled": _joined(_milliseconds("concat"), _milliseconds("concat, compiled")),
+    "training step packed, against padded": _times(
+        "training step", "padded to the longest", "packed"
+    ),
+    "one pair, milliseconds, eager / compiled": _joined(
+        _milliseconds("concat"), _milliseconds("concat, compiled")
+    ),
     "onnxruntime, against eager, batch 1 / 32": _joined(_onnx("batch 1"), _onnx("batch 32")),
     "pairs streamed (tiny towers): rate and peak memory": _streamed,
 }
 """The rows of the large pair: label -> the cell that a file's cases give."""
 
 SMALL: dict[str, Callable[[Cases], str]] = {
-    "epoch with cached embeddings, against frozen encoders without a cache (small pair)": _times("epoch", "frozen", "cached"),
+    "epoch with cached embeddings, against frozen encoders without a cache (small pair)": _times(
+        "epoch", "frozen", "cached"
+    ),
 }
 """The rows of the small pair."""

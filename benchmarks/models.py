@@ -40,10 +40,17 @@ def preset(name: str) -> Preset:
     if name == "base":
         return Preset(name, ViTConfig(), BertConfig())
     if name == "small":
-        mini = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+        mini = BertConfig(
+            hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+        )
         return Preset(name, "tf_efficientnet_lite0", mini)
     if name == "tiny":
-        widths = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        widths = {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        }
         return Preset(name, ViTConfig(**widths, image_size=32), BertConfig(**widths), 32)
     raise ValueError(f"preset must be base, small or tiny, got {name!r}.")
 
@@ -53,7 +60,9 @@ def classifier(chosen: Preset, fusion: str, *, seed: int = 0) -> FusionClassifie
     torch.manual_seed(seed)
     image = ImageEncoder(chosen.image, pretrained=False)
     text = TextEncoder(chosen.text)
-    return FusionClassifier(image_encoder=image, text_encoder=text, fusion=fusion, mapper="linear").eval()
+    return FusionClassifier(
+        image_encoder=image, text_encoder=text, fusion=fusion, mapper="linear"
+    ).eval()
 
 
 class DualEncoder(nn.Module):
@@ -72,7 +81,9 @@ class DualEncoder(nn.Module):
             # The peer has poolers, which ours has not: they keep their random weights.
             missing, unexpected = copy.load_state_dict(original.state_dict(), strict=False)
             if unexpected or not all("pooler" in name for name in missing):
-                raise RuntimeError(f"the peer must have the same backbone, got {missing} missing and {unexpected} too much.")
+                raise RuntimeError(
+                    f"the peer must have the same backbone, got {missing} missing and {unexpected} too much."
+                )
         self.towers = VisionTextDualEncoderModel(vision_model=vision, text_model=words)
         # Our towers may carry the name of our attention; the peer runs transformers' own.
         self.towers.set_attn_implementation("sdpa")
@@ -90,19 +101,28 @@ def _tensor(features: Any) -> Tensor:
     return features if isinstance(features, Tensor) else features.pooler_output
 
 
-def texts(batch: int, *, width: int | None = None, seed: int = 0, device: str = "cpu") -> dict[str, Tensor]:
+def texts(
+    batch: int, *, width: int | None = None, seed: int = 0, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Random tokens in texts of real lengths, padded to the longest or to `width`, to which longer ones are cut."""
     draw = torch.Generator().manual_seed(seed)
-    lengths = torch.from_numpy(report_lengths())[torch.randint(0, len(report_lengths()), (batch,), generator=draw)]
+    lengths = torch.from_numpy(report_lengths())[
+        torch.randint(0, len(report_lengths()), (batch,), generator=draw)
+    ]
     lengths = lengths.clamp(max=width) if width else lengths
     places = width or int(lengths.max())
     mask = torch.arange(places) < lengths[:, None]
     # Drawn at one width, so that a text is the same however far it is padded.
     ids = torch.randint(1000, 30000, (batch, 512), generator=draw)[:, :places]
-    return {"input_ids": torch.where(mask, ids, 0).to(device), "attention_mask": mask.long().to(device)}
+    return {
+        "input_ids": torch.where(mask, ids, 0).to(device),
+        "attention_mask": mask.long().to(device),
+    }
 
 
-def pairs(chosen: Preset, batch: int, dtype: torch.dtype, *, width: int | None = None, device: str = "cpu") -> dict[str, Tensor]:
+def pairs(
+    chosen: Preset, batch: int, dtype: torch.dtype, *, width: int | None = None, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Noise for pictures, and `texts`."""
     draw = torch.Generator().manual_seed(1)
     pixels = torch.randn(batch, 3, chosen.pixels, chosen.pixels, generator=draw)
@@ -112,10 +132,14 @@ def pairs(chosen: Preset, batch: int, dtype: torch.dtype, *, width: int | None =
 def transformer_operations(config: Any, lengths: list[int]) -> float:
     """Floating-point operations of a transformer's layers on sequences of these lengths, two per multiplication.
 
-    Per token 8 D^2 for the four projections and 4 D I for the two layers of width I; per sequence 4 L^2 D for scores and sums.
+    Per token 8 D^2 for the four projections and 4 D I for the two layers of width I; per sequence 4
+    L^2 D for scores and sums.
     """
     dim, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    return float(layers * sum(length * (8 * dim**2 + 4 * dim * inner) + 4 * length**2 * dim for length in lengths))
+    return float(
+        layers
+        * sum(length * (8 * dim**2 + 4 * dim * inner) + 4 * length**2 * dim for length in lengths)
+    )
 
 
 def needed_operations(chosen: Preset, batch: int, lengths: list[int]) -> float | None:
@@ -124,6 +148,8 @@ def needed_operations(chosen: Preset, batch: int, lengths: list[int]) -> float |
         return None
     config = chosen.image
     patches = (chosen.pixels // config.patch_size) ** 2
-    embedding = 2.0 * batch * patches * config.num_channels * config.patch_size**2 * config.hidden_size
+    embedding = (
+        2.0 * batch * patches * config.num_channels * config.patch_size**2 * config.hidden_size
+    )
     image = transformer_operations(config, [patches + 1] * batch)
     return image + embedding + transformer_operations(chosen.text, lengths)

@@ -34,11 +34,14 @@ Peer = Callable[..., Tensor]
 def peers(setting: Setting) -> dict[str, Any]:
     """`concat` beside transformers' dual encoder (eager, sdpa, compiled), torchmultimodal's late fusion and MONAI's TransCheX.
 
-    The dual encoder and the late fusion have our backbones with our weights, so that they do the same work; TransCheX has an
-    architecture of its own, and attends to padding: it is timed, not compared with the others.
+    The dual encoder and the late fusion have our backbones with our weights, so that they do the
+    same work; TransCheX has an architecture of its own, and attends to padding: it is timed, not
+    compared with the others.
     """
     if not isinstance(setting.chosen.image, ViTConfig):
-        return {"skipped": "the dual encoder takes a ViT of transformers, which these backbones have not"}
+        return {
+            "skipped": "the dual encoder takes a ViT of transformers, which these backbones have not"
+        }
     ours = classifier(setting.chosen, "concat")
     built: dict[str, Peer] = {}
     for attention in ("eager", "sdpa", "compiled"):
@@ -46,18 +49,26 @@ def peers(setting: Setting) -> dict[str, Any]:
         dual = DualEncoder(ours).eval()
         dual.towers.set_attn_implementation("eager" if attention == "eager" else "sdpa")
         built[f"dual encoder, {attention}"] = dual
-    absent = [name for name, parts in PEERS.items() if any(importlib.util.find_spec(part) is None for part in parts)]
+    absent = [
+        name
+        for name, parts in PEERS.items()
+        if any(importlib.util.find_spec(part) is None for part in parts)
+    ]
     if "torchmultimodal" not in absent:
         built["torchmultimodal, late fusion"] = _late_fusion(ours)
     if "monai" not in absent:
         built["MONAI, TransCheX"] = _transchex(setting.chosen.pixels)
-    full = {name: pairs(setting.chosen, setting.batch, torch.float32, width=width) for name, width in WIDTHS.items()}
+    full = {
+        name: pairs(setting.chosen, setting.batch, torch.float32, width=width)
+        for name, width in WIDTHS.items()
+    }
     sides: dict[str, Side] = {}
     expected: dict[str, Tensor] = {}
     for peer, module in built.items():
         for name, inputs in full.items():
             with torch.inference_mode():
-                # To 128 longer texts are cut, and TransCheX sees the padding: there each width has its own answer.
+                # To 128 longer texts are cut, and TransCheX sees the padding: there each width has
+                # its own answer.
                 same = name != "to 128" and "TransCheX" not in peer
                 expected[f"{peer}, {name}"] = module(**(full["to the longest"] if same else inputs))
             placed = {key: value.to(setting.device) for key, value in inputs.items()}
@@ -67,13 +78,20 @@ def peers(setting: Setting) -> dict[str, Any]:
     assert ours.text_encoder is not None
     ours.text_encoder.padding = "padded"
     with torch.inference_mode():
-        expected |= dict.fromkeys(("mmfusion, packed", "mmfusion, compiled"), ours(**full["to the longest"]).logits)
+        expected |= dict.fromkeys(
+            ("mmfusion, packed", "mmfusion, compiled"), ours(**full["to the longest"]).logits
+        )
     ours.text_encoder.padding = "packed"
     for module in (ours, *built.values()):
         setting.place(module)
-    sides = {"mmfusion, packed": of_model(ours, inputs), "mmfusion, compiled": of_compiled(ours, inputs)} | sides
+    sides = {
+        "mmfusion, packed": of_model(ours, inputs),
+        "mmfusion, compiled": of_compiled(ours, inputs),
+    } | sides
     lengths = inputs["attention_mask"].sum(1).tolist()
-    operations = {name: needed_operations(setting.chosen, setting.batch, cut(lengths, name)) for name in sides}
+    operations = {
+        name: needed_operations(setting.chosen, setting.batch, cut(lengths, name)) for name in sides
+    }
     known = {name: value for name, value in operations.items() if "TransCheX" not in name}
     return compared(setting, sides, expected, operations=known) | {"absent": absent}
 
@@ -90,7 +108,9 @@ def _late_fusion(ours: Any) -> nn.Module:
     from torchmultimodal.modules.fusions.concat_fusion import ConcatFusionModule
 
     dual = DualEncoder(ours).towers
-    encoders = nn.ModuleDict({"image": _Picture(dual.vision_model), "text": _Words(dual.text_model)})
+    encoders = nn.ModuleDict(
+        {"image": _Picture(dual.vision_model), "text": _Words(dual.text_model)}
+    )
     dim = dual.vision_model.config.hidden_size + dual.text_model.config.hidden_size
     return _TwoInputs(LateFusion(encoders, ConcatFusionModule(), nn.Linear(dim, 2))).eval()
 
@@ -121,7 +141,12 @@ class _TwoInputs(nn.Module):
         self.model = model
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        return self.model({"image": pixel_values, "text": {"input_ids": input_ids, "attention_mask": attention_mask}})
+        return self.model(
+            {
+                "image": pixel_values,
+                "text": {"input_ids": input_ids, "attention_mask": attention_mask},
+            }
+        )
 
 
 def _transchex(pixels: int) -> nn.Module:
@@ -130,7 +155,13 @@ def _transchex(pixels: int) -> nn.Module:
 
     with tempfile.TemporaryDirectory() as folder:
         torch.save({}, Path(folder) / "pytorch_model.bin")
-        model = Transchex(in_channels=3, img_size=(pixels, pixels), num_classes=2, path_or_repo_id=folder, **TRANSCHEX)
+        model = Transchex(
+            in_channels=3,
+            img_size=(pixels, pixels),
+            num_classes=2,
+            path_or_repo_id=folder,
+            **TRANSCHEX,
+        )
     return _WithoutMask(model).eval()
 
 

@@ -32,7 +32,10 @@ def pixels_to_label(setting: Setting) -> dict[str, Any]:
     processor = FusionProcessor(word_tokenizer(WORDS), model.image_encoder.input_spec)
     draw = np.random.default_rng(0)
     pictures = [_chest(draw) for _ in range(setting.batch)]
-    texts = [" ".join(draw.choice(WORDS, max(1, length - 2))) for length in draw.choice(report_lengths(), setting.batch)]
+    texts = [
+        " ".join(draw.choice(WORDS, max(1, length - 2)))
+        for length in draw.choice(report_lengths(), setting.batch)
+    ]
 
     def classified(images: list[NDArray[np.uint8]]) -> Tensor:
         inputs = processor(images=images, text=texts).to(setting.device)
@@ -41,9 +44,16 @@ def pixels_to_label(setting: Setting) -> dict[str, Any]:
 
     def lungs() -> list[NDArray[np.uint8]]:
         found = segmenter.segment(pictures, batch_size=setting.batch)
-        return [np.where(lung.mask, picture, np.uint8(0)) for picture, lung in zip(pictures, found, strict=True)]
+        return [
+            np.where(lung.mask, picture, np.uint8(0))
+            for picture, lung in zip(pictures, found, strict=True)
+        ]
 
-    sides = {"classifier": lambda: classified(pictures), "lungs": lungs, "lungs, then classifier": lambda: classified(lungs())}
+    sides = {
+        "classifier": lambda: classified(pictures),
+        "lungs": lungs,
+        "lungs, then classifier": lambda: classified(lungs()),
+    }
     with warnings.catch_warnings():
         # The pictures are drawn, so the segmenter is right to doubt them.
         warnings.simplefilter("ignore", NotAChestXrayWarning)

@@ -53,7 +53,9 @@ def plain_copy(model: Any) -> PlainUNet:
     plain = PlainUNet([options["width"] * 2**level for level in range(depth + 1)])
     with torch.no_grad():
         for number in range(depth + 1):
-            for place, levels in (("down", plain.down), ("up", plain.join))[: 1 if number == depth else 2]:
+            for place, levels in (("down", plain.down), ("up", plain.join))[
+                : 1 if number == depth else 2
+            ]:
                 for step, part in ((1, "first"), (2, "second")):
                     level, block = levels[number], model.get_layer(f"{place}{number}_{step}")
                     _copy(getattr(level, part).weight, block.convolution.kernel, (3, 2, 0, 1))

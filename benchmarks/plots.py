@@ -44,8 +44,12 @@ def digest(case: dict[str, Any]) -> str:
 def stale(results: Path = RESULTS, figures: Path = FIGURES) -> list[str]:
     """The pictures that do not show what the JSON holds, are not there, or have no case any more."""
     wanted = {name: digest(case) for name, (_, case) in plots(results).items()}
-    there = {file.name: shown for file in figures.glob("*.png") if (shown := _shown(file)) is not None}
-    return sorted(name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name))
+    there = {
+        file.name: shown for file in figures.glob("*.png") if (shown := _shown(file)) is not None
+    }
+    return sorted(
+        name for name in wanted.keys() | there.keys() if wanted.get(name) != there.get(name)
+    )
 
 
 def _shown(file: Path) -> str | None:
@@ -59,7 +63,9 @@ def draw(name: str, case: dict[str, Any]) -> Figure:
         figure = _lines(case) if "batch" in case else _bars(case)
     made = case["made"]
     batch = "" if "batch" in case else f", batch {made['batch_size']}"
-    figure.suptitle(f"{name}: {NAMES[made['backbones']]}, {made['dtype']}, {made['device']}{batch}", fontsize=10)
+    figure.suptitle(
+        f"{name}: {NAMES[made['backbones']]}, {made['dtype']}, {made['device']}{batch}", fontsize=10
+    )
     return figure
 
 
@@ -74,7 +80,11 @@ def _bars(case: dict[str, Any]) -> Figure:
     ]
     colours = [THEIRS if name.startswith(PEERS) else OURS for name in sides]
     axes.barh(
-        range(len(sides)), medians, xerr=errors, color=colours, error_kw={"ecolor": "#333333", "elinewidth": 1, "capsize": 2}
+        range(len(sides)),
+        medians,
+        xerr=errors,
+        color=colours,
+        error_kw={"ecolor": "#333333", "elinewidth": 1, "capsize": 2},
     )
     axes.set_yticks(range(len(sides)), list(sides))
     axes.invert_yaxis()
@@ -93,7 +103,13 @@ def _lines(case: dict[str, Any]) -> Figure:
         taken = [point["seconds"] for point in points.values()]
         time, memory = grid[0, column], grid[1, column]
         time.plot(places, [side["median"] for side in taken], marker="o", color=OURS)
-        time.fill_between(places, [side["low"] for side in taken], [side["high"] for side in taken], color=OURS, alpha=0.2)
+        time.fill_between(
+            places,
+            [side["low"] for side in taken],
+            [side["high"] for side in taken],
+            color=OURS,
+            alpha=0.2,
+        )
         key = "peak_gpu_megabytes" if case["made"]["device"] == "cuda" else "peak_megabytes"
         memory.plot(places, [point[key] for point in points.values()], marker="o", color=OURS)
         for axes, label in ((time, "seconds"), (memory, "peak MB")):
@@ -104,12 +120,16 @@ def _lines(case: dict[str, Any]) -> Figure:
 
 
 def main(
-    check: Annotated[bool, typer.Option("--check", help="Draw nothing; fail where a picture is stale.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Draw nothing; fail where a picture is stale.")
+    ] = False,
 ) -> None:
     """Draw the plots, or check them."""
     if check:
         if wrong := stale():
-            Console(stderr=True).print(f"stale: {', '.join(wrong)}. Run: python -m benchmarks.plots", soft_wrap=True)
+            Console(stderr=True).print(
+                f"stale: {', '.join(wrong)}. Run: python -m benchmarks.plots", soft_wrap=True
+            )
             raise typer.Exit(1)
         return
     FIGURES.mkdir(parents=True, exist_ok=True)

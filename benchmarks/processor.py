@@ -12,6 +12,8 @@ def processor() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    found = {
+        key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)
+    }
     wanted = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
     return f"{found.get('model name', '')} ({', '.join(flag for flag in wanted if flag in found.get('flags', '').split())})"

@@ -37,11 +37,26 @@ AXES = {"batch": "batch size", "length": "tokens of each text, batch 8"}
 def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
     """Print a case: its seconds as tables, and its other figures as JSON."""
     for title, part in _timed(name, found):
-        table = Table("side", "median ms", "10th to 90th percentile", "times the first", "of the matmul rate", title=title)
+        table = Table(
+            "side",
+            "median ms",
+            "10th to 90th percentile",
+            "times the first",
+            "of the matmul rate",
+            title=title,
+        )
         for row in _rows(part):
             table.add_row(*row)
         console.print(table)
-    for key in ("share_of_forward_time", "pairs", "batch", "length", "filling_the_cache_seconds", "absent", "skipped"):
+    for key in (
+        "share_of_forward_time",
+        "pairs",
+        "batch",
+        "length",
+        "filling_the_cache_seconds",
+        "absent",
+        "skipped",
+    ):
         if key in found:
             console.print(f"{key}: {json.dumps(found[key], indent=2)}", highlight=False)
 
@@ -56,17 +71,31 @@ def render(stem: str, cases: dict[str, Any]) -> str:
     lines: list[str] = []
     for name, found in cases.items():
         made = found["made"]
-        lines += [f"## {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}", "", _made(made), ""]
+        lines += [
+            f"## {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}",
+            "",
+            _made(made),
+            "",
+        ]
         if name in PLOTTED and "skipped" not in found:
             alt = f"Seconds of each side of the case {name}, as in the table below"
             lines += [f"```{{image}} figures/{picture(stem, name)}", f":alt: {alt}", "```", ""]
         for title, part in _timed(name, found):
             header = [title, "median ms", "10th to 90th percentile", "times the first"]
             if "matmul_rate" in part:
-                header.append(f"of the rate of matrix products ({part['matmul_rate'] / 1e9:.0f} GFLOP/s)")
-            lines += [_line(header), _line(["---"] * len(header)), *(_line(row[: len(header)]) for row in _rows(part)), ""]
+                header.append(
+                    f"of the rate of matrix products ({part['matmul_rate'] / 1e9:.0f} GFLOP/s)"
+                )
+            lines += [
+                _line(header),
+                _line(["---"] * len(header)),
+                *(_line(row[: len(header)]) for row in _rows(part)),
+                "",
+            ]
         if "share_of_forward_time" in found:
-            shares = ", ".join(f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items())
+            shares = ", ".join(
+                f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items()
+            )
             lines += [f"Mapper and fusion, of the forward time: {shares}.", ""]
         lines += _remarks(found)
         for axis, title in AXES.items():
@@ -112,8 +141,13 @@ def _growing(title: str, points: dict[str, Any]) -> Iterator[str]:
 
 def _made(made: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    inputs = made.get("inputs", f"batch {made['batch_size']}, texts of the lengths of Open-i reports")
-    where = made["machine"].get("accelerator") or f"{made['machine']['processor']}, {made['machine']['threads']} threads"
+    inputs = made.get(
+        "inputs", f"batch {made['batch_size']}, texts of the lengths of Open-i reports"
+    )
+    where = (
+        made["machine"].get("accelerator")
+        or f"{made['machine']['processor']}, {made['machine']['threads']} threads"
+    )
     return f"{NAMES[made['backbones']]}, random weights, {made['dtype']}, {inputs}; {where}; {versions}; `{made['command']}`."
 
 
@@ -141,18 +175,25 @@ def read_runs(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
 def written(runs: dict[str, dict[str, Any]]) -> dict[Path, str]:
     """Each file with its two marker lines -> its text with what the runs say between them."""
     tables = "\n".join(render(stem, cases) for stem, cases in runs.items())
-    return {file: put(file.read_text(encoding="utf-8"), made) for file, made in ((README, headline(runs)), (PAGE, tables))}
+    return {
+        file: put(file.read_text(encoding="utf-8"), made)
+        for file, made in ((README, headline(runs)), (PAGE, tables))
+    }
 
 
 def main(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")
+    ] = False,
 ) -> None:
     """Write the benchmarks' tables into README.md and docs/benchmarks.md, or check them."""
     for file, text in written(read_runs()).items():
         if not check:
             file.write_text(text, encoding="utf-8")
         elif text != file.read_text(encoding="utf-8"):
-            Console(stderr=True).print(f"{file} is stale. Run: python -m benchmarks.report", markup=False, soft_wrap=True)
+            Console(stderr=True).print(
+                f"{file} is stale. Run: python -m benchmarks.report", markup=False, soft_wrap=True
+            )
             raise typer.Exit(1)
 
 

@@ -22,14 +22,26 @@ def main(device: str, count: int) -> None:
     processor = FusionProcessor(word_tokenizer(words), model.image_encoder.input_spec)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     samples = (
-        {"image": picture, "text": " ".join(words[(index + k) % 200] for k in range(1 + index % 60))} for index in range(count)
+        {
+            "image": picture,
+            "text": " ".join(words[(index + k) % 200] for k in range(1 + index % 60)),
+        }
+        for index in range(count)
     )
     started = time.perf_counter()
     answered = sum(1 for _ in predict_stream(model, processor, samples, progress=False))
     seconds = time.perf_counter() - started
     if answered != count:
         raise RuntimeError(f"every pair must be answered, got {answered} of {count}.")
-    print(json.dumps({"seconds": seconds, "pairs_per_second": count / seconds, "peak_megabytes": peak_megabytes()}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "pairs_per_second": count / seconds,
+                "peak_megabytes": peak_megabytes(),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ Pixels = NDArray[np.float32]
 def forward_of(runtime: str, folder: Path, dtype: str) -> Callable[[Pixels], Pixels]:
     """Return what answers pictures [B, H, W, 1] with probabilities [B, H, W, 1]."""
     policy = "float32" if dtype == "float32" else "mixed_bfloat16"
-    model = UNetSegmenter.from_config(json.loads((folder / "config.json").read_text()) | {"dtype": policy})
+    model = UNetSegmenter.from_config(
+        json.loads((folder / "config.json").read_text()) | {"dtype": policy}
+    )
     if (folder / "unet.weights.h5").exists():
         model.load_weights(folder / "unet.weights.h5")
     else:

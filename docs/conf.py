@@ -60,8 +60,12 @@ def _write_results(app: Any) -> None:
     import segment_table
 
     results = readme_table.RESULTS
-    architectures = [json.loads(path.read_text()) for path in sorted((results / "architectures").glob("*.json"))]
-    segmenters = [json.loads(path.read_text()) for path in sorted((results / "segmentation").glob("*.json"))]
+    architectures = [
+        json.loads(path.read_text()) for path in sorted((results / "architectures").glob("*.json"))
+    ]
+    segmenters = [
+        json.loads(path.read_text()) for path in sorted((results / "segmentation").glob("*.json"))
+    ]
     pages = {
         "_results": readme_table.render(readme_table.read_results()),
         "_architectures": "\n\n".join(map(architectures_table.render, architectures)),
@@ -82,7 +86,9 @@ def _check_names(app: Any, env: Any) -> None:
     documented = env.get_domain("py").objects
     for name in mmfusion.__all__:
         if name != "__version__" and f"mmfusion.{name}" not in documented:
-            logging.getLogger(__name__).warning("mmfusion.%s is a public name without an entry in docs/api-*.md", name)
+            logging.getLogger(__name__).warning(
+                "mmfusion.%s is a public name without an entry in docs/api-*.md", name
+            )
 
 
 def setup(app: Any) -> None:

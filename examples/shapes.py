@@ -1,7 +1,8 @@
 """Build your own classifier: coloured shapes, whose picture tells the shape and whose text tells the colour.
 
-Nothing is downloaded: the samples are drawn, and both encoders start from random weights. The script trains the fused classifier
-and each modality alone on the same rows, and compares them on the same test rows:
+Nothing is downloaded: the samples are drawn, and both encoders start from random weights. The
+script trains the fused classifier and each modality alone on the same rows, and compares them on
+the same test rows:
 
     python examples/shapes.py
     python examples/shapes.py --n 200 --epochs 2
@@ -37,20 +38,30 @@ from mmfusion import (
     training_arguments,
 )
 from mmfusion.data.toy import draw_shapes, word_tokenizer
-from mmfusion.training.fit import Evaluation
+from mmfusion.training.evaluate import Evaluation
 
 
 class SmallCNN(nn.Module):
     """Three strided convolutions, over grey pictures of 32 x 32 pixels: [B, 1, 32, 32] in, a feature map [B, 32, 4, 4] out."""
 
     dim = 32
-    input_spec = {"size": [32, 32], "channels": 1, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}  # noqa: RUF012
+    input_spec = {
+        "size": [32, 32],
+        "channels": 1,
+        "mean": [0.5],
+        "std": [0.5],
+        "interpolation": "bilinear",
+    }
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in ((1, 16), (16, 32), (32, self.dim)):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1),
+                nn.BatchNorm2d(after),
+                nn.ReLU(),
+            ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
@@ -71,7 +82,13 @@ def compose(rows: Any, modalities: tuple[str, ...]) -> tuple[FusionClassifier, F
     """
     tokenizer = word_tokenizer(rows["text"])
     words = len(tokenizer)
-    small_bert = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=words)
+    small_bert = BertConfig(
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        vocab_size=words,
+    )
     image = ImageEncoder(SmallCNN()) if "image" in modalities else None
     text = TextEncoder(small_bert) if "text" in modalities else None
     model = FusionClassifier(
@@ -84,11 +101,15 @@ def compose(rows: Any, modalities: tuple[str, ...]) -> tuple[FusionClassifier, F
     return model, FusionProcessor.from_encoders(image, text, tokenizer=tokenizer)
 
 
-def train_and_test(parts: Any, modalities: tuple[str, ...], folder: Path, epochs: int, seed: int) -> Evaluation:
+def train_and_test(
+    parts: Any, modalities: tuple[str, ...], folder: Path, epochs: int, seed: int
+) -> Evaluation:
     """Returns what a classifier of the modalities comes to on the test rows; `folder` holds it afterwards."""
     set_seed(seed)
     model, processor = compose(parts["train"], modalities)
-    arguments = training_arguments(folder, num_train_epochs=epochs, learning_rate=3e-3, seed=seed, disable_tqdm=True)
+    arguments = training_arguments(
+        folder, num_train_epochs=epochs, learning_rate=3e-3, seed=seed, disable_tqdm=True
+    )
     fit(model, processor, parts["train"], parts["validation"], arguments=arguments)
     return evaluate(model, processor, parts["test"], arguments=arguments)
 
@@ -110,17 +131,38 @@ def main(
         found = audit(parts)
         if not found.ok:
             raise ValueError(f"the split must be without leaks, got:\n{found}")
-        wanted = {"image + text": ("image", "text"), "image only": ("image",), "text only": ("text",)}
-        results = {title: train_and_test(parts, kinds, Path(name, title), epochs, seed) for title, kinds in wanted.items()}
+        wanted = {
+            "image + text": ("image", "text"),
+            "image only": ("image",),
+            "text only": ("text",),
+        }
+        results = {
+            title: train_and_test(parts, kinds, Path(name, title), epochs, seed)
+            for title, kinds in wanted.items()
+        }
     fused = results["image + text"]
-    table = Table("model", "accuracy", "AUROC", "AUROC of image + text minus this", title=f"{len(fused.labels)} test samples")
+    table = Table(
+        "model",
+        "accuracy",
+        "AUROC",
+        "AUROC of image + text minus this",
+        title=f"{len(fused.labels)} test samples",
+    )
     for title, result in results.items():
         difference = ""
         if result is not fused:
-            difference = str(paired_bootstrap(auroc, fused.logits, result.logits, fused.labels, groups=fused.groups))
-        table.add_row(title, str(result.metrics["accuracy"]), str(result.metrics["auroc"]), difference)
+            difference = str(
+                paired_bootstrap(
+                    auroc, fused.logits, result.logits, fused.labels, groups=fused.groups
+                )
+            )
+        table.add_row(
+            title, str(result.metrics["accuracy"]), str(result.metrics["auroc"]), difference
+        )
     console.print(table)
-    console.print("95 % intervals, resampled by group; the difference is paired: both models on the same resampled rows.")
+    console.print(
+        "95 % intervals, resampled by group; the difference is paired: both models on the same resampled rows."
+    )
 
 
 if __name__ == "__main__":

@@ -23,12 +23,15 @@ import torch
 
 def _checked(function: Callable[..., Any]) -> Any:
     """`function` checked by beartype, but for Self, which beartype takes in decorated classes alone."""
-    function.__annotations__ = {name: hint for name, hint in function.__annotations__.items() if hint is not Self}
+    function.__annotations__ = {
+        name: hint for name, hint in function.__annotations__.items() if hint is not Self
+    }
     checking = beartype.beartype(function)
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        # torch.export calls with shapes that are symbols: to compare them would make numbers of them.
+        # torch.export calls with shapes that are symbols: to compare them would make numbers of
+        # them.
         return (function if torch.compiler.is_exporting() else checking)(*args, **kwargs)
 
     return checked
@@ -50,7 +53,9 @@ if os.environ.get("MMFUSION_SHAPES_UNCHECKED"):
     SHAPED = ()
 _loaded = [name for name in SHAPED if f"mmfusion.model.{name}" in sys.modules]
 assert not _loaded, f"the shape check comes too late for {_loaded}, imported already"
-jaxtyping.install_import_hook([f"mmfusion.model.{name}" for name in SHAPED], "mmfusion_shape_checker.checked")
+jaxtyping.install_import_hook(
+    [f"mmfusion.model.{name}" for name in SHAPED], "mmfusion_shape_checker.checked"
+)
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     # Each worker has a core of its own to itself at best.

@@ -51,10 +51,29 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -> None:
     output = tmp_path / "bench.json"
-    options = ["--backbones", "tiny", "--batch-size", 3, "--rounds", 2, "--threads", 1, "--output", output]
+    options = [
+        "--backbones",
+        "tiny",
+        "--batch-size",
+        3,
+        "--rounds",
+        2,
+        "--threads",
+        1,
+        "--output",
+        output,
+    ]
     run(*options, "--case", "text tower", "--case", "fused forward", "--case", "parts")
     kept = output.read_text()
-    run(*options, *(word for name in cases.CASES if name not in json.loads(kept)["cases"] for word in ("--case", name)))
+    run(
+        *options,
+        *(
+            word
+            for name in cases.CASES
+            if name not in json.loads(kept)["cases"]
+            for word in ("--case", name)
+        ),
+    )
     found = json.loads(output.read_text())
     assert json.loads(kept)["cases"].items() <= found["cases"].items()
     assert set(found["cases"]) == set(cases.CASES)
@@ -65,28 +84,52 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
     assert text["share_of_matmul_rate"]["packed"] == pytest.approx(rate)
     assert {"concat", "dual encoder, to 512"} <= set(found["cases"]["fused forward"]["seconds"])
     assert set(found["cases"]["growth"]["pairs"]) == {"20", "40"}
-    assert set(found["cases"]["scaling"]["batch"]) == {"2"} and set(found["cases"]["scaling"]["length"]) == {"4", "8"}
+    assert set(found["cases"]["scaling"]["batch"]) == {"2"} and set(
+        found["cases"]["scaling"]["length"]
+    ) == {"4", "8"}
     assert set(found["cases"]["epoch"]["seconds"]) == {"cached", "frozen", "full training"}
-    assert set(found["cases"]["pixels to label"]["seconds"]) == {"classifier", "lungs", "lungs, then classifier"}
+    assert set(found["cases"]["pixels to label"]["seconds"]) == {
+        "classifier",
+        "lungs",
+        "lungs, then classifier",
+    }
     others = found["cases"]["peers"]
     sides = {"dual encoder, eager", "dual encoder, sdpa", "dual encoder, compiled"}
     optional = {"torchmultimodal": "torchmultimodal, late fusion", "monai": "MONAI, TransCheX"}
     sides |= {side for package, side in optional.items() if package not in others["absent"]}
-    expected = {"mmfusion, packed", "mmfusion, compiled"} | {f"{side}, {width}" for side in sides for width in peers.WIDTHS}
+    expected = {"mmfusion, packed", "mmfusion, compiled"} | {
+        f"{side}, {width}" for side in sides for width in peers.WIDTHS
+    }
     assert set(others["seconds"]) == expected
     text_of_all = report.render("bench", found["cases"])
-    assert all(f"## {name.capitalize()}, tiny towers, float32\n" in text_of_all for name in cases.CASES)
+    assert all(
+        f"## {name.capitalize()}, tiny towers, float32\n" in text_of_all for name in cases.CASES
+    )
     # All rows but that of an exported graph at batch 32, under two lines of heading.
-    assert len(headline({"bench": found["cases"], "bench-small": found["cases"]}).splitlines()) == 1 + len(LARGE) + len(SMALL)
-    assert set(found["cases"]["parts"]["share_of_forward_time"]) == {"concat", "joint", "cross_attention", "mmtm", "late"}
+    assert len(
+        headline({"bench": found["cases"], "bench-small": found["cases"]}).splitlines()
+    ) == 1 + len(LARGE) + len(SMALL)
+    assert set(found["cases"]["parts"]["share_of_forward_time"]) == {
+        "concat",
+        "joint",
+        "cross_attention",
+        "mmtm",
+        "late",
+    }
 
 
-def test_a_peer_that_is_not_installed_is_left_out_and_named(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "PEERS", {"torchmultimodal": ("no_such_package",), "monai": ("no_such_package",)})
+def test_a_peer_that_is_not_installed_is_left_out_and_named(
+    small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        peers, "PEERS", {"torchmultimodal": ("no_such_package",), "monai": ("no_such_package",)}
+    )
     monkeypatch.setattr(peers, "WIDTHS", {"to the longest": None})
     found = peers.peers(Setting(preset("tiny"), "cpu", torch.float32, 2, 1))
     assert found["absent"] == ["torchmultimodal", "monai"] and len(found["seconds"]) == 5
-    assert "Not installed, so not measured: torchmultimodal, monai." in "".join(report._remarks(found))
+    assert "Not installed, so not measured: torchmultimodal, monai." in "".join(
+        report._remarks(found)
+    )
     assert "skipped" in peers.peers(Setting(preset("small"), "cpu", torch.float32, 2, 1))
 
 
@@ -100,14 +143,25 @@ def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
     made = {"backbones": "base", "dtype": "float32", "device": "cpu", "batch_size": 4}
     point = {"seconds": side, "pairs_per_second": 1.0, "peak_megabytes": 10.0}
     figures_of = {
-        "peers": {"seconds": {"mmfusion, packed": side, "dual encoder, sdpa, to 512": slow}, "made": made},
-        "scaling": {"batch": {"1": point, "8": point}, "length": {"16": point, "32": point}, "made": made},
+        "peers": {
+            "seconds": {"mmfusion, packed": side, "dual encoder, sdpa, to 512": slow},
+            "made": made,
+        },
+        "scaling": {
+            "batch": {"1": point, "8": point},
+            "length": {"16": point, "32": point},
+            "made": made,
+        },
         "growth": {"pairs": {}, "made": made},
         "latency": {"seconds": {"concat": side}, "made": made},
     }
     (results / "here.json").write_text(json.dumps({"cases": figures_of}))
     (results / "unet.json").write_text("{}")
-    assert set(plots.plots(results)) == {"here-peers.png", "here-scaling.png"} == set(plots.stale(results, figures))
+    assert (
+        set(plots.plots(results))
+        == {"here-peers.png", "here-scaling.png"}
+        == set(plots.stale(results, figures))
+    )
     for name, (title, case) in plots.plots(results).items():
         figure = plots.draw(title, case)
         figure.savefig(figures / name, metadata={plots.SOURCE: plots.digest(case)})
@@ -127,7 +181,9 @@ def test_what_needs_datasets_is_skipped_without_it(monkeypatch: pytest.MonkeyPat
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1)
-    assert epochs.epoch(setting) == cases.growth(setting) == {"skipped": "datasets is not installed"}
+    assert (
+        epochs.epoch(setting) == cases.growth(setting) == {"skipped": "datasets is not installed"}
+    )
 
 
 def test_the_readme_and_the_page_are_what_the_json_says() -> None:
@@ -158,18 +214,32 @@ def test_every_figure_of_a_table_comes_from_the_json() -> None:
         "export": {"batch 1": {"seconds": {"eager": side}}, "largest_difference": {".pt2": 0.0}},
         "latency": {"seconds": {"concat": side | {"percentile_99": 0.1999}}},
         "parts": {"seconds": {"image tower": side}, "share_of_forward_time": {"concat": 0.0123}},
-        "growth": {"pairs": {"1000": {"seconds": 2.0, "pairs_per_second": 500.0, "peak_megabytes": 1234.0}}},
+        "growth": {
+            "pairs": {"1000": {"seconds": 2.0, "pairs_per_second": 500.0, "peak_megabytes": 1234.0}}
+        },
     }
     run = {name: {"made": made} | found for name, found in figures.items()}
     text = report.render("here", run)
-    assert "## Text tower, ViT-B/16 and BERT-base, float32\n\nViT-B/16" in text and "batch 7" in text
-    assert "abacus, 3 threads; torch 9.9; `this`." in text and "```{image} figures/here-text-tower.png\n" in text
+    assert (
+        "## Text tower, ViT-B/16 and BERT-base, float32\n\nViT-B/16" in text and "batch 7" in text
+    )
+    assert (
+        "abacus, 3 threads; torch 9.9; `this`." in text
+        and "```{image} figures/here-text-tower.png\n" in text
+    )
     assert "here-latency.png" not in text
     assert "times the first | of the rate of matrix products (123 GFLOP/s) |" in text
-    assert "| packed | 123.4 | 100.0 to 200.0 | 1.00 | 50% |" in text and "| padded | 246.8 | 200.0 to 300.0 | 2.00 |  |" in text
+    assert (
+        "| packed | 123.4 | 100.0 to 200.0 | 1.00 | 50% |" in text
+        and "| padded | 246.8 | 200.0 to 300.0 | 2.00 |  |" in text
+    )
     assert "| eager | 123.4 | 100.0 to 200.0 | 1.00 |\n" in text
     assert "99th percentile of concat: 199.9 ms." in text
-    assert "| export, batch 1 |" in text and "concat 1.2%" in text and "| 1,000 | 500 | 1,234 |" in text
+    assert (
+        "| export, batch 1 |" in text
+        and "concat 1.2%" in text
+        and "| 1,000 | 500 | 1,234 |" in text
+    )
 
 
 def test_the_headline_divides_the_medians() -> None:
@@ -179,7 +249,13 @@ def test_the_headline_divides_the_medians() -> None:
     made = {"made": {"dtype": "bfloat16", "machine": {"processor": "abacus", "threads": 3}}}
     large = {
         "text tower": made
-        | {"seconds": {"packed": side(2), "transformers, to the longest": side(5), "transformers, to 512": side(16)}},
+        | {
+            "seconds": {
+                "packed": side(2),
+                "transformers, to the longest": side(5),
+                "transformers, to 512": side(16),
+            }
+        },
         "fused forward": {
             "seconds": {
                 "concat": side(4),
@@ -220,7 +296,9 @@ def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPa
         return encoded._replace(pooled=encoded.pooled + off.get(self.padding, 0.0))
 
     monkeypatch.setattr(TextEncoder, "forward", wrong)
-    with pytest.raises(RuntimeError, match=r"must answer as float32 eager does within 1e-05, got \{'packed': 0.00"):
+    with pytest.raises(
+        RuntimeError, match=r"must answer as float32 eager does within 1e-05, got \{'packed': 0.00"
+    ):
         cases.text_tower(setting)
 
 
@@ -231,7 +309,8 @@ def test_operations_are_those_of_the_products() -> None:
     by_hand = 12 * (2 * 7_077_888 * length + 2 * 2 * length * length * 768)
     assert transformer_operations(config, [length]) == by_hand
     assert transformer_operations(config, [length, length]) == 2 * by_hand
-    # ViT-B/16 at 224 pixels: 17.58 billion multiplications a picture, as its authors and timm count.
+    # ViT-B/16 at 224 pixels: 17.58 billion multiplications a picture, as its authors and timm
+    # count.
     image = needed_operations(preset("base"), 1, [])
     assert image is not None and image / 2 / 1e9 == pytest.approx(17.5, abs=0.1)
     assert needed_operations(preset("small"), 1, []) is None
@@ -239,14 +318,19 @@ def test_operations_are_those_of_the_products() -> None:
 
 def test_sides_take_turns() -> None:
     order: list[str] = []
-    seconds = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, warm_up=1)
+    seconds = by_turns(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2, warm_up=1
+    )
     assert order == ["a", "b"] * 3 and [len(taken) for taken in seconds.values()] == [2, 2]
 
 
 def test_texts_are_the_same_however_far_they_are_padded() -> None:
     short, long = (pairs(preset("tiny"), 3, torch.float32, width=width) for width in (None, 512))
     width = short["input_ids"].shape[1]
-    assert torch.equal(short["input_ids"], long["input_ids"][:, :width]) and not long["attention_mask"][:, width:].any()
+    assert (
+        torch.equal(short["input_ids"], long["input_ids"][:, :width])
+        and not long["attention_mask"][:, width:].any()
+    )
     assert torch.equal(short["pixel_values"], long["pixel_values"])
 
 

@@ -23,7 +23,13 @@ def workspace(tmp_path_factory):
     texts = [line.split(",", 2)[1] for line in manifest.read_text().splitlines()[1:]]
     tokenizer = word_tokenizer(texts)
     text = TextEncoder(
-        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=len(tokenizer))
+        BertConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=32,
+            vocab_size=len(tokenizer),
+        )
     )
     text.backbone.save_pretrained(folder / "text")
     tokenizer.save_pretrained(folder / "text")
@@ -60,19 +66,25 @@ def test_predict_prints_probabilities_and_what_was_missing(model, workspace, tmp
     text.write_text("the colour is red")
     image = workspace / "data" / "00000.png"
     both = json.loads(call("predict", model, "--image", image, "--text", text, "--json"))
-    assert sum(both["probabilities"].values()) == pytest.approx(1, abs=1e-5) and both["missing"] == []
+    assert (
+        sum(both["probabilities"].values()) == pytest.approx(1, abs=1e-5) and both["missing"] == []
+    )
     assert set(both["probabilities"]) == {"red circle", "blue circle", "red square", "blue square"}
     alone = call("predict", model, "--image", image)
     assert alone.splitlines()[-1] == "missing: text"
     text.write_text("  \n")
-    assert json.loads(call("predict", model, "--image", image, "--text", text, "--json"))["missing"] == ["text"]
+    assert json.loads(call("predict", model, "--image", image, "--text", text, "--json"))[
+        "missing"
+    ] == ["text"]
 
 
 def test_evaluate_prints_intervals(model, workspace):
     manifest = workspace / "data" / "manifest.csv"
     measured = json.loads(call("evaluate", model, manifest, "--json"))
     assert measured["samples"] == 60 and measured["accuracy"]["low"] <= measured["accuracy"]["high"]
-    assert re.search(r"auroc.*\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", call("evaluate", model, manifest))
+    assert re.search(
+        r"auroc.*\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", call("evaluate", model, manifest)
+    )
 
 
 def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
@@ -82,7 +94,15 @@ def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
     lines = manifest.read_text().splitlines()
     (tmp_path / "data" / "train.csv").write_text("\n".join(lines[:40]))
     (tmp_path / "data" / "test.csv").write_text("\n".join([lines[0], *lines[30:]]))
-    found = json.loads(call("audit", tmp_path / "data" / "train.csv", tmp_path / "data" / "test.csv", "--json", code=1))
+    found = json.loads(
+        call(
+            "audit",
+            tmp_path / "data" / "train.csv",
+            tmp_path / "data" / "test.csv",
+            "--json",
+            code=1,
+        )
+    )
     assert not found["ok"]
 
 
@@ -94,10 +114,34 @@ def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
         (["predict", "MODEL"], "--image or --text must be given"),
         (["predict", "nowhere", "--image", "x.png"], "nowhere"),
         (["evaluate", "MODEL", "nowhere.csv"], "nowhere.csv"),
-        (["train", "MANIFEST", "--output", "out", "--image-encoder", "resnet19", "--no-pretrained"], "resnet1"),
-        (["train", "MANIFEST", "--output", "out"], "--image-encoder or --text-encoder must be given"),
         (
-            ["train", "MANIFEST", "--output", "out", "--image-encoder", "test_vit", "--no-pretrained", "--label", "colour"],
+            [
+                "train",
+                "MANIFEST",
+                "--output",
+                "out",
+                "--image-encoder",
+                "resnet19",
+                "--no-pretrained",
+            ],
+            "resnet1",
+        ),
+        (
+            ["train", "MANIFEST", "--output", "out"],
+            "--image-encoder or --text-encoder must be given",
+        ),
+        (
+            [
+                "train",
+                "MANIFEST",
+                "--output",
+                "out",
+                "--image-encoder",
+                "test_vit",
+                "--no-pretrained",
+                "--label",
+                "colour",
+            ],
             "colour",
         ),
     ],
@@ -107,7 +151,9 @@ def test_a_mistake_is_answered_in_one_line(words, message, model, workspace, tmp
     names = {"MODEL": model, "MANIFEST": workspace / "data" / "manifest.csv"}
     result = CliRunner().invoke(app, [str(names.get(word, word)) for word in words])
     assert result.exit_code == 1
-    assert message in result.output and "error:" in result.output and "Traceback" not in result.output
+    assert (
+        message in result.output and "error:" in result.output and "Traceback" not in result.output
+    )
 
 
 def test_the_traceback_is_there_for_those_who_ask(monkeypatch, tmp_path):
@@ -127,14 +173,27 @@ def test_export_writes_a_graph_and_says_how_far_it_is(model, workspace, tmp_path
     options = ["--manifest", manifest, "--samples", 10] if checked == "manifest" else []
     output = call("export", model, tmp_path / "model.pt2", *options)
     assert (tmp_path / "model.pt2").is_file()
-    assert ("on 10 samples of" in output) if checked == "manifest" else ("on 8 drawn samples" in output)
+    assert (
+        ("on 10 samples of" in output)
+        if checked == "manifest"
+        else ("on 8 drawn samples" in output)
+    )
     assert float(re.search(r"by at most (\S+)\.\n", output)[1]) < 1e-4
     assert "must end in .pt2" in call("export", model, tmp_path / "model.bin", code=1)
 
 
 def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     manifest = workspace / "data" / "manifest.csv"
-    said = call("predict", model, "--manifest", manifest, "--output", tmp_path / "out.csv", "--batch-size", 7)
+    said = call(
+        "predict",
+        model,
+        "--manifest",
+        manifest,
+        "--output",
+        tmp_path / "out.csv",
+        "--batch-size",
+        7,
+    )
     assert "60 samples, 0 of them with an error" in said
     rows = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     source = list(csv.DictReader(manifest.read_text().splitlines()))
@@ -143,11 +202,23 @@ def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     for index in (0, 31):
         text = tmp_path / "text.txt"
         text.write_text(source[index]["text"])
-        options = ["--image", manifest.parent / source[index]["image"]] if source[index]["image"] else []
-        alone = json.loads(call("predict", model, *options, *(["--text", text] if source[index]["text"] else []), "--json"))
+        options = (
+            ["--image", manifest.parent / source[index]["image"]] if source[index]["image"] else []
+        )
+        alone = json.loads(
+            call(
+                "predict",
+                model,
+                *options,
+                *(["--text", text] if source[index]["text"] else []),
+                "--json",
+            )
+        )
         for name, probability in alone["probabilities"].items():
             assert float(rows[index][f"p_{name}"]) == pytest.approx(probability, abs=2e-6)
-        assert rows[index]["predicted"] == max(alone["probabilities"], key=alone["probabilities"].get)
+        assert rows[index]["predicted"] == max(
+            alone["probabilities"], key=alone["probabilities"].get
+        )
         assert rows[index]["missing"].split() == alone["missing"]
     (workspace / "data" / "broken.png").write_bytes(b"no picture")
     other = workspace / "data" / "other.csv"
@@ -155,7 +226,11 @@ def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     said = call("predict", model, "--manifest", other, "--output", tmp_path / "other.csv", code=1)
     assert "2 samples, 1 of them with an error" in said
     rows = list(csv.DictReader((tmp_path / "other.csv").read_text().splitlines()))
-    assert "broken.png" in rows[0]["error"] and rows[0]["predicted"] == "" and rows[1]["error"] == ""
+    assert (
+        "broken.png" in rows[0]["error"] and rows[0]["predicted"] == "" and rows[1]["error"] == ""
+    )
     assert "group" not in rows[0]
     assert "must be given together" in call("predict", model, "--manifest", other, code=1)
-    assert "must be another file" in call("predict", model, "--manifest", other, "--output", other, code=1)
+    assert "must be another file" in call(
+        "predict", model, "--manifest", other, "--output", other, code=1
+    )

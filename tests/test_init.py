@@ -12,14 +12,26 @@ import mmfusion
 def loaded_after(statement: str) -> set[str]:
     """The top-level modules that a fresh interpreter holds after the statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return set(answer.stdout.split())
 
 
 def test_importing_the_library_loads_nothing_heavy() -> None:
     loaded = loaded_after("import mmfusion; dir(mmfusion); mmfusion.__version__")
     assert "mmfusion" in loaded
-    assert not loaded & {"torch", "transformers", "timm", "keras", "tensorflow", "numpy", "PIL", "datasets", "sklearn"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "timm",
+        "keras",
+        "tensorflow",
+        "numpy",
+        "PIL",
+        "datasets",
+        "sklearn",
+    }
 
 
 def test_the_classifier_loads_no_keras_and_no_tensorflow() -> None:
@@ -37,7 +49,8 @@ def test_every_public_name_is_there(name: str) -> None:
 
 def test_a_near_miss_is_answered_with_the_right_name() -> None:
     with pytest.raises(
-        AttributeError, match="module 'mmfusion' has no attribute 'FusionClasifier'. Did you mean 'FusionClassifier'"
+        AttributeError,
+        match="module 'mmfusion' has no attribute 'FusionClasifier'. Did you mean 'FusionClassifier'",
     ):
         mmfusion.FusionClasifier  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'zzzzzz'.$"):

@@ -44,10 +44,17 @@ def _joined_formulas(lines: list[str]) -> list[str]:
 
 def _list_table(lines: list[str]) -> list[str]:
     indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
-    rows = [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in lines if not _RULE.match(line.strip())]
+    rows = [
+        [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        for line in lines
+        if not _RULE.match(line.strip())
+    ]
     result = ["", f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
     for row in rows:
-        result += [f"{indent}   {'* -' if number == 0 else '  -'} {cell}" for number, cell in enumerate(row)]
+        result += [
+            f"{indent}   {'* -' if number == 0 else '  -'} {cell}"
+            for number, cell in enumerate(row)
+        ]
     return [*result, ""]
 
 

@@ -1,11 +1,13 @@
 """The study's table of CNNs, rebuilt: accuracy by epoch on raw and on segmented X-rays, the same samples, the same folds.
 
     python examples/lung_disease/architectures.py --dataset shenzhen --images DIR
-    python examples/lung_disease/architectures.py --dataset openi --images DIR --pretrained --image-size 224 --bf16
+    python examples/lung_disease/architectures.py --dataset openi --images DIR --pretrained
+    --image-size 224 --bf16
 
-Five CNNs as published, EfficientNet-Lite0, whose ImageNet weights lie in a package, and a ViT, whose attention is drawn over the
-X-rays. Each is trained as a whole for five epochs on each fold; no epoch is chosen, the last one is compared. A run that was
-stopped goes on where it was. Everything lands in runs/lung_disease/<dataset>-architectures/.
+Five CNNs as published, EfficientNet-Lite0, whose ImageNet weights lie in a package, and a ViT,
+whose attention is drawn over the X-rays. Each is trained as a whole for five epochs on each fold;
+no epoch is chosen, the last one is compared. A run that was stopped goes on where it was.
+Everything lands in runs/lung_disease/<dataset>-architectures/.
 """
 
 from __future__ import annotations
@@ -42,10 +44,10 @@ from mmfusion import (
     ImageEncoder,
     bootstrap_interval,
     fit,
-    folds,
     predict,
     training_arguments,
 )
+from mmfusion.data.splits import fold_indices
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,10 @@ class Architecture:
     Attributes:
         title: its name in the table.
         timm: its name in timm.
-        published: "segmented" and "raw" -> the published validation accuracy of each epoch; empty where there is none.
-        change: the published gain by segmenting, best epoch against best epoch, in points; None where there is none.
+        published: "segmented" and "raw" -> the published validation accuracy of each epoch; empty
+            where there is none.
+        change: the published gain by segmenting, best epoch against best epoch, in points; None
+            where there is none.
     """
 
     title: str
@@ -66,24 +70,44 @@ class Architecture:
 
 
 def _published(segmented: str, raw: str) -> dict[str, tuple[float, ...]]:
-    return {"segmented": tuple(map(float, segmented.split())), "raw": tuple(map(float, raw.split()))}
+    return {
+        "segmented": tuple(map(float, segmented.split())),
+        "raw": tuple(map(float, raw.split())),
+    }
 
 
 ARCHITECTURES = {
     row.timm: row
     for row in (
         Architecture(
-            "DenseNet121", "densenet121", _published(".6569 .5882 .4118 .7059 .4902", ".5000 .4706 .5441 .3235 .6618"), 4.4
+            "DenseNet121",
+            "densenet121",
+            _published(".6569 .5882 .4118 .7059 .4902", ".5000 .4706 .5441 .3235 .6618"),
+            4.4,
         ),
         Architecture(
-            "DenseNet169", "densenet169", _published(".5000 .5000 .5000 .5000 .5000", ".2059 .4559 .4559 .4559 .5000"), 0
+            "DenseNet169",
+            "densenet169",
+            _published(".5000 .5000 .5000 .5000 .5000", ".2059 .4559 .4559 .4559 .5000"),
+            0,
         ),
         Architecture(
-            "DenseNet201", "densenet201", _published(".4020 .6471 .5000 .5000 .5000", ".5000 .5000 .5000 .5147 .5000"), 13.2
+            "DenseNet201",
+            "densenet201",
+            _published(".4020 .6471 .5000 .5000 .5000", ".5000 .5000 .5000 .5147 .5000"),
+            13.2,
         ),
-        Architecture("VGG19", "vgg19", _published(".5000 .5000 .6765 .5000 .5000", ".2647 .5000 .5000 .5000 .5000"), 17.6),
         Architecture(
-            "NASNetLarge", "nasnetalarge", _published(".6961 .8431 .5686 .4706 .7941", ".2059 .6618 .5000 .5000 .5000"), 18.1
+            "VGG19",
+            "vgg19",
+            _published(".5000 .5000 .6765 .5000 .5000", ".2647 .5000 .5000 .5000 .5000"),
+            17.6,
+        ),
+        Architecture(
+            "NASNetLarge",
+            "nasnetalarge",
+            _published(".6961 .8431 .5686 .4706 .7941", ".2059 .6618 .5000 .5000 .5000"),
+            18.1,
         ),
         Architecture("EfficientNet-Lite0", "tf_efficientnet_lite0", {}),
         Architecture("ViT-Ti/16", "vit_tiny_patch16_224", {}),
@@ -127,10 +151,17 @@ class Settings:
 def main(
     images: Annotated[Path, typer.Option(help="Folder of the X-rays.")],
     dataset: Annotated[str, typer.Option(help="shenzhen, covid or openi.")] = "shenzhen",
-    model: Annotated[list[str] | None, typer.Option(help="Only this row, by timm's name; may be given several times.")] = None,
-    segment: Annotated[list[str] | None, typer.Option(help="What raw is compared with: mask, crop, or both.")] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this row, by timm's name; may be given several times."),
+    ] = None,
+    segment: Annotated[
+        list[str] | None, typer.Option(help="What raw is compared with: mask, crop, or both.")
+    ] = None,
     image_size: Annotated[int, typer.Option(min=32, help="Pixels.")] = Settings.image_size,
-    pretrained: Annotated[bool, typer.Option(help="Fetch timm's ImageNet weights (network).")] = Settings.pretrained,
+    pretrained: Annotated[
+        bool, typer.Option(help="Fetch timm's ImageNet weights (network).")
+    ] = Settings.pretrained,
     n_folds: Annotated[int, typer.Option("--folds", min=2)] = Settings.folds,
     epochs: Annotated[int, typer.Option(min=1)] = Settings.epochs,
     batch_size: Annotated[int, typer.Option(min=1)] = Settings.batch_size,
@@ -138,16 +169,28 @@ def main(
     bf16: Annotated[bool, typer.Option(help="Train in bfloat16 (autocast).")] = Settings.bf16,
     seed: Annotated[int, typer.Option()] = Settings.seed,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
-    limit: Annotated[int | None, typer.Option(min=20, help="Only so many samples, to try things out.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=20, help="Only so many samples, to try things out.")
+    ] = None,
 ) -> None:
     """Train every architecture on raw and on segmented X-rays, and write results.json, report.md and the plots."""
     console = Console()
-    settings = Settings(image_size, pretrained, n_folds, epochs, batch_size, learning_rate, bf16=bf16, seed=seed)
+    settings = Settings(
+        image_size, pretrained, n_folds, epochs, batch_size, learning_rate, bf16=bf16, seed=seed
+    )
     try:
-        rows = [ARCHITECTURES[choose(name, list(ARCHITECTURES), "--model")] for name in dict.fromkeys(model or DEFAULT)]
-        ways = ["none", *(choose(way, WAYS[1:], "--segment") for way in dict.fromkeys(segment or ["mask"]))]
+        rows = [
+            ARCHITECTURES[choose(name, list(ARCHITECTURES), "--model")]
+            for name in dict.fromkeys(model or DEFAULT)
+        ]
+        ways = [
+            "none",
+            *(choose(way, WAYS[1:], "--segment") for way in dict.fromkeys(segment or ["mask"])),
+        ]
         if dataset == "phantom":
-            raise ValueError("--dataset must be one with X-rays, got 'phantom', whose pictures are synthetic.")
+            raise ValueError(
+                "--dataset must be one with X-rays, got 'phantom', whose pictures are synthetic."
+            )
         folder = output / f"{dataset}-architectures"
         folder.mkdir(parents=True, exist_ok=True)
         data = load(dataset, images, folder, seed=seed, limit=limit)
@@ -157,7 +200,14 @@ def main(
         raise typer.Exit(2) from error
 
 
-def run(console: Console, data: StudyData, rows: list[Architecture], ways: list[str], settings: Settings, folder: Path) -> None:
+def run(
+    console: Console,
+    data: StudyData,
+    rows: list[Architecture],
+    ways: list[str],
+    settings: Settings,
+    folder: Path,
+) -> None:
     """Train the rows on every fold, and write what came out."""
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -186,17 +236,30 @@ def run(console: Console, data: StudyData, rows: list[Architecture], ways: list[
     (folder / "results.json").write_text(json.dumps(written, indent=2), encoding="utf-8")
     write_table(folder, written)
     draw_accuracies(folder, written)
-    console.print(f"Written to {folder}/results.json, report.md and PNG in {written['minutes']} minutes.", highlight=False)
+    console.print(
+        f"Written to {folder}/results.json, report.md and PNG in {written['minutes']} minutes.",
+        highlight=False,
+    )
 
 
 def _rows(
-    console: Console, rows: list[Architecture], pictures: dict[str, datasets.Dataset], settings: Settings, folder: Path
+    console: Console,
+    rows: list[Architecture],
+    pictures: dict[str, datasets.Dataset],
+    settings: Settings,
+    folder: Path,
 ) -> list[dict[str, Any]]:
     """One entry per architecture and way, in the table's order."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     raw = pictures["none"]
-    # Shenzhen's texts, sex and age, tell no patients apart, and no row reads any: patients alone stay together.
-    parts = list(folds(raw, n=settings.folds, seed=settings.seed, text=None))
+    # Shenzhen's texts, sex and age, tell no patients apart, and no row reads any: patients alone
+    # stay together.
+    parts = list(fold_indices(raw, n=settings.folds, seed=settings.seed, text=None))
     labels, groups = np.asarray(raw["label"]), list(raw["group"])
     table = []
     with Progress(*columns, console=console, transient=True) as progress:
@@ -229,7 +292,9 @@ def _kept_fold(
     train, test = (samples.select(indices) for indices in rows)
     return kept(
         folder / "folds" / f"{name}.json",
-        lambda: _fold(row, train, test, settings, folder, f"attention-{name}" if number == 0 else None),
+        lambda: _fold(
+            row, train, test, settings, folder, f"attention-{name}" if number == 0 else None
+        ),
     )
 
 
@@ -268,7 +333,9 @@ def _fold(
         draw_attention(folder, draw_as, encoder, processor, test)
     return {
         "logits": logits.tolist(),
-        "accuracy_by_epoch": [entry["eval_accuracy"] for entry in result.history if "eval_accuracy" in entry],
+        "accuracy_by_epoch": [
+            entry["eval_accuracy"] for entry in result.history if "eval_accuracy" in entry
+        ],
         "seconds_per_epoch": result.seconds_per_epoch,
         "parameters_trained": result.trained_parameters,
     }
@@ -287,18 +354,32 @@ def _encoder(row: Architecture, settings: Settings) -> ImageEncoder:
 
 def _patch(settings: Settings) -> int:
     """The side of a ViT's patches, in pixels: 16 for a picture of 224; smaller for a smaller one, which has at least 8 across."""
-    return 16 if settings.pretrained else settings.image_size // max(8, min(_PATCHES_ACROSS, settings.image_size // 8))
+    return (
+        16
+        if settings.pretrained
+        else settings.image_size // max(8, min(_PATCHES_ACROSS, settings.image_size // 8))
+    )
 
 
 def _title(row: Architecture, settings: Settings) -> str:
-    return row.title.replace("/16", f"/{_patch(settings)}") if row.timm.startswith("vit") else row.title
+    return (
+        row.title.replace("/16", f"/{_patch(settings)}")
+        if row.timm.startswith("vit")
+        else row.title
+    )
 
 
 def _weights(row: Architecture, settings: Settings) -> str:
-    return "ImageNet" if settings.pretrained or row.timm == "tf_efficientnet_lite0" else "from random weights"
+    return (
+        "ImageNet"
+        if settings.pretrained or row.timm == "tf_efficientnet_lite0"
+        else "from random weights"
+    )
 
 
-def _pooled(done: list[dict[str, Any]], parts: list[tuple[Any, Any]], count: int) -> np.ndarray[Any, Any]:
+def _pooled(
+    done: list[dict[str, Any]], parts: list[tuple[Any, Any]], count: int
+) -> np.ndarray[Any, Any]:
     """The logits of all samples [B, C], each from the fold in which it was tested."""
     logits = np.zeros((count, len(done[0]["logits"][0])))
     for found, (_, test) in zip(done, parts, strict=True):
@@ -322,18 +403,29 @@ def _entry(
         "weights": _weights(row, settings),
         "segment": way,
         "samples": len(labels),
-        "accuracy_by_epoch": np.average([found["accuracy_by_epoch"] for found in done], axis=0, weights=sizes).tolist(),
+        "accuracy_by_epoch": np.average(
+            [found["accuracy_by_epoch"] for found in done], axis=0, weights=sizes
+        ).tolist(),
         "accuracy_by_epoch_and_fold": [found["accuracy_by_epoch"] for found in done],
         "seconds_per_epoch": float(np.mean([found["seconds_per_epoch"] for found in done])),
         "parameters_trained": done[0]["parameters_trained"],
         "published_accuracy_by_epoch": row.published.get("raw" if way == "none" else "segmented"),
         "published_change_points": row.change,
     }
-    scores = {name: {"accuracy": one, "auroc": ranked_within(one, [test for _, test in parts])} for name, one in logits.items()}
+    scores = {
+        name: {"accuracy": one, "auroc": ranked_within(one, [test for _, test in parts])}
+        for name, one in logits.items()
+    }
     for name, metric in METRICS.items():
         interval = bootstrap_interval(metric, scores[way][name], labels, groups=groups)
-        entry |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    return entry if way == "none" else entry | minus_raw(scores[way], scores["none"], labels, groups)
+        entry |= {
+            name: interval.estimate,
+            f"{name}_low": interval.low,
+            f"{name}_high": interval.high,
+        }
+    return (
+        entry if way == "none" else entry | minus_raw(scores[way], scores["none"], labels, groups)
+    )
 
 
 if __name__ == "__main__":

@@ -24,9 +24,22 @@ _EXAMPLES = 4
 
 def write_table(folder: Path, results: dict[str, Any]) -> None:
     """Writes report.md: the accuracies by epoch with the published ones below them, and what segmenting changed."""
-    lines = [f"# Architectures on raw and segmented X-rays: {results['dataset']}", "", f"Command: `{results['command']}`", ""]
+    lines = [
+        f"# Architectures on raw and segmented X-rays: {results['dataset']}",
+        "",
+        f"Command: `{results['command']}`",
+        "",
+    ]
     lines += [f"- {note.strip()}" for note in results["cohort"]]
-    lines += ["", *accuracy_table(results), "", "## What segmenting changed", "", *change_table(results), ""]
+    lines += [
+        "",
+        *accuracy_table(results),
+        "",
+        "## What segmenting changed",
+        "",
+        *change_table(results),
+        "",
+    ]
     lines += ["![accuracy by epoch](accuracies.png)", ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
 
@@ -37,7 +50,12 @@ def draw_accuracies(folder: Path, results: dict[str, Any]) -> None:
     columns = min(4, len(names))
     lines = -(-len(names) // columns)
     figure, grid = plt.subplots(
-        lines, columns, figsize=(3.2 * columns, 2.8 * lines), layout="constrained", sharey=True, squeeze=False
+        lines,
+        columns,
+        figsize=(3.2 * columns, 2.8 * lines),
+        layout="constrained",
+        sharey=True,
+        squeeze=False,
     )
     colours = {"none": "tab:grey", "mask": "tab:blue", "crop": "tab:orange"}
     for axis, name in zip(grid.ravel(), names, strict=False):
@@ -50,21 +68,37 @@ def draw_accuracies(folder: Path, results: dict[str, Any]) -> None:
                 axis.plot(range(1, len(mean) + 1), mean, color=colour, linewidth=2, label=label)
                 if row["published_accuracy_by_epoch"] is not None and row["segment"] != "crop":
                     published = row["published_accuracy_by_epoch"]
-                    axis.plot(range(1, len(published) + 1), published, ":", color=colour, label=f"{label}, published")
+                    axis.plot(
+                        range(1, len(published) + 1),
+                        published,
+                        ":",
+                        color=colour,
+                        label=f"{label}, published",
+                    )
         weights = next(row["weights"] for row in results["rows"] if row["model"] == name)
         axis.set(title=f"{name}\n{weights}", xlabel="epoch", ylim=(0.15, 1))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     for axis in grid.ravel()[len(names) :]:
         axis.set_axis_off()
-    handles = {label: handle for axis in grid.ravel() for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {
+        label: handle
+        for axis in grid.ravel()
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
     figure.suptitle(f"{results['dataset']}: accuracy on the held-out folds")
     figure.savefig(folder / "accuracies.png", dpi=110)
     plt.close(figure)
 
 
-def draw_attention(folder: Path, name: str, encoder: ImageEncoder, processor: FusionProcessor, test: datasets.Dataset) -> None:
+def draw_attention(
+    folder: Path,
+    name: str,
+    encoder: ImageEncoder,
+    processor: FusionProcessor,
+    test: datasets.Dataset,
+) -> None:
     """Draws where a ViT looks in X-rays of its test fold: rolled out in some, and by layer and head in one.
 
     The X-rays are the first of each class in turn.
@@ -76,7 +110,9 @@ def draw_attention(folder: Path, name: str, encoder: ImageEncoder, processor: Fu
     device = next(encoder.parameters()).device
     found = image_attention(encoder, processor(images=pictures)["pixel_values"].to(device))
     classes = test.features["label"].names
-    figure, axes = plt.subplots(2, len(chosen), figsize=(2.6 * len(chosen), 5.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        2, len(chosen), figsize=(2.6 * len(chosen), 5.6), layout="constrained", squeeze=False
+    )
     for column, (picture, index) in enumerate(zip(pictures, chosen, strict=True)):
         axes[0, column].imshow(picture, cmap="gray")
         axes[0, column].set(title=classes[labels[index]], xticks=[], yticks=[])
@@ -89,7 +125,13 @@ def draw_attention(folder: Path, name: str, encoder: ImageEncoder, processor: Fu
 
 def _draw_heads(path: Path, picture: Image.Image, found: ImageAttention) -> None:
     layers, heads = found.heads.shape[1:3]
-    figure, axes = plt.subplots(heads, layers, figsize=(1.3 * layers, 1.4 * heads + 0.6), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        heads,
+        layers,
+        figsize=(1.3 * layers, 1.4 * heads + 0.6),
+        layout="constrained",
+        squeeze=False,
+    )
     for layer in range(layers):
         for head in range(heads):
             _overlaid(axes[head, layer], picture, found.heads[0, layer, head])
@@ -105,7 +147,9 @@ def _overlaid(axis: Axes, picture: Image.Image, weights: torch.Tensor) -> None:
     """The X-ray with the weights over it: nothing over the least, full colour over the largest of this one map."""
     heat = weights.float().cpu().numpy()
     heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
-    enlarged = np.asarray(Image.fromarray(heat).resize(picture.size, Image.Resampling.BICUBIC)).clip(0, 1)
+    enlarged = np.asarray(
+        Image.fromarray(heat).resize(picture.size, Image.Resampling.BICUBIC)
+    ).clip(0, 1)
     axis.imshow(picture, cmap="gray")
     axis.imshow(enlarged, cmap="autumn", alpha=0.75 * enlarged, vmin=0, vmax=1)
     axis.set(xticks=[], yticks=[])

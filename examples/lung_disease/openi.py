@@ -1,16 +1,16 @@
 """The Indiana University chest X-ray collection (Open-i): real reports, the study's cohort, and its X-rays.
 
-The 3,955 reports and the DICOM metadata come with the installed torchxrayvision package (CC BY-NC-ND 4.0;
-they are read there and never copied into this repository). The X-rays come from a folder that the user names,
-or are fetched with `--download`:
+The 3,955 reports and the DICOM metadata come with the installed torchxrayvision package (CC
+BY-NC-ND 4.0; they are read there and never copied into this repository). The X-rays come from a
+folder that the user names, or are fetched with `--download`:
 
     python examples/lung_disease/openi.py
     python examples/lung_disease/openi.py --download data/openi --output data/openi/manifest.csv
     python examples/lung_disease/openi.py --images data/NLMCXR_png --protocol leak-free --output
     manifest.jsonl
 
-Reference: Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution and
-retrieval", Journal of the American Medical Informatics Association 23(2), 2016.
+Reference: Demner-Fushman et al., "Preparing a collection of radiology examinations for distribution
+and retrieval", Journal of the American Medical Informatics Association 23(2), 2016.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ PROTOCOLS = ("published", "leak-free")
 class Report:
     """One radiology report.
 
-    A text is kept as published, with the `XXXX` that stand for what was anonymised; an empty section is None.
+    A text is kept as published, with the `XXXX` that stand for what was anonymised; an empty
+    section is None.
 
     Attributes:
-        uid: the report's name, such as "CXR1000". The collection names no patient besides: it is the group,
-            too.
+        uid: the report's name, such as "CXR1000". The collection names no patient besides: it is
+            the group, too.
         findings: what the radiologist saw.
         impression: the radiologist's conclusion.
         indication: why the X-ray was taken, the only section written before anyone looked at it.
@@ -70,9 +71,11 @@ class Report:
     def label(self) -> str | None:
         """The study's class, "normal" or "lung", or None.
 
-        It is "normal" if the first major heading is that, and "lung" if any major heading begins with "Lung".
+        It is "normal" if the first major heading is that, and "lung" if any major heading begins
+        with "Lung".
 
-        "normal" goes first; in the published collection it always stands alone, so that no report fits both.
+        "normal" goes first; in the published collection it always stands alone, so that no report
+        fits both.
         """
         if self.mesh_major and self.mesh_major[0].strip().lower() == "normal":
             return "normal"
@@ -89,7 +92,11 @@ class Report:
         Raises:
             ValueError: if the protocol is another one.
         """
-        return self.findings if choose(protocol, PROTOCOLS, "protocol") == "published" else self.indication
+        return (
+            self.findings
+            if choose(protocol, PROTOCOLS, "protocol") == "published"
+            else self.indication
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +120,12 @@ def read_reports(archive: str | Path | None = None) -> list[Report]:
     """Returns all reports of the collection, ordered by the number in their uid.
 
     Args:
-        archive: the published archive of reports (a .tgz with one XML file per report); None takes the copy
-            inside the installed torchxrayvision package.
+        archive: the published archive of reports (a .tgz with one XML file per report); None takes
+            the copy inside the installed torchxrayvision package.
 
     Raises:
-        ValueError: if the archive is absent, cannot be read or holds no report; or a report is not as
-            published.
+        ValueError: if the archive is absent, cannot be read or holds no report; or a report is not
+            as published.
     """
     path = package_file("NLMCXR_reports.tgz") if archive is None else Path(archive)
     reports = []
@@ -129,9 +136,13 @@ def read_reports(archive: str | Path | None = None) -> list[Report]:
                 if stream is not None:
                     reports.append(parse_report(stream.read(), member.name))
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise ValueError(f"archive must be a readable tar file, got {str(path)!r} ({error}). Fetch it again.") from error
+        raise ValueError(
+            f"archive must be a readable tar file, got {str(path)!r} ({error}). Fetch it again."
+        ) from error
     if not reports:
-        raise ValueError(f"archive must be one with XML reports, got none in {str(path)!r}. Check the file.")
+        raise ValueError(
+            f"archive must be one with XML reports, got none in {str(path)!r}. Check the file."
+        )
     return sorted(reports, key=lambda report: (int(re.sub(r"\D", "", report.uid) or 0), report.uid))
 
 
@@ -153,11 +164,17 @@ def parse_report(content: bytes, name: str) -> Report:
     try:
         root = ElementTree.fromstring(content)
     except ElementTree.ParseError as error:
-        raise ValueError(f"report must be well-formed XML, got {name!r} ({error}). Fetch the archive again.") from error
+        raise ValueError(
+            f"report must be well-formed XML, got {name!r} ({error}). Fetch the archive again."
+        ) from error
     uid = root.find("uId")
     if uid is None or not uid.get("id"):
-        raise ValueError(f"report must be one with a uId, got none in {name!r}. Fetch the archive again.")
-    sections = {node.get("Label"): (node.text or "").strip() or None for node in root.iter("AbstractText")}
+        raise ValueError(
+            f"report must be one with a uId, got none in {name!r}. Fetch the archive again."
+        )
+    sections = {
+        node.get("Label"): (node.text or "").strip() or None for node in root.iter("AbstractText")
+    }
     return Report(
         uid=uid.get("id", ""),
         findings=sections.get("FINDINGS"),
@@ -187,17 +204,27 @@ def cohort(reports: Iterable[Report], *, seed: int = 0, balanced: bool = True) -
         ['CXR2', 'CXR3']
     """
     everything = list(reports)
-    twice = [uid for uid, count in Counter(report.uid for report in everything).items() if count > 1]
+    twice = [
+        uid for uid, count in Counter(report.uid for report in everything).items() if count > 1
+    ]
     if twice:
-        raise ValueError(f"reports must be given once each, got {some(twice)} more than once. Drop the copies.")
+        raise ValueError(
+            f"reports must be given once each, got {some(twice)} more than once. Drop the copies."
+        )
     pictured = [report for report in everything if report.images]
     classes = {label: [report for report in pictured if report.label == label] for label in LABELS}
     empty = [label for label in LABELS if not classes[label]]
     if empty:
-        raise ValueError(f"reports must be of both classes, got no {empty[0]!r} with images. Give all reports.")
+        raise ValueError(
+            f"reports must be of both classes, got no {empty[0]!r} with images. Give all reports."
+        )
     size = min(map(len, classes.values())) if balanced else None
-    # One generator per class: how many reports one class has may not change which are drawn from the other.
-    kept = {label: random.Random(f"{seed}/{label}").sample(found, size or len(found)) for label, found in classes.items()}
+    # One generator per class: how many reports one class has may not change which are drawn from
+    # the other.
+    kept = {
+        label: random.Random(f"{seed}/{label}").sample(found, size or len(found))
+        for label, found in classes.items()
+    }
     uids = {report.uid for found in kept.values() for report in found}
     chosen = tuple(report for report in pictured if report.uid in uids)
     steps = [
@@ -211,8 +238,14 @@ def cohort(reports: Iterable[Report], *, seed: int = 0, balanced: bool = True) -
     if balanced:
         steps.append((f"reports after balancing (seed {seed})", len(chosen)))
     steps += [
-        ("of them without findings: text missing under protocol published", _without(chosen, "published")),
-        ("of them without indication: text missing under protocol leak-free", _without(chosen, "leak-free")),
+        (
+            "of them without findings: text missing under protocol published",
+            _without(chosen, "published"),
+        ),
+        (
+            "of them without indication: text missing under protocol leak-free",
+            _without(chosen, "leak-free"),
+        ),
     ]
     return Cohort(chosen, tuple(steps))
 
@@ -221,11 +254,13 @@ def _without(reports: Sequence[Report], protocol: str) -> int:
     return sum(report.text(protocol) is None for report in reports)
 
 
-def manifest(reports: Sequence[Report], joined: Joined, protocol: str = "published") -> pd.DataFrame:
+def manifest(
+    reports: Sequence[Report], joined: Joined, protocol: str = "published"
+) -> pd.DataFrame:
     """Returns the study's table: one row per report that has an X-ray.
 
-    Columns: image, text (what the protocol allows), label, group (= uid), uid, view, text_published,
-    text_leak_free, impression, comparison, mesh_major (headings joined by "|").
+    Columns: image, text (what the protocol allows), label, group (= uid), uid, view,
+    text_published, text_leak_free, impression, comparison, mesh_major (headings joined by "|").
 
     Args:
         reports: reports with a label.
@@ -256,12 +291,22 @@ def manifest(reports: Sequence[Report], joined: Joined, protocol: str = "publish
 
 
 def main(
-    images: Annotated[Path | None, typer.Option(help="Folder with the X-rays, in any published naming.")] = None,
-    download: Annotated[Path | None, typer.Option(help="Fetch the X-rays into this folder first.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder with the X-rays, in any published naming.")
+    ] = None,
+    download: Annotated[
+        Path | None, typer.Option(help="Fetch the X-rays into this folder first.")
+    ] = None,
     url: Annotated[str, typer.Option(help="Where --download finds the archive.")] = ARCHIVE_URL,
-    known_hash: Annotated[str | None, typer.Option(help="SHA-256 the archive must have, if you know it.")] = None,
-    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path("openi.csv"),
-    protocol: Annotated[str, typer.Option(help="published (findings) or leak-free (indication).")] = "published",
+    known_hash: Annotated[
+        str | None, typer.Option(help="SHA-256 the archive must have, if you know it.")
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path(
+        "openi.csv"
+    ),
+    protocol: Annotated[
+        str, typer.Option(help="published (findings) or leak-free (indication).")
+    ] = "published",
     seed: Annotated[int, typer.Option(help="Chooses the normals that are kept.")] = 0,
     balanced: Annotated[bool, typer.Option(help="Keep as many normals as lung reports.")] = True,
 ) -> None:
@@ -272,9 +317,13 @@ def main(
         chosen = cohort(read_reports(), seed=seed, balanced=balanced)
         for line in chosen.lines():
             console.print(line, highlight=False)
-        folder = images if download is None else fetch_images(download, url=url, known_hash=known_hash)
+        folder = (
+            images if download is None else fetch_images(download, url=url, known_hash=known_hash)
+        )
         if folder is None:
-            console.print("No X-rays: give --images FOLDER or --download FOLDER to write a manifest.")
+            console.print(
+                "No X-rays: give --images FOLDER or --download FOLDER to write a manifest."
+            )
             return
         joined = join_images(chosen.reports, folder, read_views())
         path = write_manifest(manifest(chosen.reports, joined, protocol), output)
@@ -282,9 +331,13 @@ def main(
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if joined.missing:
-        console.print(f"{len(joined.missing):>6,}  left out, no X-ray in the folder: {some(joined.missing)}")
+        console.print(
+            f"{len(joined.missing):>6,}  left out, no X-ray in the folder: {some(joined.missing)}"
+        )
     for view in VIEWS:
-        console.print(f"{sum(found == view for found in joined.views.values()):>6,}  X-rays of {view} view")
+        console.print(
+            f"{sum(found == view for found in joined.views.values()):>6,}  X-rays of {view} view"
+        )
     console.print(f"{len(joined.images):>6,}  rows written to {path}")
 
 

@@ -1,11 +1,11 @@
 """Fetching the Open-i archive of X-rays: progress, resume after an interruption, checksum.
 
-pooch keeps the file and checks it; what pooch cannot do, going on where a transfer of 1.3 GB broke off, the
-downloader below does with HTTP Range.
+pooch keeps the file and checks it; what pooch cannot do, going on where a transfer of 1.3 GB broke
+off, the downloader below does with HTTP Range.
 
-The publisher gives no checksum. So the SHA-256 of the first complete download is written beside the archive,
-and every later use is checked against it: this finds a file damaged on disk, not one that was wrong from the
-start. Whoever knows the right checksum gives it as `known_hash`.
+The publisher gives no checksum. So the SHA-256 of the first complete download is written beside the
+archive, and every later use is checked against it: this finds a file damaged on disk, not one that
+was wrong from the start. Whoever knows the right checksum gives it as `known_hash`.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class DownloadError(ValueError):
 class ResumingDownloader:
     """A downloader for pooch that goes on where it broke off.
 
-    What has arrived is kept in `part`, and the server's name for that version of the file (its ETag or date
-    of change) beside it, so that two versions are never joined: a changed file, like a server without Range,
-    starts anew.
+    What has arrived is kept in `part`, and the server's name for that version of the file (its ETag
+    or date of change) beside it, so that two versions are never joined: a changed file, like a
+    server without Range, starts anew.
 
     Args:
         part: where the unfinished file is kept between attempts.
@@ -61,7 +61,8 @@ class ResumingDownloader:
         """Fetches `url` to `output_file`; the third argument is part of pooch's protocol and not used.
 
         Raises:
-            DownloadError: if the server refuses, or the transfer broke off too often; what arrived is kept.
+            DownloadError: if the server refuses, or the transfer broke off too often; what arrived
+                is kept.
         """
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         failures = 0
@@ -110,7 +111,9 @@ class ResumingDownloader:
                     f"{answer.status_code} {answer.reason}. Check the address, or run the command again."
                 )
             start = have if answer.status_code == 206 else 0
-            self.version.write_text(answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "")
+            self.version.write_text(
+                answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
+            )
             length = answer.headers.get("Content-Length")
             progress.update(task, total=start + int(length) if length else None, completed=start)
             with self.part.open("ab" if start else "wb") as stream:
@@ -119,17 +122,20 @@ class ResumingDownloader:
                     progress.update(task, advance=len(chunk))
 
 
-def fetch_images(folder: str | Path, *, url: str = ARCHIVE_URL, known_hash: str | None = None) -> Path:
+def fetch_images(
+    folder: str | Path, *, url: str = ARCHIVE_URL, known_hash: str | None = None
+) -> Path:
     """Returns the folder of unpacked X-rays; what was fetched or unpacked before is not done again.
 
     Args:
         folder: where archive and X-rays are kept; made if missing.
         url: where the archive is.
-        known_hash: the SHA-256 it must have; None takes the one recorded at the first download, if there is
-            one.
+        known_hash: the SHA-256 it must have; None takes the one recorded at the first download, if
+            there is one.
 
     Raises:
-        ValueError: if the archive cannot be fetched, is damaged, or has another checksum than it must.
+        ValueError: if the archive cannot be fetched, is damaged, or has another checksum than it
+            must.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +156,9 @@ def fetch_images(folder: str | Path, *, url: str = ARCHIVE_URL, known_hash: str 
             downloader=ResumingDownloader(folder / f"{name}.part"),
         )
     except requests.RequestException as error:
-        raise DownloadError(f"url must be one to fetch from, got {url!r}: {error}. Check it.") from error
+        raise DownloadError(
+            f"url must be one to fetch from, got {url!r}: {error}. Check it."
+        ) from error
     except DownloadError:
         raise
     except ValueError as error:

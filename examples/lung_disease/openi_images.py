@@ -14,7 +14,9 @@ from manifests import existing_folder, some
 
 View = Literal["frontal", "lateral", "unknown"]
 
-_IMAGE_NAME = re.compile(r"^(?:CXR)?(?P<report>\d+)_(?:\d+_)?(?P<image>IM-\d+(?:-\d+)+)$", re.IGNORECASE)
+_IMAGE_NAME = re.compile(
+    r"^(?:CXR)?(?P<report>\d+)_(?:\d+_)?(?P<image>IM-\d+(?:-\d+)+)$", re.IGNORECASE
+)
 # The order is the preference where a folder holds one X-ray in several formats.
 _ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
 # In order of preference.
@@ -67,19 +69,22 @@ def package_file(name: str) -> Path:
         )
     path = Path(next(iter(spec.submodule_search_locations))) / "data" / name
     if not path.is_file():
-        raise ValueError(f"torchxrayvision must be a version with data/{name}, got none at {str(path)!r}. Update it.")
+        raise ValueError(
+            f"torchxrayvision must be a version with data/{name}, got none at {str(path)!r}. Update it."
+        )
     return path
 
 
 def read_views(metadata: str | Path | None = None) -> dict[str, View]:
     """Returns the view of each image name that the DICOM metadata knows.
 
-    The field `View Position` decides. Where it is empty, a picture whose rows run forwards or backwards
-    through the patient (`Patient Orientation` beginning with A or P) is lateral, and any other one unknown.
+    The field `View Position` decides. Where it is empty, a picture whose rows run forwards or
+    backwards through the patient (`Patient Orientation` beginning with A or P) is lateral, and any
+    other one unknown.
 
     Args:
-        metadata: the table of DICOM metadata; None takes the copy inside the installed torchxrayvision
-            package.
+        metadata: the table of DICOM metadata; None takes the copy inside the installed
+            torchxrayvision package.
 
     Raises:
         ValueError: if the table is absent or lacks a column.
@@ -89,9 +94,12 @@ def read_views(metadata: str | Path | None = None) -> dict[str, View]:
     try:
         table = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"metadata must be a table with the columns {columns}, got {str(path)!r}: {error}") from error
+        raise ValueError(
+            f"metadata must be a table with the columns {columns}, got {str(path)!r}: {error}"
+        ) from error
     return {
-        name: _view(position, orientation) for name, position, orientation in table[columns].itertuples(index=False, name=None)
+        name: _view(position, orientation)
+        for name, position, orientation in table[columns].itertuples(index=False, name=None)
     }
 
 
@@ -105,8 +113,8 @@ def image_key(name: str) -> tuple[int, str] | None:
     """Returns what identifies an X-ray in any published naming, (report's number, image's name), or None.
 
     Args:
-        name: a file's name or an image's name, with or without the prefix CXR and the endings .dcm, .png,
-            .jpg.
+        name: a file's name or an image's name, with or without the prefix CXR and the endings .dcm,
+            .png, .jpg.
 
     Example:
         >>> image_key("CXR1000_IM-0003-1001.png")
@@ -146,18 +154,25 @@ def _preference(path: Path) -> int:
     return _ENDINGS.index(path.suffix.lower())
 
 
-def join_images(reports: Sequence[Pictured], folder: str | Path, views: Mapping[str, View], *, tolerance: float = 0.05) -> Joined:
+def join_images(
+    reports: Sequence[Pictured],
+    folder: str | Path,
+    views: Mapping[str, View],
+    *,
+    tolerance: float = 0.05,
+) -> Joined:
     """Returns the X-ray chosen for each report: the first frontal one, else of unknown view, else any.
 
     Args:
         reports: the reports to join.
         folder: where the X-rays are, under any published naming.
         views: view by image name, as `read_views` gives it.
-        tolerance: the share of reports, 0 to 1, that may lack every X-ray; those are named in `missing`.
+        tolerance: the share of reports, 0 to 1, that may lack every X-ray; those are named in
+            `missing`.
 
     Raises:
-        ValueError: if more reports than tolerated have none of their X-rays in the folder; the message names
-            some.
+        ValueError: if more reports than tolerated have none of their X-rays in the folder; the
+            message names some.
     """
     files = find_images(folder)
     images: dict[str, Path] = {}

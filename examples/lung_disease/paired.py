@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from scipy.special import logsumexp
 from scipy.stats import rankdata
-from statsmodels.stats.multitest import multipletests
 
-from mmfusion import accuracy, auroc, paired_bootstrap
+from mmfusion import accuracy, auroc, holm, paired_bootstrap
 
 Logits = np.ndarray[Any, Any]
 METRICS = {"accuracy": accuracy, "auroc": auroc}
 
 
 def minus_raw(
-    logits: dict[str, Logits], raw: dict[str, Logits], labels: np.ndarray[Any, Any], groups: Sequence[str]
+    logits: dict[str, Logits],
+    raw: dict[str, Logits],
+    labels: np.ndarray[Any, Any],
+    groups: Sequence[str],
 ) -> dict[str, Any]:
     """Returns the differences of accuracy and AUROC with their 95 % intervals by patient, and the p-value of each.
 
@@ -46,9 +48,9 @@ def add_holm(rows: Sequence[dict[str, Any]]) -> None:
     """
     tested = [row for row in rows if "accuracy_minus_raw_p" in row]
     if tested:
-        corrected = multipletests([row["accuracy_minus_raw_p"] for row in tested], method="holm")[1]
+        corrected = holm([row["accuracy_minus_raw_p"] for row in tested])
         for row, p in zip(tested, corrected, strict=True):
-            row["accuracy_minus_raw_p_holm"] = float(p)
+            row["accuracy_minus_raw_p_holm"] = p
 
 
 def ranked_within(logits: Logits, folds: Sequence[np.ndarray[Any, Any]]) -> Logits:
@@ -66,9 +68,12 @@ def ranked_within(logits: Logits, folds: Sequence[np.ndarray[Any, Any]]) -> Logi
         [0.5, 1.0, 1.0, 0.5]
     """
     shares = np.zeros_like(logits, dtype=np.float64)
-    # Log-odds of each class: probabilities would round to 1, and surer samples tie with less sure ones.
+    # Log-odds of each class: probabilities would round to 1, and surer samples tie with less sure
+    # ones.
     values = np.asarray(logits, dtype=np.float64)
-    others = [logsumexp(np.delete(values, column, axis=1), axis=1) for column in range(values.shape[1])]
+    others = [
+        logsumexp(np.delete(values, column, axis=1), axis=1) for column in range(values.shape[1])
+    ]
     evidence = values - np.stack(others, axis=1)
     for rows in folds:
         shares[rows] = rankdata(evidence[rows], axis=0) / len(rows)

@@ -1,12 +1,13 @@
 """Synthetic radiographs for real reports: the study's default, where the real X-rays are not at hand.
 
-For each Open-i report a frontal chest radiograph is drawn from a seed, the report's uid and its MeSH headings
-(what, which side, which zone), together with the mask of its lungs. The pictures are synthetic: a number
-measured on them says that the study's machinery works, and nothing about medicine.
+For each Open-i report a frontal chest radiograph is drawn from a seed, the report's uid and its
+MeSH headings (what, which side, which zone), together with the mask of its lungs. The pictures are
+synthetic: a number measured on them says that the study's machinery works, and nothing about
+medicine.
 
-So that the task is neither trivial nor impossible, people differ (build, breath, heart, bones), exposures
-differ (contrast, noise, blur, position, borders, letters), a finding may be faint or hidden, and anyone may
-show a little something that the report does not mention.
+So that the task is neither trivial nor impossible, people differ (build, breath, heart, bones),
+exposures differ (contrast, noise, blur, position, borders, letters), a finding may be faint or
+hidden, and anyone may show a little something that the report does not mention.
 
     python examples/lung_disease/phantom.py --output data/phantom
 """
@@ -36,7 +37,8 @@ from rich.console import Console
 from rich.progress import track
 from scipy import ndimage
 
-# Part of every picture's record: raise it when the drawing changes, and older pictures are drawn anew.
+# Part of every picture's record: raise it when the drawing changes, and older pictures are drawn
+# anew.
 VERSION = 1
 NOTICE = "synthetic: drawn from a report's MeSH headings, not an X-ray of a person"
 
@@ -64,7 +66,8 @@ class Phantom:
 def draw(report: Report, *, size: int = 224, seed: int = 0) -> Phantom:
     """Returns the synthetic radiograph of a report; the same (uid, headings, size, seed) draw the same.
 
-    The person, the exposure and what is mimicked follow from seed and uid alone, whatever the headings are.
+    The person, the exposure and what is mimicked follow from seed and uid alone, whatever the
+    headings are.
 
     Args:
         report: uid and major headings are used, neither text nor label.
@@ -81,7 +84,9 @@ def draw(report: Report, *, size: int = 224, seed: int = 0) -> Phantom:
         ((64, 64), 'uint8', True)
     """
     if size < 64:
-        raise ValueError(f"size must be at least 64, got {size!r}. Below it, ribs and vessels are not drawn.")
+        raise ValueError(
+            f"size must be at least 64, got {size!r}. Below it, ribs and vessels are not drawn."
+        )
     findings = _visible(report, seed) + _mimicked(report.uid, seed)
     anatomy = adjust(sample_anatomy(_generator(report.uid, seed, "anatomy")), findings)
     canvas = Canvas(anatomy, size, _generator(report.uid, seed, "texture"))
@@ -121,14 +126,18 @@ def _expose(attenuation: Array, rng: np.random.Generator) -> NDArray[np.uint8]:
     pixel = size / 224
     shadow = ndimage.gaussian_filter(attenuation, rng.uniform(0.3, 1.0) * pixel)
     grain = rng.standard_normal(shadow.shape).astype(np.float32)
-    shadow += rng.uniform(0.006, 0.020) * (grain + 1.5 * ndimage.gaussian_filter(grain, 0.8 * pixel))
+    shadow += rng.uniform(0.006, 0.020) * (
+        grain + 1.5 * ndimage.gaussian_filter(grain, 0.8 * pixel)
+    )
     inner = shadow[size // 4 : -size // 8, size // 6 : -size // 6]
     low, high = np.percentile(inner, [1, 99])
     low -= rng.uniform(0.02, 0.22) * (high - low)
     high += rng.uniform(-0.03, 0.15) * (high - low)
     level = np.clip((shadow - low) / (high - low), 0, 1)
     bend = rng.uniform(0.3, 2.2)
-    picture = Image.fromarray((255 * (1 - np.exp(-bend * level)) / (1 - np.exp(-bend))).astype(np.uint8))
+    picture = Image.fromarray(
+        (255 * (1 - np.exp(-bend * level)) / (1 - np.exp(-bend))).astype(np.uint8)
+    )
     _mark(picture, rng)
     return np.asarray(picture, dtype=np.uint8)
 
@@ -147,7 +156,12 @@ def _mark(picture: Image.Image, rng: np.random.Generator) -> None:
             size * (rng.uniform(0.86, 0.93) if left else rng.uniform(0.05, 0.10)),
             size * rng.uniform(0.02, 0.12),
         )
-        pen.text(corner, "L" if left else "R", fill=int(rng.integers(200, 256)), font_size=max(8, size // 18))
+        pen.text(
+            corner,
+            "L" if left else "R",
+            fill=int(rng.integers(200, 256)),
+            font_size=max(8, size // 18),
+        )
 
 
 def render(
@@ -162,10 +176,10 @@ def render(
 ) -> Path:
     """Returns the manifest of synthetic radiographs written as PNG, with their lung masks.
 
-    `images/` holds the pictures, `masks/` the masks (0 and 255), `manifest.csv` one row per report: image,
-    mask, text, label, group, uid, synthetic (always True), text_published, text_leak_free, mesh_major. Every
-    picture carries the text chunk "synthetic". A picture that was already drawn with the same settings is
-    kept, so that an interrupted run goes on.
+    `images/` holds the pictures, `masks/` the masks (0 and 255), `manifest.csv` one row per report:
+    image, mask, text, label, group, uid, synthetic (always True), text_published, text_leak_free,
+    mesh_major. Every picture carries the text chunk "synthetic". A picture that was already drawn
+    with the same settings is kept, so that an interrupted run goes on.
 
     Args:
         reports: reports with a label.
@@ -182,14 +196,18 @@ def render(
     choose(protocol, PROTOCOLS, "protocol")
     unlabelled = [report.uid for report in reports if report.label is None]
     if unlabelled:
-        raise ValueError(f"reports must be of class normal or lung, got {unlabelled[0]!r}. Choose them with cohort().")
+        raise ValueError(
+            f"reports must be of class normal or lung, got {unlabelled[0]!r}. Choose them with cohort()."
+        )
     folder = Path(folder)
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     task = partial(_render_one, folder=folder, size=size, seed=seed)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         done = pool.map(task, reports)
-        rows = list(track(done, "Drawing synthetic X-rays", total=len(reports), disable=not progress))
+        rows = list(
+            track(done, "Drawing synthetic X-rays", total=len(reports), disable=not progress)
+        )
     table = pd.DataFrame(rows)
     table["text"] = [report.text(protocol) for report in reports]
     return write_manifest(table, folder / "manifest.csv")
@@ -197,7 +215,9 @@ def render(
 
 def _render_one(report: Report, folder: Path, size: int, seed: int) -> dict[str, object]:
     image, mask = folder / "images" / f"{report.uid}.png", folder / "masks" / f"{report.uid}.png"
-    settings = f"version {VERSION}, size {size}, seed {seed}, headings {'|'.join(report.mesh_major)}"
+    settings = (
+        f"version {VERSION}, size {size}, seed {seed}, headings {'|'.join(report.mesh_major)}"
+    )
     if not (mask.exists() and _settings(image) == settings):
         phantom = draw(report, size=size, seed=seed)
         _save(Image.fromarray(phantom.mask.astype(np.uint8) * 255), mask, settings)
@@ -234,10 +254,16 @@ def _save(picture: Image.Image, path: Path, settings: str) -> None:
 
 
 def main(
-    output: Annotated[Path, typer.Option(help="Folder for synthetic pictures, masks and manifest.csv.")],
-    protocol: Annotated[str, typer.Option(help="published (findings) or leak-free (indication).")] = "published",
+    output: Annotated[
+        Path, typer.Option(help="Folder for synthetic pictures, masks and manifest.csv.")
+    ],
+    protocol: Annotated[
+        str, typer.Option(help="published (findings) or leak-free (indication).")
+    ] = "published",
     size: Annotated[int, typer.Option(help="Width and height in pixels.")] = 224,
-    seed: Annotated[int, typer.Option(help="Chooses the normals that are kept, and draws the pictures.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Chooses the normals that are kept, and draws the pictures.")
+    ] = 0,
 ) -> None:
     """Draw a synthetic radiograph with its lung mask for each report of the study's cohort."""
     console = Console()

@@ -1,9 +1,9 @@
 """The synthetic chest that `phantom.py` draws on: lungs, heart, bones, vessels, as attenuation of X-rays.
 
-Coordinates are anatomical: x runs from -1 (the patient's right, the left of the picture) to 1, y from -1
-(neck) to 1 (abdomen). `t` is the distance from the midline towards the outside, so that one formula serves
-both sides. Every quantity is synthetic: shapes were chosen by eye so that the result resembles a frontal
-radiograph, and nothing here was measured on a patient.
+Coordinates are anatomical: x runs from -1 (the patient's right, the left of the picture) to 1, y
+from -1 (neck) to 1 (abdomen). `t` is the distance from the midline towards the outside, so that one
+formula serves both sides. Every quantity is synthetic: shapes were chosen by eye so that the result
+resembles a frontal radiograph, and nothing here was measured on a patient.
 """
 
 from __future__ import annotations
@@ -97,13 +97,17 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     assert list(spread) == [field.name for field in fields(Anatomy)]
     draws = np.clip(rng.standard_normal(len(spread)), -2.5, 2.5)
     return Anatomy(
-        **{name: float(mean + scale * draw) for (name, (mean, scale)), draw in zip(spread.items(), draws, strict=True)}
+        **{
+            name: float(mean + scale * draw)
+            for (name, (mean, scale)), draw in zip(spread.items(), draws, strict=True)
+        }
     )
 
 
 def step(distance: Array, softness: float | Array) -> Array:
     """Returns a smooth step: 0 far below zero, 1 far above it, 0.5 at it."""
-    # A cubic, not tanh: the ribs alone need a hundred steps per picture, and this one is five times as fast.
+    # A cubic, not tanh: the ribs alone need a hundred steps per picture, and this one is five times
+    # as fast.
     u = np.clip(distance * (np.float32(0.5) / np.float32(softness)) + np.float32(0.5), 0, 1)
     return np.asarray(u * u * (3 - 2 * u), dtype=np.float32)
 
@@ -167,7 +171,10 @@ class Canvas:
     def pixels(self, points: Sequence[Point], scale: int = 1) -> list[Point]:
         """Returns anatomical points as pixel coordinates of a picture `scale` times as large."""
         anatomy, half = self.anatomy, self.size * scale / 2
-        cos, sin = anatomy.zoom * math.cos(anatomy.rotation), anatomy.zoom * math.sin(anatomy.rotation)
+        cos, sin = (
+            anatomy.zoom * math.cos(anatomy.rotation),
+            anatomy.zoom * math.sin(anatomy.rotation),
+        )
         return [
             (
                 (cos * x - sin * y + anatomy.shift_x + 1) * half,
@@ -183,14 +190,21 @@ class Canvas:
         pen = ImageDraw.Draw(picture)
         for points, width, strength in sorted(strokes, key=lambda stroke: stroke[2]):
             wide = max(1, round(width * self.size * scale / 2))
-            pen.line(self.pixels(points, scale), fill=round(255 * strength), width=wide, joint="curve")
+            pen.line(
+                self.pixels(points, scale), fill=round(255 * strength), width=wide, joint="curve"
+            )
         small = picture.resize((self.size, self.size), Image.Resampling.BOX)
         return np.asarray(small, dtype=np.float32) / 255
 
     def texture(self, cells: int) -> Array:
         """Returns smooth random noise, about `cells` blobs per edge, of mean 0 and deviation about 1."""
         coarse = Image.fromarray(self.rng.standard_normal((cells, cells)).astype(np.float32))
-        return np.asarray(coarse.resize((self.size, self.size), Image.Resampling.BICUBIC), dtype=np.float32) * 1.4
+        return (
+            np.asarray(
+                coarse.resize((self.size, self.size), Image.Resampling.BICUBIC), dtype=np.float32
+            )
+            * 1.4
+        )
 
     def _inside(self, side: int) -> Array:
         """Returns t, held at the chest wall: beyond it the abdomen's edge runs on level."""
@@ -203,7 +217,9 @@ class Canvas:
         wall = anatomy.width * (1 - (1 - q) ** 3) ** 0.5
         inner = 0.10 - 0.02 * bump(self.y + 0.35, 0.3)
         summit = anatomy.apex + 1.3 * np.square(t - 0.25)
-        inside = np.minimum.reduce([wall - t, t - inner, self.y - summit, 0.75 * (self.dome(t, side) - self.y)])
+        inside = np.minimum.reduce(
+            [wall - t, t - inner, self.y - summit, 0.75 * (self.dome(t, side) - self.y)]
+        )
         return step(inside, 0.014)
 
     def _heart(self) -> Array:
@@ -220,7 +236,9 @@ class Canvas:
 
     def _mediastinum(self) -> Array:
         anatomy = self.anatomy
-        half = (0.085 + 0.05 * step(-0.58 - self.y, 0.10) + 0.02 * step(self.y - 0.05, 0.15)) * anatomy.mediastinum
+        half = (
+            0.085 + 0.05 * step(-0.58 - self.y, 0.10) + 0.02 * step(self.y - 0.05, 0.15)
+        ) * anatomy.mediastinum
         band = step(half - np.abs(self.x - 0.012), 0.014)
         knob = np.hypot(self.x - 0.115, (self.y + 0.30) * 0.8) / (0.085 * anatomy.knob)
         artery = np.hypot(self.x - 0.12, (self.y + 0.14) * 0.55) / 0.062
@@ -237,7 +255,11 @@ class Canvas:
         flank = step(np.abs(self.x) - anatomy.width, 0.05)
         below = step(self.y - dome, 0.02 + 0.4 * flank)
         thick = 0.66 + 0.04 * anatomy.body + 0.20 * below + 0.05 * bump(self.x, 0.45)
-        air = (0.43 + 0.03 * anatomy.inflation) * chest * (1 - 0.10 * bump(np.abs(self.x) - 0.15, 0.18))
+        air = (
+            (0.43 + 0.03 * anatomy.inflation)
+            * chest
+            * (1 - 0.10 * bump(np.abs(self.x) - 0.15, 0.18))
+        )
         heart = 0.37 * chest * self.heart
         middle = 0.37 * chest * self.middle * (1 - self.heart)
         total = body * (thick - air) + heart + middle
@@ -245,7 +267,9 @@ class Canvas:
         total += 0.13 * body * self._spine()
         total += anatomy.ribs * self._ribs() * (0.35 + 0.65 * chest) * body
         total += 0.13 * self._clavicles() * body + 0.08 * self._shoulders() * body
-        total += anatomy.vessels * (self.lungs[0] + self.lungs[1] + 0.3 * self.heart) * self._vessels()
+        total += (
+            anatomy.vessels * (self.lungs[0] + self.lungs[1] + 0.3 * self.heart) * self._vessels()
+        )
         return np.asarray(total, dtype=np.float32)
 
     def _torso(self) -> Array:
@@ -263,7 +287,9 @@ class Canvas:
     def _gas(self) -> Array:
         """Returns the darkening by gas: the trachea, and the bubble in the stomach under the left dome."""
         trachea = step(0.042 - np.abs(self.x + 0.012), 0.015) * step(-0.18 - self.y, 0.06)
-        bubble = np.hypot((self.x - 0.34) / 0.15, (self.y - float(self.dome(0.34, 1)) - 0.09) / 0.05)
+        bubble = np.hypot(
+            (self.x - 0.34) / 0.15, (self.y - float(self.dome(0.34, 1)) - 0.09) / 0.05
+        )
         return np.asarray(0.12 * trachea + 0.10 * step(1 - bubble, 0.3), dtype=np.float32)
 
     def _spine(self) -> Array:
@@ -278,9 +304,13 @@ class Canvas:
             # A rib stays on its side: half the columns are enough.
             columns = np.flatnonzero((side * self.x).max(axis=0) > 0.05)
             half = slice(int(columns[0]), int(columns[-1]) + 1)
-            total[:, half] += self._ribs_of(side * self.x[:, half] / self.anatomy.width, self.y[:, half])
+            total[:, half] += self._ribs_of(
+                side * self.x[:, half] / self.anatomy.width, self.y[:, half]
+            )
         wall_line = np.abs(np.abs(self.x) - self.anatomy.width * 1.03)
-        return total + 0.05 * bump(wall_line, 0.02) * step(self.y + 0.35, 0.1) * step(0.55 - self.y, 0.1)
+        return total + 0.05 * bump(wall_line, 0.02) * step(self.y + 0.35, 0.1) * step(
+            0.55 - self.y, 0.1
+        )
 
     def _ribs_of(self, t: Array, y: Array) -> Array:
         """Returns the ribs of one side; t is 0 at the midline and 1 at the chest wall."""
@@ -304,7 +334,9 @@ class Canvas:
     def _band(distance: Array, half: float) -> Array:
         """Returns a rib's profile: a flat bone with denser edges."""
         far = np.abs(distance)
-        return np.asarray(step(half - far, 0.007) * (0.75 + 0.5 * bump(far - half, 0.010)), dtype=np.float32)
+        return np.asarray(
+            step(half - far, 0.007) * (0.75 + 0.5 * bump(far - half, 0.010)), dtype=np.float32
+        )
 
     def _clavicles(self) -> Array:
         tilt = self.anatomy.clavicle_tilt
@@ -322,7 +354,9 @@ class Canvas:
         head = step(0.10 - np.hypot(t - 0.93, self.y + 0.62), 0.015)
         blade = step(self.y + 0.62, 0.03) * step(-0.10 - self.y, 0.06)
         edge = 0.62 + 0.10 * (self.y + 0.1)
-        return head + 0.5 * blade * step(t - edge, 0.012) * step(0.86 - 0.35 * (self.y + 0.6) - t, 0.02)
+        return head + 0.5 * blade * step(t - edge, 0.012) * step(
+            0.86 - 0.35 * (self.y + 0.6) - t, 0.02
+        )
 
     def _vessels(self) -> Array:
         strokes: list[tuple[Sequence[Point], float, float]] = []
@@ -342,7 +376,10 @@ class Canvas:
     ) -> Iterator[tuple[Sequence[Point], float, float]]:
         length = 0.13 * (0.8 + 0.4 * self.rng.random())
         bend = heading + self.rng.normal(0, 0.2)
-        middle = (start[0] + side * length / 2 * np.cos(heading), start[1] + length / 2 * np.sin(heading))
+        middle = (
+            start[0] + side * length / 2 * np.cos(heading),
+            start[1] + length / 2 * np.sin(heading),
+        )
         end = (middle[0] + side * length / 2 * np.cos(bend), middle[1] + length / 2 * np.sin(bend))
         yield (start, middle, end), width, min(1.0, 0.25 + 14 * width)
         if depth > 1:

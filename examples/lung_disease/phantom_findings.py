@@ -1,8 +1,8 @@
 """What a MeSH heading looks like on a synthetic radiograph: headings are read, and painted.
 
-Nothing here is a model of a disease. It is a legend, made by eye: each heading leaves a trace of roughly the
-right kind, side and place, so that a classifier of the synthetic pictures has something to find and something
-to miss.
+Nothing here is a model of a disease. It is a legend, made by eye: each heading leaves a trace of
+roughly the right kind, side and place, so that a classifier of the synthetic pictures has something
+to find and something to miss.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from phantom_anatomy import SIDES, Anatomy, Array, Canvas, Point, bump, step
 
 Side = Literal["left", "right", "both", "unknown"]
 
-# The first part of a heading, in lower case, decides the kind; "lung" itself is decided by _LUNG_KINDS.
+# The first part of a heading, in lower case, decides the kind; "lung" itself is decided by
+# _LUNG_KINDS.
 _KINDS: dict[str, str] = {
     "airspace disease": "patch",
     "aorta": "aorta",
@@ -81,8 +82,8 @@ _STRENGTHS: dict[str, float] = {
     "borderline": 0.55, "mild": 0.65, "small": 0.7, "moderate": 1.1, "large": 1.3, "severe": 1.45,
     "enlarged": 1.1,
 }  # fmt: skip
-# (from, to) along the lung, 0 at the apex and 1 at the base, and across it, 0 at the midline and 1 at the
-# wall.
+# (from, to) along the lung, 0 at the apex and 1 at the base, and across it, 0 at the midline and 1
+# at the wall.
 _ZONES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "apex": ((0.10, 0.20), (0.35, 0.60)),
     "upper lobe": ((0.20, 0.45), (0.30, 0.75)),
@@ -109,8 +110,8 @@ class Finding:
 def read_heading(heading: str) -> Finding | None:
     """Returns what a major MeSH heading asks to paint, or None where it leaves no trace here.
 
-    Headings such as "normal", "Spine/degenerative" or "No Indexing" leave none. The lingula is on the left,
-    the middle lobe on the right, whatever else the heading says of the side.
+    Headings such as "normal", "Spine/degenerative" or "No Indexing" leave none. The lingula is on
+    the left, the middle lobe on the right, whatever else the heading says of the side.
 
     Args:
         heading: parts separated by slashes, as in the reports.
@@ -148,11 +149,17 @@ def adjust(anatomy: Anatomy, findings: Iterable[Finding]) -> Anatomy:
     for finding in findings:
         s = finding.strength
         if finding.kind == "hypoinflation":
-            anatomy = replace(anatomy, inflation=anatomy.inflation - 1.15 * s, vessels=anatomy.vessels + 0.25 * s)
+            anatomy = replace(
+                anatomy, inflation=anatomy.inflation - 1.15 * s, vessels=anatomy.vessels + 0.25 * s
+            )
         elif finding.kind == "hyperdistention":
-            anatomy = replace(anatomy, inflation=anatomy.inflation + 1.15 * s, vessels=anatomy.vessels - 0.15 * s)
+            anatomy = replace(
+                anatomy, inflation=anatomy.inflation + 1.15 * s, vessels=anatomy.vessels - 0.15 * s
+            )
         elif finding.kind == "emphysema":
-            anatomy = replace(anatomy, inflation=anatomy.inflation + 0.45 * s, vessels=anatomy.vessels - 0.2 * s)
+            anatomy = replace(
+                anatomy, inflation=anatomy.inflation + 0.45 * s, vessels=anatomy.vessels - 0.2 * s
+            )
         elif finding.kind == "heart":
             anatomy = replace(anatomy, heart=anatomy.heart + 0.20 * s)
         elif finding.kind == "aorta":
@@ -199,7 +206,12 @@ def _distance(canvas: Canvas, spot: Point, wide: float, tall: float) -> Array:
 
 
 def _patch(canvas: Canvas, finding: Finding, side: int) -> Array:
-    far = _distance(canvas, _spot(canvas, finding, side), canvas.rng.uniform(0.09, 0.19), canvas.rng.uniform(0.08, 0.16))
+    far = _distance(
+        canvas,
+        _spot(canvas, finding, side),
+        canvas.rng.uniform(0.09, 0.19),
+        canvas.rng.uniform(0.08, 0.16),
+    )
     mottled = np.clip(0.8 + 0.3 * canvas.texture(22), 0.2, 1.5)
     # A little of it shows through the heart, as behind a real one.
     return 0.22 * bump(far, 1.0) * mottled * np.maximum(canvas.lung(side), 0.25 * canvas.heart)
@@ -227,7 +239,9 @@ def _nodule(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 def _mass(canvas: Canvas, finding: Finding, side: int) -> Array:
     radius = canvas.rng.uniform(0.08, 0.13)
-    return 0.22 * step(1 - _distance(canvas, _spot(canvas, finding, side), radius, 0.85 * radius), 0.3)
+    return 0.22 * step(
+        1 - _distance(canvas, _spot(canvas, finding, side), radius, 0.85 * radius), 0.3
+    )
 
 
 def _cavity(canvas: Canvas, finding: Finding, side: int) -> Array:
@@ -239,13 +253,19 @@ def _granuloma(canvas: Canvas, finding: Finding, side: int) -> Array:
     total = np.zeros_like(canvas.x)
     for _ in range(int(canvas.rng.integers(1, 4))):
         radius = canvas.rng.uniform(0.014, 0.024)
-        total += 0.26 * step(1 - _distance(canvas, _spot(canvas, finding, side), radius, radius), 0.8)
+        total += 0.26 * step(
+            1 - _distance(canvas, _spot(canvas, finding, side), radius, radius), 0.8
+        )
     return total
 
 
 def _effusion(canvas: Canvas, finding: Finding, side: int) -> Array:
     t = side * canvas.x / canvas.anatomy.width
-    level = canvas.anatomy.base + canvas.rng.uniform(-0.08, 0.06) - 0.30 * np.clip(t - 0.35, 0, None) ** 2
+    level = (
+        canvas.anatomy.base
+        + canvas.rng.uniform(-0.08, 0.06)
+        - 0.30 * np.clip(t - 0.35, 0, None) ** 2
+    )
     return 0.30 * step(canvas.y - level, 0.05) * canvas.lung(side)
 
 
@@ -256,13 +276,21 @@ def _blunting(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 def _interstitial(canvas: Canvas, finding: Finding, side: int) -> Array:
     net = np.abs(canvas.texture(54)) + 0.6 * np.abs(canvas.texture(34))
-    place = 1.0 if finding.zone is None else bump(_distance(canvas, _spot(canvas, finding, side), 0.3, 0.3), 1.0)
+    place = (
+        1.0
+        if finding.zone is None
+        else bump(_distance(canvas, _spot(canvas, finding, side), 0.3, 0.3), 1.0)
+    )
     return np.asarray(0.055 * net * place * canvas.lung(side), dtype=np.float32)
 
 
 def _lucency(canvas: Canvas, finding: Finding, side: int) -> Array:
     place = replace(finding, zone=finding.zone or "upper lobe")
-    return -0.09 * bump(_distance(canvas, _spot(canvas, place, side), 0.26, 0.30), 1.0) * canvas.lung(side)
+    return (
+        -0.09
+        * bump(_distance(canvas, _spot(canvas, place, side), 0.26, 0.30), 1.0)
+        * canvas.lung(side)
+    )
 
 
 def _hilum(canvas: Canvas, finding: Finding, side: int) -> Array:
@@ -290,7 +318,13 @@ def _fissure(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 
 def _catheter(canvas: Canvas, finding: Finding, side: int) -> Array:
-    points = [(side * 0.62, -0.62), (side * 0.35, -0.56), (side * 0.10, -0.50), (-0.06, -0.32), (-0.07, 0.0)]
+    points = [
+        (side * 0.62, -0.62),
+        (side * 0.35, -0.56),
+        (side * 0.10, -0.50),
+        (-0.06, -0.32),
+        (-0.07, 0.0),
+    ]
     return 0.20 * canvas.lines([(points, 0.018, 1.0)])
 
 
@@ -302,7 +336,10 @@ def _device(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 def _clips(canvas: Canvas, finding: Finding, side: int) -> Array:
     rows = np.linspace(-0.35, 0.25, 5)
-    wires = [([(-0.035, y), (0.0, y - 0.02), (0.035, y), (0.0, y + 0.02), (-0.035, y)], 0.012, 1.0) for y in rows]
+    wires = [
+        ([(-0.035, y), (0.0, y - 0.02), (0.035, y), (0.0, y + 0.02), (-0.035, y)], 0.012, 1.0)
+        for y in rows
+    ]
     return 0.35 * canvas.lines(wires)
 
 

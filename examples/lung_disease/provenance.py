@@ -32,4 +32,7 @@ def versions(*packages: str) -> dict[str, str]:
         >>> sorted(versions("numpy"))
         ['numpy', 'python']
     """
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }

@@ -3,7 +3,8 @@
     python examples/lung_disease/readme_table.py
     python examples/lung_disease/readme_table.py --check
 
-With `--check` nothing is written; the exit status is 1 where the README is not what the JSON files say.
+With `--check` nothing is written; the exit status is 1 where the README is not what the JSON files
+say.
 """
 
 from __future__ import annotations
@@ -43,10 +44,14 @@ def read_results(folder: str | Path = RESULTS) -> list[dict[str, Any]]:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{path} must be JSON, got a file that is not: {error}. Run the study again.") from error
+            raise ValueError(
+                f"{path} must be JSON, got a file that is not: {error}. Run the study again."
+            ) from error
         absent = [key for key in _KEYS if not isinstance(found, dict) or key not in found]
         if absent:
-            raise ValueError(f"{path} must be a study's results.json, got one without {absent}. Run the study again.")
+            raise ValueError(
+                f"{path} must be a study's results.json, got one without {absent}. Run the study again."
+            )
         results.append(found)
     return results
 
@@ -90,14 +95,23 @@ def _run(result: dict[str, Any]) -> str:
         f"{settings['folds']} folds, encoders: {settings['train']}, seeds {seeds}; {versions}.",
     ]
     for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in result["rows"]):
-        rows = [row for row in result["rows"] if (row["protocol"], row["segment"]) == (protocol, way)]
+        rows = [
+            row for row in result["rows"] if (row["protocol"], row["segment"]) == (protocol, way)
+        ]
         lines += ["", f"**{result['dataset']}, text: {protocol}{_SEGMENTED[way]}**", ""]
         if result["synthetic_images"]:
-            lines += ["The pictures are synthetic: rows that use them say nothing about X-rays. The texts are real.", ""]
+            lines += [
+                "The pictures are synthetic: rows that use them say nothing about X-rays. The texts are real.",
+                "",
+            ]
         if any("auroc_minus_raw" in row for row in rows):
             lines += _against_raw(rows)
             continue
-        verdicts = [entry for entry in result["comparisons"] if (entry["protocol"], entry["segment"]) == (protocol, way)]
+        verdicts = [
+            entry
+            for entry in result["comparisons"]
+            if (entry["protocol"], entry["segment"]) == (protocol, way)
+        ]
         lines += [_verdict(entry) + "\n" for entry in verdicts]
         lines += _table(rows, result["synthetic_images"])
     return "\n".join(lines)
@@ -105,7 +119,9 @@ def _run(result: dict[str, Any]) -> str:
 
 def _at_commit(result: dict[str, Any]) -> str:
     """Which commit a stored run was made with, where the defaults have changed since."""
-    return f" at commit {result['commit']}, whose defaults were others" if "commit" in result else ""
+    return (
+        f" at commit {result['commit']}, whose defaults were others" if "commit" in result else ""
+    )
 
 
 def _verdict(comparison: dict[str, Any]) -> str:
@@ -128,10 +144,15 @@ def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
     ]
     for row in rows:
         pictures = "none" if row["modality"] == "text" else "synthetic" if synthetic else "real"
-        figures = [f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("accuracy", "auroc")]
+        figures = [
+            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+            for name in ("accuracy", "auroc")
+        ]
         difference = ""
         if "auroc_minus_single" in row:
-            difference = _difference(*(row[f"auroc_minus_single{end}"] for end in ("", "_low", "_high")))
+            difference = _difference(
+                *(row[f"auroc_minus_single{end}"] for end in ("", "_low", "_high"))
+            )
         published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
         lines.append(f"| {' | '.join([row['model'], pictures, *figures, difference, published])} |")
     return lines
@@ -144,9 +165,14 @@ def _against_raw(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
     for row in rows:
         if "auroc_minus_raw" in row:
-            gains = [_difference(*(row[f"{n}_minus_raw{end}"] for end in ("", "_low", "_high"))) for n in ("accuracy", "auroc")]
+            gains = [
+                _difference(*(row[f"{n}_minus_raw{end}"] for end in ("", "_low", "_high")))
+                for n in ("accuracy", "auroc")
+            ]
             p = f"{row['accuracy_minus_raw_p']:.3f} ({row['accuracy_minus_raw_p_holm']:.3f})"
-            lines.append(f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | {' | '.join(gains)} | {p} |")
+            lines.append(
+                f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | {' | '.join(gains)} | {p} |"
+            )
     return lines
 
 
@@ -155,7 +181,9 @@ def _difference(difference: float, low: float, high: float) -> str:
 
 
 def main(
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail where the README is stale.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail where the README is stale.")
+    ] = False,
     results: Annotated[Path, typer.Option(help="Folder of the JSON files.")] = RESULTS,
     readme: Annotated[Path, typer.Option(help="The file with the two marker lines.")] = README,
 ) -> None:
@@ -170,7 +198,11 @@ def main(
     if not check:
         readme.write_text(new, encoding="utf-8")
     elif new != old:
-        console.print(f"{readme} is stale. Run: python examples/lung_disease/readme_table.py", markup=False, soft_wrap=True)
+        console.print(
+            f"{readme} is stale. Run: python examples/lung_disease/readme_table.py",
+            markup=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(1)
 
 

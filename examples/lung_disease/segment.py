@@ -1,15 +1,17 @@
 """Trains the study's two lung segmenters and says how well they do, on X-rays they have not seen.
 
-Model 1 learns from Shenzhen and a second collection (Montgomery as published, or the COVID set), model 2 from Shenzhen alone:
+Model 1 learns from Shenzhen and a second collection (Montgomery as published, or the COVID set),
+model 2 from Shenzhen alone:
 
     python examples/lung_disease/segment.py --shenzhen DIR --montgomery DIR
     python examples/lung_disease/segment.py --shenzhen DIR --covid DIR --folds 5 --epochs 40
     python examples/lung_disease/segment.py --shenzhen DIR --ship src/mmfusion/segmentation/weights
 
-Each model is cross-validated by patient; model 2 is besides trained on all of Shenzhen and measured on the whole second
-collection, another hospital's. `--ship` writes the weights that `LungSegmenter` loads, `--shipped` measures those it has. A run
-that was stopped goes on where it was. Everything lands in runs/lung_disease/segment/: results.json, learning curves, example
-masks and the worst ten as PNG.
+Each model is cross-validated by patient; model 2 is besides trained on all of Shenzhen and measured
+on the whole second collection, another hospital's. `--ship` writes the weights that `LungSegmenter`
+loads, `--shipped` measures those it has. A run that was stopped goes on where it was. Everything
+lands in runs/lung_disease/segment/: results.json, learning curves, example masks and the worst ten
+as PNG.
 """
 
 from __future__ import annotations
@@ -28,7 +30,15 @@ import typer
 from provenance import typed_command, versions
 from rich.console import Console
 from scipy.stats import bootstrap
-from segment_data import LungSample, Masks, Pixels, load_pairs, read_covid, read_montgomery, read_shenzhen
+from segment_data import (
+    LungSample,
+    Masks,
+    Pixels,
+    load_pairs,
+    read_covid,
+    read_montgomery,
+    read_shenzhen,
+)
 from segment_report import draw_curves, draw_examples, draw_worst
 from segment_training import Recipe, backend, predicted, ship, train
 from sklearn.model_selection import GroupKFold
@@ -46,25 +56,39 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def main(
     shenzhen: Annotated[Path, typer.Option(help="Folder of the Shenzhen X-rays and masks.")],
-    montgomery: Annotated[Path | None, typer.Option(help="Folder of the Montgomery X-rays and masks.")] = None,
-    covid: Annotated[Path | None, typer.Option(help="Folder of the COVID set and its masks.")] = None,
+    montgomery: Annotated[
+        Path | None, typer.Option(help="Folder of the Montgomery X-rays and masks.")
+    ] = None,
+    covid: Annotated[
+        Path | None, typer.Option(help="Folder of the COVID set and its masks.")
+    ] = None,
     folds: Annotated[int, typer.Option(min=0, help="0 leaves cross-validation out.")] = 5,
     epochs: Annotated[int, typer.Option(min=1)] = Recipe.epochs,
     loss: Annotated[str, typer.Option(help="dice, bce_dice or focal.")] = Recipe.loss,
     augmentation: Annotated[
         float, typer.Option(help="0 to 1: less for X-rays like those of the training.")
     ] = Recipe.augmentation,
-    negatives: Annotated[float, typer.Option(help="Share of training samples that are no X-rays.")] = Recipe.negatives,
+    negatives: Annotated[
+        float, typer.Option(help="Share of training samples that are no X-rays.")
+    ] = Recipe.negatives,
     width: Annotated[int, typer.Option(min=1)] = Recipe.width,
     patch_size: Annotated[int, typer.Option(min=1)] = Recipe.patch_size,
     batch_size: Annotated[int, typer.Option(min=1)] = Recipe.batch_size,
     learning_rate: Annotated[float, typer.Option()] = Recipe.learning_rate,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
     bf16: Annotated[bool, typer.Option(help="Compute in bfloat16.")] = Recipe.bf16,
-    output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease/segment"),
-    ship_to: Annotated[Path | None, typer.Option("--ship", help="Write LungSegmenter's weights into this folder.")] = None,
-    shipped: Annotated[bool, typer.Option("--shipped", help="Train nothing: measure LungSegmenter as it is.")] = False,
-    limit: Annotated[int | None, typer.Option(min=10, help="Only so many X-rays of each set, to try things out.")] = None,
+    output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path(
+        "runs/lung_disease/segment"
+    ),
+    ship_to: Annotated[
+        Path | None, typer.Option("--ship", help="Write LungSegmenter's weights into this folder.")
+    ] = None,
+    shipped: Annotated[
+        bool, typer.Option("--shipped", help="Train nothing: measure LungSegmenter as it is.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=10, help="Only so many X-rays of each set, to try things out.")
+    ] = None,
 ) -> None:
     """Train, cross-validate and draw."""
     console = Console()
@@ -118,7 +142,9 @@ def run(
         models[f"model 1 (shenzhen + {second[0].source})"] = (home + second, (both[0], both[1]))
     drawn: dict[str, Pixels] = {}
     for name, (samples, pairs) in models.items() if folds else ():
-        drawn[name], curves = cross_validate(console, recipe, samples, pairs, folds, output / _folder(name))
+        drawn[name], curves = cross_validate(
+            console, recipe, samples, pairs, folds, output / _folder(name)
+        )
         scores = dice_of(drawn[name], pairs[1])
         found = by_source(scores, samples)
         results["models"][name] = {"folds": folds, "cross_validated_dice": found}
@@ -126,7 +152,12 @@ def run(
         draw_curves(output / f"{_folder(name)}-curves.png", name, curves)
         draw_worst(output / f"{_folder(name)}-worst.png", name, samples, pairs, drawn[name], scores)
     if len(drawn) == 2:
-        draw_examples(output / "masks.png", home, home_pairs, {name: found[: len(home)] for name, found in drawn.items()})
+        draw_examples(
+            output / "masks.png",
+            home,
+            home_pairs,
+            {name: found[: len(home)] for name, found in drawn.items()},
+        )
     if second or ship_to is not None:
         model, _ = train(recipe, home_pairs, None, output / "all-of-shenzhen")
     if second:
@@ -134,9 +165,15 @@ def run(
         scores = dice_of(away, second_pairs[1])
         title = f"model 2, trained on all of shenzhen, on {second[0].source}"
         there = summary(scores, second)
-        results["another_hospital"] = {"trained_on": "shenzhen", "measured_on": second[0].source, "dice": there}
+        results["another_hospital"] = {
+            "trained_on": "shenzhen",
+            "measured_on": second[0].source,
+            "dice": there,
+        }
         console.print(f"{title}: {there}", highlight=False)
-        draw_worst(output / f"{second[0].source}-worst.png", title, second, second_pairs, away, scores)
+        draw_worst(
+            output / f"{second[0].source}-worst.png", title, second, second_pairs, away, scores
+        )
     (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     if ship_to is not None:
         ship(model, recipe, home_pairs[0], ship_to)
@@ -145,7 +182,12 @@ def run(
 
 
 def cross_validate(
-    console: Console, recipe: Recipe, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], folds: int, folder: Path
+    console: Console,
+    recipe: Recipe,
+    samples: Sequence[LungSample],
+    pairs: tuple[Pixels, Masks],
+    folds: int,
+    folder: Path,
 ) -> tuple[Pixels, list[dict[str, list[float]]]]:
     """Returns each X-ray's mask [B, H, W] from the fold in which it was not trained on, and the folds' curves."""
     pixels, masks = pairs
@@ -155,7 +197,10 @@ def cross_validate(
     for number, (seen, unseen) in enumerate(
         GroupKFold(folds, shuffle=True, random_state=recipe.seed).split(groups, groups=groups)
     ):
-        console.print(f"fold {number + 1} of {folds}: {len(seen)} X-rays to train, {len(unseen)} to test", highlight=False)
+        console.print(
+            f"fold {number + 1} of {folds}: {len(seen)} X-rays to train, {len(unseen)} to test",
+            highlight=False,
+        )
         model, curve = train(
             replace(recipe, seed=recipe.seed + number),
             (pixels[seen], masks[seen]),
@@ -172,10 +217,16 @@ def measure_shipped(console: Console, samples: list[LungSample], output: Path) -
     output.mkdir(parents=True, exist_ok=True)
     scores = []
     segmenter = LungSegmenter()
-    for sample, found in zip(samples, segmenter.segment(sample.image for sample in samples), strict=True):
-        reader = np.any([np.asarray(load_image(path).convert("L")) > 127 for path in sample.masks], axis=0)
+    for sample, found in zip(
+        samples, segmenter.segment(sample.image for sample in samples), strict=True
+    ):
+        reader = np.any(
+            [np.asarray(load_image(path).convert("L")) > 127 for path in sample.masks], axis=0
+        )
         if reader.shape != found.mask.shape:
-            raise ValueError(f"{sample.masks[0]} must have the size of its X-ray, {found.mask.shape}, got {reader.shape}.")
+            raise ValueError(
+                f"{sample.masks[0]} must have the size of its X-ray, {found.mask.shape}, got {reader.shape}."
+            )
         scores.append(dice(found.mask, reader))
     measured = by_source(np.asarray(scores), samples)
     results = {"command": typed_command(_FOLDERS), "versions": _versions(), "shipped": measured}
@@ -183,7 +234,9 @@ def measure_shipped(console: Console, samples: list[LungSample], output: Path) -
     console.print(f"LungSegmenter: {measured}\nWritten to {output}/shipped.json.", highlight=False)
 
 
-def by_source(scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]) -> dict[str, dict[str, float]]:
+def by_source(
+    scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]
+) -> dict[str, dict[str, float]]:
     """Returns the summary of each collection that the samples come from."""
     found = {}
     for source in dict.fromkeys(sample.source for sample in samples):
@@ -203,19 +256,31 @@ def masks_of(maps: Pixels) -> Pixels:
 
 def dice_of(maps: Pixels, masks: Masks) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Returns the Dice coefficient of each X-ray's mask [B]."""
-    return np.asarray([dice(found > 0.5, mask[..., 0]) for found, mask in zip(maps, masks, strict=True)])
+    return np.asarray(
+        [dice(found > 0.5, mask[..., 0]) for found, mask in zip(maps, masks, strict=True)]
+    )
 
 
-def summary(scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]) -> dict[str, float]:
+def summary(
+    scores: np.ndarray[Any, np.dtype[np.float64]], samples: Sequence[LungSample]
+) -> dict[str, float]:
     """Returns count, mean with its 95 % bootstrap interval by patient, the median, the mean of the worst tenth, and the least."""
-    _, patient = np.unique([f"{sample.source} {sample.group}" for sample in samples], return_inverse=True)
+    _, patient = np.unique(
+        [f"{sample.source} {sample.group}" for sample in samples], return_inverse=True
+    )
     of_patients = np.bincount(patient, scores), np.bincount(patient)
 
     def mean(sums: Any, counts: Any, axis: int) -> Any:
         return sums.sum(axis) / counts.sum(axis)
 
-    # Not BCa, scipy's default: it divides by the spread, which is nought where all scores are equal.
-    options: dict[str, Any] = {"paired": True, "vectorized": True, "method": "percentile", "rng": np.random.default_rng(0)}
+    # Not BCa, scipy's default: it divides by the spread, which is nought where all scores are
+    # equal.
+    options: dict[str, Any] = {
+        "paired": True,
+        "vectorized": True,
+        "method": "percentile",
+        "rng": np.random.default_rng(0),
+    }
     interval = bootstrap(of_patients, mean, **options).confidence_interval
     worst = np.sort(scores)[: max(1, len(scores) // 10)]
     return {

@@ -1,11 +1,12 @@
 """X-rays with lung masks, from three collections, and what augmentation makes of them in training.
 
-Montgomery's archive has `CXR_png/MCUCXR_0001_0.png` and one mask per lung, `ManualMask/leftMask/` and
-`ManualMask/rightMask/` under the X-ray's name; the layouts of the other two are described in `shenzhen.py` and
-`covid_cxr.py`.
+Montgomery's archive has `CXR_png/MCUCXR_0001_0.png` and one mask per lung, `ManualMask/leftMask/`
+and `ManualMask/rightMask/` under the X-ray's name; the layouts of the other two are described in
+`shenzhen.py` and `covid_cxr.py`.
 
-Reference: Montgomery and Shenzhen: Jaeger et al. 2014, Quantitative Imaging in Medicine and Surgery 4(6); Shenzhen's masks:
-Stirenko et al. 2018 (arXiv 1803.01199); COVID: Cohen et al. 2020 (arXiv 2006.11988), masks by v7labs.
+Reference: Montgomery and Shenzhen: Jaeger et al. 2014, Quantitative Imaging in Medicine and Surgery
+4(6); Shenzhen's masks: Stirenko et al. 2018 (arXiv 1803.01199); COVID: Cohen et al. 2020 (arXiv
+2006.11988), masks by v7labs.
 """
 
 from __future__ import annotations
@@ -60,11 +61,17 @@ def read_shenzhen(folder: str | Path, masks: str | Path | None = None) -> list[L
         masks: where the masks are, if not inside the folder.
 
     Raises:
-        ValueError: if the folder is not what `shenzhen.read` expects, or none of its X-rays has a mask.
+        ValueError: if the folder is not what `shenzhen.read` expects, or none of its X-rays has a
+            mask.
     """
     cases = shenzhen.read(folder, masks).cases
     return _some(
-        [LungSample(case.uid, case.image, (case.mask,), "shenzhen", case.uid) for case in cases if case.mask is not None], folder
+        [
+            LungSample(case.uid, case.image, (case.mask,), "shenzhen", case.uid)
+            for case in cases
+            if case.mask is not None
+        ],
+        folder,
     )
 
 
@@ -82,11 +89,15 @@ def read_montgomery(folder: str | Path) -> list[LungSample]:
         place /= "MontgomerySet"
     samples, missing = [], []
     for image in sorted((place / "CXR_png").glob("*.png")):
-        masks = tuple(place / "ManualMask" / side / image.name for side in ("leftMask", "rightMask"))
+        masks = tuple(
+            place / "ManualMask" / side / image.name for side in ("leftMask", "rightMask")
+        )
         missing += [str(mask.relative_to(place)) for mask in masks if not mask.is_file()]
         samples.append(LungSample(image.stem, image, masks, "montgomery", image.stem))
     if missing:
-        raise ValueError(f"ManualMask must hold a mask per lung, got none at {some(missing)}. Unpack the whole archive.")
+        raise ValueError(
+            f"ManualMask must hold a mask per lung, got none at {some(missing)}. Unpack the whole archive."
+        )
     return _some(samples, folder)
 
 
@@ -99,14 +110,17 @@ def read_covid(folder: str | Path) -> list[LungSample]:
         folder: as `covid_cxr.read` takes it.
 
     Raises:
-        ValueError: if the folder is not what `covid_cxr.read` expects, or none of its X-rays has a mask.
+        ValueError: if the folder is not what `covid_cxr.read` expects, or none of its X-rays has a
+            mask.
     """
     rows = covid_cxr.read(folder).rows
     rows = rows[rows["mask"].notna()]
     return _some(
         [
             LungSample(Path(image).stem, Path(image), (Path(mask),), "covid", str(group))
-            for image, mask, group in rows[["image", "mask", "group"]].itertuples(index=False, name=None)
+            for image, mask, group in rows[["image", "mask", "group"]].itertuples(
+                index=False, name=None
+            )
         ],
         folder,
     )
@@ -114,7 +128,9 @@ def read_covid(folder: str | Path) -> list[LungSample]:
 
 def _some(samples: list[LungSample], folder: str | Path) -> list[LungSample]:
     if not samples:
-        raise ValueError(f"folder must hold X-rays with lung masks, got none in {str(folder)!r}. Check the path.")
+        raise ValueError(
+            f"folder must hold X-rays with lung masks, got none in {str(folder)!r}. Check the path."
+        )
     return samples
 
 
@@ -132,7 +148,9 @@ def load_pairs(samples: Sequence[LungSample], size: int = 256) -> tuple[Pixels, 
     """
     with ThreadPoolExecutor(4) as pool:
         pairs = list(pool.map(lambda sample: _pair(sample, size), samples))
-    return np.stack([pixels for pixels, _ in pairs])[..., None], np.stack([mask for _, mask in pairs])[..., None]
+    return np.stack([pixels for pixels, _ in pairs])[..., None], np.stack(
+        [mask for _, mask in pairs]
+    )[..., None]
 
 
 def _pair(sample: LungSample, size: int) -> tuple[Pixels, Masks]:
@@ -141,8 +159,11 @@ def _pair(sample: LungSample, size: int) -> tuple[Pixels, Masks]:
     for path in sample.masks:
         mask = load_image(path).convert("L")
         if abs(mask.width / mask.height - picture.width / picture.height) > 0.02:
-            raise ValueError(f"{path} must have the shape of its X-ray, {picture.size}, got {mask.size}. Fetch both again.")
-        # Area averages, halved at one half, keep the outline where it was; nearest neighbours would shift it.
+            raise ValueError(
+                f"{path} must have the shape of its X-ray, {picture.size}, got {mask.size}. Fetch both again."
+            )
+        # Area averages, halved at one half, keep the outline where it was; nearest neighbours would
+        # shift it.
         union |= np.asarray(mask.resize((size, size), Image.Resampling.BOX)) > 127
     return standardized(np.asarray(picture.resize((size, size), Image.Resampling.BOX))), union
 
@@ -151,11 +172,12 @@ class Augmentation:
     """What carries a model to X-rays of another hospital: other places, postures, apertures, exposures and detectors.
 
     Args:
-        seed: with the epoch and the sample's number it decides what happens to a sample, on whatever worker.
-        strength: how wide the changes range, within [0, 1]; 1 is for other hospitals, less where the X-rays to come are like
-            those of the training. Mirroring stays.
-        negatives: the share of samples that become something that is no X-ray, with an empty mask, within [0, 1]: the answer to a
-            photograph shall be "no lungs".
+        seed: with the epoch and the sample's number it decides what happens to a sample, on
+            whatever worker.
+        strength: how wide the changes range, within [0, 1]; 1 is for other hospitals, less where
+            the X-rays to come are like those of the training. Mirroring stays.
+        negatives: the share of samples that become something that is no X-ray, with an empty mask,
+            within [0, 1]: the answer to a photograph shall be "no lungs".
     """
 
     def __init__(self, seed: int = 0, strength: float = 1.0, negatives: float = 0.0):
@@ -164,16 +186,22 @@ class Augmentation:
                 raise ValueError(f"{name} must be within [0, 1], got {share!r}.")
         self.seed, self.strength, self.negatives = seed, strength, negatives
 
-    def __call__(self, pixels: Pixels, mask: Masks, epoch: int, index: int) -> tuple[Pixels, NDArray[np.float32]]:
+    def __call__(
+        self, pixels: Pixels, mask: Masks, epoch: int, index: int
+    ) -> tuple[Pixels, NDArray[np.float32]]:
         """Returns the sample as it looks in this epoch, float32 [H, W, 1] both."""
         draw = np.random.default_rng((self.seed, epoch, index))
         if draw.random() < self.negatives:
-            return standardized(no_xray(pixels[..., 0], draw))[..., None], np.zeros(mask.shape, np.float32)
+            return standardized(no_xray(pixels[..., 0], draw))[..., None], np.zeros(
+                mask.shape, np.float32
+            )
         both = torch.from_numpy(np.stack([pixels[..., 0], mask[..., 0]]).astype(np.float32))
         if draw.random() < 0.5:
             both = functional.horizontal_flip(both)
         image, target = _placed(_rescaled(both, draw, self.strength), draw, self.strength).numpy()
-        return _exposed(image, draw, self.strength)[..., None], (target > 0.5).astype(np.float32)[..., None]
+        return _exposed(image, draw, self.strength)[..., None], (target > 0.5).astype(np.float32)[
+            ..., None
+        ]
 
 
 def no_xray(pixels: Pixels, draw: np.random.Generator) -> Pixels:
@@ -183,19 +211,32 @@ def no_xray(pixels: Pixels, draw: np.random.Generator) -> Pixels:
     if kind == 0:
         tiles = int(draw.integers(3, 9))
         side = height // tiles, width // tiles
-        cut = rearrange(pixels[: side[0] * tiles, : side[1] * tiles], "(i h) (j w) -> (i j) h w", h=side[0], w=side[1])
+        cut = rearrange(
+            pixels[: side[0] * tiles, : side[1] * tiles],
+            "(i h) (j w) -> (i j) h w",
+            h=side[0],
+            w=side[1],
+        )
         shuffled = rearrange(cut[draw.permutation(len(cut))], "(i j) h w -> (i h) (j w)", i=tiles)
         return _stretched(shuffled, height, width)
     if kind == 1:
         grain = 2 ** int(draw.integers(0, 7))
-        return _stretched(draw.random((max(2, height // grain), max(2, width // grain)), dtype=np.float32), height, width)
+        return _stretched(
+            draw.random((max(2, height // grain), max(2, width // grain)), dtype=np.float32),
+            height,
+            width,
+        )
     rows, columns = np.mgrid[:height, :width]
     picture = np.full((height, width), draw.random(), np.float32)
     for _ in range(int(draw.integers(1, 25))):
-        y, x, a, b, angle = draw.uniform((0, 0, 5, 5, 0), (height, width, height / 2, width / 2, math.pi))
+        y, x, a, b, angle = draw.uniform(
+            (0, 0, 5, 5, 0), (height, width, height / 2, width / 2, math.pi)
+        )
         u = (rows - y) * math.cos(angle) + (columns - x) * math.sin(angle)
         v = (columns - x) * math.cos(angle) - (rows - y) * math.sin(angle)
-        inside = (u / a) ** 2 + (v / b) ** 2 < 1 if draw.random() < 0.5 else (abs(u) < a) & (abs(v) < b)
+        inside = (
+            (u / a) ** 2 + (v / b) ** 2 < 1 if draw.random() < 0.5 else (abs(u) < a) & (abs(v) < b)
+        )
         picture[inside] = draw.random() + 0.2 * draw.normal() * (u / a)[inside]
     return picture + draw.normal(0, draw.uniform(0, 0.1), picture.shape).astype(np.float32)
 
@@ -211,9 +252,12 @@ def _rescaled(both: torch.Tensor, draw: np.random.Generator, strength: float) ->
     aspect = math.exp(strength * draw.uniform(-0.15, 0.15))
     rows, columns = round(height / scale * aspect), round(width / scale / aspect)
     top, left = (
-        round(draw.uniform(min(0, have - want), max(0, have - want))) for have, want in ((height, rows), (width, columns))
+        round(draw.uniform(min(0, have - want), max(0, have - want)))
+        for have, want in ((height, rows), (width, columns))
     )
-    seen: torch.Tensor = functional.resized_crop(both, top, left, rows, columns, [height, width], antialias=True)
+    seen: torch.Tensor = functional.resized_crop(
+        both, top, left, rows, columns, [height, width], antialias=True
+    )
     return seen
 
 
@@ -239,22 +283,33 @@ def _exposed(pixels: Pixels, draw: np.random.Generator, strength: float) -> Pixe
         levels = torch.from_numpy((pixels * 255).astype(np.uint8))[None]
         share = draw.uniform(0.3, 1)
         pixels = (1 - share) * pixels + share * functional.equalize(levels)[0].numpy() / 255
-    contrast, brightness = 1 + strength * draw.uniform(-0.4, 0.4), strength * draw.uniform(-0.15, 0.15)
+    contrast, brightness = (
+        1 + strength * draw.uniform(-0.4, 0.4),
+        strength * draw.uniform(-0.15, 0.15),
+    )
     pixels = (pixels - pixels.mean()) * contrast + pixels.mean() + brightness
     if draw.random() < 0.3 * strength:
         height, width = pixels.shape
-        ramp = np.linspace(-1, 1, height)[:, None] * draw.normal() + np.linspace(-1, 1, width)[None] * draw.normal()
+        ramp = (
+            np.linspace(-1, 1, height)[:, None] * draw.normal()
+            + np.linspace(-1, 1, width)[None] * draw.normal()
+        )
         pixels = pixels + np.float32(0.15) * ramp.astype(np.float32)
     if draw.random() < 0.3 * strength:
         sigma = draw.uniform(0.4, 1.5)
-        pixels = functional.gaussian_blur(torch.from_numpy(pixels)[None].float(), [7, 7], [sigma, sigma])[0].numpy()
+        pixels = functional.gaussian_blur(
+            torch.from_numpy(pixels)[None].float(), [7, 7], [sigma, sigma]
+        )[0].numpy()
     if draw.random() < 0.5 * strength:
         pixels = pixels + draw.normal(0, draw.uniform(0.005, 0.06), pixels.shape).astype(np.float32)
     if draw.random() < 0.3 * strength:
         # Cables, markers, pacemakers, a label: a patch of one brightness hides what is behind it.
         for _ in range(int(draw.integers(1, 4))):
             height, width = (int(draw.integers(4, 40)) for _ in range(2))
-            top, left = int(draw.integers(0, pixels.shape[0] - height)), int(draw.integers(0, pixels.shape[1] - width))
+            top, left = (
+                int(draw.integers(0, pixels.shape[0] - height)),
+                int(draw.integers(0, pixels.shape[1] - width)),
+            )
             pixels[top : top + height, left : left + width] = draw.random()
     if draw.random() < 0.1 * strength:
         pixels = 1 - pixels

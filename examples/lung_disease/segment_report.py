@@ -21,12 +21,17 @@ def draw_curves(path: Path, title: str, curves: Sequence[dict[str, list[float]]]
     """Draws Dice and loss by epoch, a thin line per fold and their mean."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, name in zip(axes, ("dice", "loss"), strict=True):
-        for key, colour, label in ((name, "tab:grey", "training (augmented)"), (f"val_{name}", "tab:blue", "held-out fold")):
+        for key, colour, label in (
+            (name, "tab:grey", "training (augmented)"),
+            (f"val_{name}", "tab:blue", "held-out fold"),
+        ):
             lines = [curve[key] for curve in curves if key in curve]
             for line in lines:
                 axis.plot(range(1, len(line) + 1), line, color=colour, alpha=0.3, linewidth=1)
             if lines:
-                axis.plot(range(1, len(lines[0]) + 1), np.mean(lines, axis=0), color=colour, label=label)
+                axis.plot(
+                    range(1, len(lines[0]) + 1), np.mean(lines, axis=0), color=colour, label=label
+                )
         axis.set(xlabel="epoch", ylabel={"dice": "Dice", "loss": "loss"}[name])
         axis.grid(alpha=0.3)
     axes[0].set_ylim(0.8, 1)
@@ -36,11 +41,17 @@ def draw_curves(path: Path, title: str, curves: Sequence[dict[str, list[float]]]
     plt.close(figure)
 
 
-def draw_examples(path: Path, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], maps: dict[str, Pixels]) -> None:
+def draw_examples(
+    path: Path, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], maps: dict[str, Pixels]
+) -> None:
     """Draws eight X-rays with the true outline and that of each model, each X-ray from the fold that did not train on it."""
     chosen = np.linspace(0, len(samples) - 1, 8).astype(int)
     figure, axes = plt.subplots(
-        len(maps), len(chosen), figsize=(2 * len(chosen), 2.3 * len(maps)), layout="constrained", squeeze=False
+        len(maps),
+        len(chosen),
+        figsize=(2 * len(chosen), 2.3 * len(maps)),
+        layout="constrained",
+        squeeze=False,
     )
     for line, (name, found) in zip(axes, maps.items(), strict=True):
         for axis, index in zip(line, chosen, strict=True):
@@ -52,7 +63,12 @@ def draw_examples(path: Path, samples: Sequence[LungSample], pairs: tuple[Pixels
 
 
 def draw_worst(
-    path: Path, title: str, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], maps: Pixels, scores: np.ndarray[Any, Any]
+    path: Path,
+    title: str,
+    samples: Sequence[LungSample],
+    pairs: tuple[Pixels, Masks],
+    maps: Pixels,
+    scores: np.ndarray[Any, Any],
 ) -> None:
     """Draws the ten X-rays with the lowest Dice."""
     figure, axes = plt.subplots(2, 5, figsize=(12, 5.6), layout="constrained")
@@ -75,5 +91,8 @@ def _outlined(axis: Any, pairs: tuple[Pixels, Masks], maps: Pixels, index: int) 
 
 
 def _legend(figure: Any) -> None:
-    lines = [Line2D([], [], color=_TRUE, label="drawn by a reader"), Line2D([], [], color=_FOUND, label="found")]
+    lines = [
+        Line2D([], [], color=_TRUE, label="drawn by a reader"),
+        Line2D([], [], color=_FOUND, label="found"),
+    ]
     figure.legend(handles=lines, loc="outside lower center", ncols=2)

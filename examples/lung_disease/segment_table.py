@@ -15,7 +15,9 @@ def render(results: Sequence[dict[str, Any]]) -> str:
     for run in results:
         for source, found in run.get("shipped", {}).items():
             how = "the X-rays it was trained on" if source == "shenzhen" else "never trained on"
-            lines.append(f"| LungSegmenter, as shipped | {source} | {how} | {_figures(found)} | {run['versions']['backend']} |")
+            lines.append(
+                f"| LungSegmenter, as shipped | {source} | {how} | {_figures(found)} | {run['versions']['backend']} |"
+            )
         if "recipe" not in run:
             continue
         recipe = (
@@ -24,11 +26,15 @@ def render(results: Sequence[dict[str, Any]]) -> str:
         )
         for name, model in run["models"].items():
             for source, found in model["cross_validated_dice"].items():
-                lines.append(f"| {name} | {source} | {model['folds']} folds | {_figures(found)} | {recipe} |")
+                lines.append(
+                    f"| {name} | {source} | {model['folds']} folds | {_figures(found)} | {recipe} |"
+                )
         if "another_hospital" in run:
             away = run["another_hospital"]
             how = f"all of {away['trained_on']} to train"
-            lines.append(f"| model 2 (shenzhen) | {away['measured_on']} | {how} | {_figures(away['dice'])} | {recipe} |")
+            lines.append(
+                f"| model 2 (shenzhen) | {away['measured_on']} | {how} | {_figures(away['dice'])} | {recipe} |"
+            )
     return "\n".join(lines)
 
 

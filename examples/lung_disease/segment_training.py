@@ -35,11 +35,13 @@ class Recipe:
         max_width: the most channels of a level.
         dropout: on the deepest level.
         loss: "dice", "bce_dice" or "focal".
-        augmentation: how far the training X-rays are changed, within [0, 1]; 1 is for X-rays of other hospitals.
+        augmentation: how far the training X-rays are changed, within [0, 1]; 1 is for X-rays of
+            other hospitals.
         negatives: the share of training samples that are replaced by what is no X-ray.
         epochs: passes over the training X-rays.
         batch_size: X-rays per step.
-        learning_rate: the highest; it warms up for a twentieth of the steps, then falls along a cosine to 0.
+        learning_rate: the highest; it warms up for a twentieth of the steps, then falls along a
+            cosine to 0.
         weight_decay: of AdamW.
         bf16: whether to compute in bfloat16 (weights and probabilities stay float32).
         seed: of the first weights, the order and the augmentation.
@@ -95,13 +97,20 @@ def train(
     Args:
         recipe: how to train.
         train_pairs: X-rays and masks, as `load_pairs` gives them.
-        validation_pairs: those on which Dice and loss are followed after each epoch; nothing is chosen by them.
-        folder: for the state of an unfinished training, the curves (`curves.csv`) and the weights (`model.keras`), in a folder of
-            their own for each recipe and training set.
+        validation_pairs: those on which Dice and loss are followed after each epoch; nothing is
+            chosen by them.
+        folder: for the state of an unfinished training, the curves (`curves.csv`) and the weights
+            (`model.keras`), in a folder of their own for each recipe and training set.
         verbose: 1 shows Keras's progress bar, 2 a line per epoch, 0 nothing.
     """
     # A model that was trained otherwise, or on other X-rays, lies in another folder.
-    described = json.dumps([backend(), asdict(recipe), [hashlib.sha256(part.tobytes()).hexdigest() for part in train_pairs]])
+    described = json.dumps(
+        [
+            backend(),
+            asdict(recipe),
+            [hashlib.sha256(part.tobytes()).hexdigest() for part in train_pairs],
+        ]
+    )
     folder = folder / hashlib.sha256(described.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     curves = folder / "curves.csv"
@@ -120,7 +129,10 @@ def train(
     data = AugmentedBatches(*train_pairs, recipe)
     steps = len(data) * recipe.epochs
     schedule = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate / 100, steps - steps // 20, warmup_target=recipe.learning_rate, warmup_steps=steps // 20
+        recipe.learning_rate / 100,
+        steps - steps // 20,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=steps // 20,
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=recipe.weight_decay, clipnorm=1.0)
     model.compile(optimizer, loss=segmentation_loss(recipe.loss), metrics=[DiceScore()])
@@ -138,7 +150,8 @@ def train(
     model.fit(
         data,
         epochs=recipe.epochs,
-        # The order of the batches is the data's own; Keras would shuffle them by a state that is not kept.
+        # The order of the batches is the data's own; Keras would shuffle them by a state that is
+        # not kept.
         shuffle=False,
         validation_data=validation,
         validation_batch_size=recipe.batch_size,
@@ -156,10 +169,15 @@ def train(
 
 
 def _read_curves(path: Path) -> dict[str, list[float]]:
-    # An epoch that ran twice, because the first run was stopped before its state was kept, counts as it ended last.
+    # An epoch that ran twice, because the first run was stopped before its state was kept, counts
+    # as it ended last.
     table = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
     last = {int(row["epoch"]): row for row in table}
-    return {name: [float(last[epoch][name]) for epoch in sorted(last)] for name in table.dtype.names or () if name != "epoch"}
+    return {
+        name: [float(last[epoch][name]) for epoch in sorted(last)]
+        for name in table.dtype.names or ()
+        if name != "epoch"
+    }
 
 
 def backend() -> str:
@@ -169,16 +187,30 @@ def backend() -> str:
 
 def predicted(model: UNetSegmenter, pixels: Pixels, batch_size: int = 32) -> Pixels:
     """Returns the probability of lung as `LungSegmenter` finds it, float32 [B, H, W]."""
-    return np.concatenate([answered(model, pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)])
+    return np.concatenate(
+        [
+            answered(model, pixels[start : start + batch_size])
+            for start in range(0, len(pixels), batch_size)
+        ]
+    )
 
 
-def ship(model: UNetSegmenter, recipe: Recipe, pixels: Pixels, folder: Path, *, views: int = 8, share: float = 0.995) -> None:
+def ship(
+    model: UNetSegmenter,
+    recipe: Recipe,
+    pixels: Pixels,
+    folder: Path,
+    *,
+    views: int = 8,
+    share: float = 0.995,
+) -> None:
     """Writes the weights in half precision, and what masks of real X-rays look like, as `LungSegmenter` reads them.
 
     Args:
         model: trained on these X-rays.
         recipe: what it was trained with.
-        pixels: X-rays; each is seen `views` times, augmented anew, for other hospitals frame the chest otherwise.
+        pixels: X-rays; each is seen `views` times, augmented anew, for other hospitals frame the
+            chest otherwise.
         folder: for `lungs.weights.h5` and `lungs.json`.
         views: how often each X-ray is seen.
         share: of the views that shall pass for frontal chest X-rays.
@@ -187,8 +219,12 @@ def ship(model: UNetSegmenter, recipe: Recipe, pixels: Pixels, folder: Path, *, 
     shapes = []
     whole = np.ones((*pixels.shape[1:3], 1), bool)
     for view in range(views):
-        seen = np.stack([augment(image, whole, view, number)[0] for number, image in enumerate(pixels)])
-        shapes += [shape for found in predicted(model, seen) if (shape := features(found)) is not None]
+        seen = np.stack(
+            [augment(image, whole, view, number)[0] for number, image in enumerate(pixels)]
+        )
+        shapes += [
+            shape for found in predicted(model, seen) if (shape := features(found)) is not None
+        ]
     folder.mkdir(parents=True, exist_ok=True)
     full = UNetSegmenter.from_config(model.get_config() | {"dtype": "float32", "name": "lungs"})
     full.set_weights(model.get_weights())

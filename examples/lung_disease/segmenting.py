@@ -25,11 +25,14 @@ MARGIN = 0.05
 """What is left around the lungs when they are cut out, as a share of their box."""
 
 
-def segmented(samples: datasets.Dataset, way: str, folder: Path) -> tuple[datasets.Dataset, list[str]]:
+def segmented(
+    samples: datasets.Dataset, way: str, folder: Path
+) -> tuple[datasets.Dataset, list[str]]:
     """Returns the samples with their pictures segmented, and lines that say how that went.
 
-    A picture in which no lung is found stays as it is; one that does not look like a frontal chest X-ray is segmented all the
-    same. Both are counted. The new pictures are written to `folder` under names that follow from what they show.
+    A picture in which no lung is found stays as it is; one that does not look like a frontal chest
+    X-ray is segmented all the same. Both are counted. The new pictures are written to `folder`
+    under names that follow from what they show.
 
     Args:
         samples: rows with the column image (paths; None where there is none).
@@ -54,7 +57,11 @@ def segmented(samples: datasets.Dataset, way: str, folder: Path) -> tuple[datase
         for path, found in zip(paths, LungSegmenter().segment(paths), strict=True):
             doubtful += not found.is_chest_xray
             without += not found.mask.any()
-            places[path] = _written(lungs_of(load_image(path), found, way), folder, way) if found.mask.any() else Path(path)
+            places[path] = (
+                _written(lungs_of(load_image(path), found, way), folder, way)
+                if found.mask.any()
+                else Path(path)
+            )
     new = [None if path is None else places[path].resolve().as_posix() for path in samples["image"]]
     features = samples.features
     notes = [
@@ -62,7 +69,9 @@ def segmented(samples: datasets.Dataset, way: str, folder: Path) -> tuple[datase
         f"{without} show no lungs to it and stayed as they are",
         "the segmenter learned from the lung masks of 566 Shenzhen X-rays, and from no diagnosis; of those its masks are better",
     ]
-    return samples.remove_columns("image").add_column("image", new, feature=features["image"]), notes
+    return samples.remove_columns("image").add_column(
+        "image", new, feature=features["image"]
+    ), notes
 
 
 def _written(picture: Image.Image, folder: Path, way: str) -> Path:

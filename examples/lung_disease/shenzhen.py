@@ -1,18 +1,18 @@
 """The Shenzhen tuberculosis X-rays as a manifest: sex and age are the text, the lung masks come along.
 
-Two layouts are read: the published one (`CXR_png/CHNCXR_0001_0.png`, `ClinicalReadings/CHNCXR_0001_0.txt`,
-`mask/CHNCXR_0001_0_mask.png`), and a small copy with `labels.csv` (image, mask, tuberculosis, sex, age,
-reading).
+Two layouts are read: the published one (`CXR_png/CHNCXR_0001_0.png`,
+`ClinicalReadings/CHNCXR_0001_0.txt`, `mask/CHNCXR_0001_0_mask.png`), and a small copy with
+`labels.csv` (image, mask, tuberculosis, sex, age, reading).
 
     python examples/lung_disease/shenzhen.py data/ChinaSet_AllFiles --output data/shenzhen.csv
 
-The reading is the diagnosis itself ("normal", "PTB in the right upper field"), written by whoever read the
-X-ray. Only sex and age are known before, so only they become text, and the reading does not enter the
-manifest at all.
+The reading is the diagnosis itself ("normal", "PTB in the right upper field"), written by whoever
+read the X-ray. Only sex and age are known before, so only they become text, and the reading does
+not enter the manifest at all.
 
 Reference: Jaeger et al., "Two public chest X-ray datasets for computer-aided screening of pulmonary
-diseases", Quantitative Imaging in Medicine and Surgery 4(6), 2014; for the masks Stirenko et al., arXiv
-1803.01199, 2018.
+diseases", Quantitative Imaging in Medicine and Surgery 4(6), 2014; for the masks Stirenko et al.,
+arXiv 1803.01199, 2018.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ Unit = Literal["year", "month", "week", "day"]
 
 _NAME = re.compile(r"^CHNCXR_\d{4}_(?P<label>[01])$")
 # Typists left out letters: "femal", "mal" occur beside "Female" and "male,".
-_SEX = re.compile(r"(?<![a-z])(?P<female>fe?mal\w?|f(?![a-z]))|(?<![a-z])(?P<male>mal\w?|m(?![a-z]))", re.IGNORECASE)
+_SEX = re.compile(
+    r"(?<![a-z])(?P<female>fe?mal\w?|f(?![a-z]))|(?<![a-z])(?P<male>mal\w?|m(?![a-z]))",
+    re.IGNORECASE,
+)
 # No "m" for months: "45 M" is a man.
 _AGE = re.compile(
     r"(?P<age>\d+(?:\.\d+)?)\s*-?\s*(?P<unit>years?|yrs?|y|months?|mths?|mos?|weeks?|wks?|w|days?|d)(?![a-z])",
@@ -94,9 +97,9 @@ def parse_demographics(text: str) -> Demographics:
     """Returns sex and age from a clinical reading as it was typed.
 
     Args:
-        text: such as "male 45yrs", "Female24yr", "female, 28 yrs", "male 6 months", with or without the
-            reading below. A number without unit counts as years where it follows the sex directly. An age
-            above 120 years is taken for a typing error: unknown.
+        text: such as "male 45yrs", "Female24yr", "female, 28 yrs", "male 6 months", with or without
+            the reading below. A number without unit counts as years where it follows the sex
+            directly. An age above 120 years is taken for a typing error: unknown.
 
     Example:
         >>> parse_demographics("Female24yr").sentence
@@ -126,10 +129,12 @@ def read(folder: str | Path, masks: str | Path | None = None) -> Collection:
 
     Args:
         folder: the small copy (with `labels.csv`), or the published archive, unpacked.
-        masks: where the published masks are, if not in the folder's `mask`; they are a download of their own.
+        masks: where the published masks are, if not in the folder's `mask`; they are a download of
+            their own.
 
     Raises:
-        ValueError: if the folder is absent, has neither layout or a file that its layout names is missing.
+        ValueError: if the folder is absent, has neither layout or a file that its layout names is
+            missing.
     """
     place = existing_folder(folder, "folder")
     if (place / "labels.csv").is_file():
@@ -162,9 +167,13 @@ def read_published(folder: Path, masks: str | Path | None = None) -> Collection:
         if patient.sex is None or patient.age is None:
             unparsed.append(image.stem)
         mask = mask_folder / f"{image.stem}_mask.png"
-        cases.append(Case(image.stem, image, mask if mask.is_file() else None, _label(image.stem), patient))
+        cases.append(
+            Case(image.stem, image, mask if mask.is_file() else None, _label(image.stem), patient)
+        )
     if not cases:
-        raise ValueError(f"folder must be one with X-rays in CXR_png/, got none in {str(folder)!r}. Unpack the archive.")
+        raise ValueError(
+            f"folder must be one with X-rays in CXR_png/, got none in {str(folder)!r}. Unpack the archive."
+        )
     return Collection(tuple(cases), tuple(unparsed))
 
 
@@ -181,14 +190,22 @@ def read_copy(folder: Path) -> Collection:
     wanted = ["image", "mask", "tuberculosis", "sex", "age"]
     absent = [column for column in wanted if column not in table.columns]
     if absent:
-        raise ValueError(f"labels.csv must be a table with the columns {wanted}, got none of {absent}. Add them.")
+        raise ValueError(
+            f"labels.csv must be a table with the columns {wanted}, got none of {absent}. Add them."
+        )
     cases, unparsed = [], []
-    for number, (image, mask, sick, sex, age) in enumerate(table[wanted].itertuples(index=False, name=None), start=2):
+    for number, (image, mask, sick, sex, age) in enumerate(
+        table[wanted].itertuples(index=False, name=None), start=2
+    ):
         path, uid = folder / image, Path(image).stem
         if not path.is_file():
-            raise ValueError(f"image must be a file, got {image!r} in row {number} of labels.csv. Restore it.")
+            raise ValueError(
+                f"image must be a file, got {image!r} in row {number} of labels.csv. Restore it."
+            )
         if LABELS.index(_label(uid)) != int(sick == "1"):
-            raise ValueError(f"tuberculosis must be what the name says, got {sick!r} for {uid!r} in row {number}. Fix it.")
+            raise ValueError(
+                f"tuberculosis must be what the name says, got {sick!r} for {uid!r} in row {number}. Fix it."
+            )
         patient = parse_demographics(f"{sex} {age}yrs")
         if patient.sex is None or patient.age is None:
             unparsed.append(uid)
@@ -199,7 +216,9 @@ def read_copy(folder: Path) -> Collection:
 def _label(uid: str) -> str:
     match = _NAME.match(uid)
     if match is None:
-        raise ValueError(f"image must be named like CHNCXR_0001_0, got {uid!r}. The last digit tells the label.")
+        raise ValueError(
+            f"image must be named like CHNCXR_0001_0, got {uid!r}. The last digit tells the label."
+        )
     return LABELS[int(match["label"])]
 
 
@@ -210,7 +229,8 @@ def manifest(cases: tuple[Case, ...], text: str = "sex-age") -> pd.DataFrame:
 
     Args:
         cases: the X-rays.
-        text: "sex-age", the only text there is; the reading is refused, because it states the label.
+        text: "sex-age", the only text there is; the reading is refused, because it states the
+            label.
 
     Raises:
         ValueError: if another text is asked for.
@@ -237,10 +257,18 @@ def manifest(cases: tuple[Case, ...], text: str = "sex-age") -> pd.DataFrame:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="The unpacked archive, or a small copy with labels.csv.")],
-    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path("shenzhen.csv"),
-    masks: Annotated[Path | None, typer.Option(help="Folder with the lung masks, if elsewhere.")] = None,
-    text: Annotated[str, typer.Option(help="sex-age; the reading is the diagnosis and is refused.")] = "sex-age",
+    folder: Annotated[
+        Path, typer.Argument(help="The unpacked archive, or a small copy with labels.csv.")
+    ],
+    output: Annotated[Path, typer.Option(help="The manifest to write, .csv or .jsonl.")] = Path(
+        "shenzhen.csv"
+    ),
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder with the lung masks, if elsewhere.")
+    ] = None,
+    text: Annotated[
+        str, typer.Option(help="sex-age; the reading is the diagnosis and is refused.")
+    ] = "sex-age",
 ) -> None:
     """Write the manifest of the Shenzhen X-rays."""
     console = Console()
@@ -254,7 +282,9 @@ def main(
         console.print(f"{count:>6,}  X-rays of class {label}")
     console.print(f"{sum(case.mask is not None for case in found.cases):>6,}  with a lung mask")
     if found.unparsed:
-        console.print(f"{len(found.unparsed):>6,}  whose sex or age could not be read: {some(found.unparsed)}")
+        console.print(
+            f"{len(found.unparsed):>6,}  whose sex or age could not be read: {some(found.unparsed)}"
+        )
     console.print(f"{len(found.cases):>6,}  rows written to {path}")
 
 

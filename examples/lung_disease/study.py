@@ -1,12 +1,14 @@
 """The lung-disease study: does fusing the X-ray with its text help, by how much, and how sure is that?
 
-With no arguments (`make study`): the real Open-i reports with synthetic pictures, both text protocols, small pretrained encoders
-frozen and cached, offline. Other data and the published encoders:
+With no arguments (`make study`): the real Open-i reports with synthetic pictures, both text
+protocols, small pretrained encoders frozen and cached, offline. Other data and the published
+encoders:
 
     python examples/lung_disease/study.py --dataset openi --images DIR --preset published
     python examples/lung_disease/study.py --dataset shenzhen --images DIR
     python examples/lung_disease/study.py --dataset covid --images DIR --train all --epochs 5
-    python examples/lung_disease/study.py --dataset shenzhen --images DIR --segment none --segment mask --segment crop
+    python examples/lung_disease/study.py --dataset shenzhen --images DIR --segment none --segment
+    mask --segment crop
 
 A study that was stopped goes on where it was. Everything lands in runs/lung_disease/<dataset>/.
 """
@@ -20,7 +22,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-# Before transformers is imported: the small preset needs no hub, and its loading bars would hide the study's own.
+# Before transformers is imported: the small preset needs no hub, and its loading bars would hide
+# the study's own.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 # Keras, which segments, may load tensorflow, whose log would drown the study's own.
@@ -37,7 +40,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from segmenting import WAYS, segmented
 from study_data import StudyData, load
-from study_report import Results, answers_of, draw_confusion, draw_curves, figures, summarise, write_report
+from study_report import (
+    Results,
+    answers_of,
+    draw_confusion,
+    draw_curves,
+    figures,
+    summarise,
+    write_report,
+)
 from study_rows import Part, Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
@@ -50,25 +61,46 @@ PHANTOM_EPOCHS = 4
 
 def main(
     dataset: Annotated[str, typer.Option(help="phantom, openi, shenzhen or covid.")] = "phantom",
-    images: Annotated[Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")] = None,
-    preset: Annotated[str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")] = "small",
-    segment: Annotated[
-        list[str] | None, typer.Option(help="none, mask or crop: what is done to the X-rays; give several to compare them.")
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")
     ] = None,
-    train: Annotated[str, typer.Option(help="frozen, all or lora: what of the encoders trains.")] = "frozen",
+    preset: Annotated[
+        str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")
+    ] = "small",
+    segment: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="none, mask or crop: what is done to the X-rays; give several to compare them."
+        ),
+    ] = None,
+    train: Annotated[
+        str, typer.Option(help="frozen, all or lora: what of the encoders trains.")
+    ] = "frozen",
     folds: Annotated[int, typer.Option(min=2)] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: by --train.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How often each row is trained; probabilities are averaged.")] = 1,
-    rows: Annotated[str, typer.Option(help="Only rows whose name contains this, e.g. 'text only'.")] = "",
+    seeds: Annotated[
+        int, typer.Option(min=1, help="How often each row is trained; probabilities are averaged.")
+    ] = 1,
+    rows: Annotated[
+        str, typer.Option(help="Only rows whose name contains this, e.g. 'text only'.")
+    ] = "",
     protocol: Annotated[str, typer.Option(help="Only this text protocol.")] = "",
     learning_rate: Annotated[float | None, typer.Option(help="Default: by --train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     bf16: Annotated[bool, typer.Option(help="Train in bfloat16 (autocast).")] = False,
-    image_name: Annotated[str | None, typer.Option(help="Another image encoder: hub name or folder.")] = None,
-    text_name: Annotated[str | None, typer.Option(help="Another text encoder: hub name or folder.")] = None,
+    image_name: Annotated[
+        str | None, typer.Option(help="Another image encoder: hub name or folder.")
+    ] = None,
+    text_name: Annotated[
+        str | None, typer.Option(help="Another text encoder: hub name or folder.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
-    limit: Annotated[int | None, typer.Option(min=20, help="Only so many samples, to try things out.")] = None,
-    data_seed: Annotated[int, typer.Option(help="Chooses the cohort, the folds and the phantom.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=20, help="Only so many samples, to try things out.")
+    ] = None,
+    data_seed: Annotated[
+        int, typer.Option(help="Chooses the cohort, the folds and the phantom.")
+    ] = 0,
 ) -> None:
     """Run the study and write results.json, report.md and the plots."""
     console = Console()
@@ -83,14 +115,17 @@ def main(
             preset=preset,
             train=train,
             folds=folds,
-            epochs=epochs or (PHANTOM_EPOCHS if (dataset, train) == ("phantom", "frozen") else default_epochs),
+            epochs=epochs
+            or (PHANTOM_EPOCHS if (dataset, train) == ("phantom", "frozen") else default_epochs),
             seeds=tuple(range(seeds)),
             batch_size=batch_size,
             learning_rate=learning_rate or default_rate,
-            # A frozen encoder reads the first 64 tokens (the findings have 40 in the median): the study has ten minutes.
+            # A frozen encoder reads the first 64 tokens (the findings have 40 in the median): the
+            # study has ten minutes.
             max_length=64 if (preset, train) == ("small", "frozen") else None,
             bf16=bf16,
-            # A trained encoder ranks a hundred validation samples without a fault from its first epoch on; the loss still tells.
+            # A trained encoder ranks a hundred validation samples without a fault from its first
+            # epoch on; the loss still tells.
             selection="auroc" if train == "frozen" else "loss",
             image_encoder=image_name,
             text_encoder=text_name,
@@ -121,7 +156,10 @@ def run(
     for note in data.notes:
         console.print(note, highlight=False)
     if data.synthetic_images:
-        console.print("The pictures are synthetic: figures of rows with images say nothing about real X-rays.", style="bold")
+        console.print(
+            "The pictures are synthetic: figures of rows with images say nothing about real X-rays.",
+            style="bold",
+        )
     started = time.perf_counter()
     make = _encoder_makers(settings)
     table: list[dict[str, Any]] = []
@@ -141,8 +179,17 @@ def run(
             data.notes.extend(note for note in notes if note not in data.notes)
             runner = Runner(pictures, parts, settings, *make, folder / name.replace(" ", "-"))
             # A row without pictures is the same whatever was done to them.
-            texts = {row: outcome for row, outcome in next(iter(done.values()), {}).items() if row.modality == "text"}
-            trained = _run_rows(console, runner, [row for row in wanted if row not in texts], f"{data.name}, {name}, {way}")
+            texts = {
+                row: outcome
+                for row, outcome in next(iter(done.values()), {}).items()
+                if row.modality == "text"
+            }
+            trained = _run_rows(
+                console,
+                runner,
+                [row for row in wanted if row not in texts],
+                f"{data.name}, {name}, {way}",
+            )
             done[way] = {row: texts.get(row) or trained[row] for row in wanted}
         for way in ways:
             rows, comparison = _judged(folder, name, way, done, parts, samples, data)
@@ -161,11 +208,20 @@ def run(
     }
     write_report(folder, data, written)
     _print(console, table, data)
-    console.print(f"Written to {folder}/results.json, report.md and PNG in {written['minutes']} minutes.", highlight=False)
+    console.print(
+        f"Written to {folder}/results.json, report.md and PNG in {written['minutes']} minutes.",
+        highlight=False,
+    )
 
 
 def _judged(
-    folder: Path, protocol: str, way: str, done: dict[str, Results], parts: list[Part], samples: Any, data: StudyData
+    folder: Path,
+    protocol: str,
+    way: str,
+    done: dict[str, Results],
+    parts: list[Part],
+    samples: Any,
+    data: StudyData,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The table's rows of one protocol and one way with the pictures, and its comparison, where all rows are there."""
     answers, results = answers_of(samples), done[way]
@@ -174,23 +230,41 @@ def _judged(
         rows, comparison = summarise(protocol, way, results, parts, answers)
         comparisons.append(comparison)
         draw_curves(folder, protocol, way, results, data)
-        draw_confusion(folder, protocol, way, results, parts, answers.labels, samples.features["label"].names, data)
+        draw_confusion(
+            folder,
+            protocol,
+            way,
+            results,
+            parts,
+            answers.labels,
+            samples.features["label"].names,
+            data,
+        )
     else:
         rows = [figures(protocol, way, row, outcome, answers) for row, outcome in results.items()]
     if way != "none" and "none" in done:
         for one, (row, outcome) in zip(rows, results.items(), strict=True):
             if row.modality != "text":
-                here, raw = (dict.fromkeys(METRICS, found.logits) for found in (outcome, done["none"][row]))
+                here, raw = (
+                    dict.fromkeys(METRICS, found.logits) for found in (outcome, done["none"][row])
+                )
                 one |= minus_raw(here, raw, answers.labels, answers.groups)
         add_holm(rows)
     return rows, comparisons
 
 
 def _run_rows(console: Console, runner: Runner, rows: list[Row], title: str) -> Results:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     results: Results = {}
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=len(rows) * len(runner.parts) * len(runner.settings.seeds))
+        task = progress.add_task(
+            title, total=len(rows) * len(runner.parts) * len(runner.settings.seeds)
+        )
         for row in rows:
             progress.update(task, description=f"{title}: {row.model}")
             results[row] = runner.run(row, lambda: progress.advance(task))
@@ -220,7 +294,9 @@ def _is_published(data: StudyData, protocol: str) -> bool:
 
 def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> None:
     for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in rows):
-        title = f"{data.name}, {protocol}, segment: {way}" + (" (synthetic pictures)" if data.synthetic_images else "")
+        title = f"{data.name}, {protocol}, segment: {way}" + (
+            " (synthetic pictures)" if data.synthetic_images else ""
+        )
         table = Table("model", "accuracy", "AUROC", "minus best single", "published", title=title)
         for row in rows:
             if (row["protocol"], row["segment"]) == (protocol, way):
@@ -228,7 +304,9 @@ def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> Non
                 if "auroc_minus_single" in row:
                     low, high = row["auroc_minus_single_low"], row["auroc_minus_single_high"]
                     difference = f"{row['auroc_minus_single']:+.3f} ({low:+.3f} to {high:+.3f})"
-                published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
+                published = (
+                    "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
+                )
                 table.add_row(
                     row["model"],
                     f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})",

@@ -24,7 +24,9 @@ Results = dict[Row, Outcome]
 _PICTURES = {"none": "raw", "mask": "lungs alone (black outside)", "crop": "cut to the lungs"}
 
 
-def choose(results: Results, rows: Sequence[Row], parts: Sequence[Part]) -> tuple[np.ndarray[Any, Any], list[str]]:
+def choose(
+    results: Results, rows: Sequence[Row], parts: Sequence[Part]
+) -> tuple[np.ndarray[Any, Any], list[str]]:
     """Returns the logits of a model that is chosen, in every fold, among `rows` by its validation AUROC, and the choices."""
     logits = np.zeros_like(next(iter(results.values())).logits)
     names = []
@@ -52,15 +54,20 @@ class Answers:
 
 def answers_of(samples: Any) -> Answers:
     """Returns the answers of a data set with the columns image, text, label and group."""
-    present = {name: np.asarray([value is not None for value in samples[name]]) for name in ("image", "text")}
+    present = {
+        name: np.asarray([value is not None for value in samples[name]])
+        for name in ("image", "text")
+    }
     return Answers(np.asarray(samples["label"]), list(samples["group"]), present)
 
 
-def figures(protocol: str, way: str, row: Row, outcome: Outcome, answers: Answers) -> dict[str, Any]:
+def figures(
+    protocol: str, way: str, row: Row, outcome: Outcome, answers: Answers
+) -> dict[str, Any]:
     """Returns a row of the table: what the model is and how often it is right, with 95 % intervals by patient.
 
-    `way` is what was done to the pictures, as in `segmenting.WAYS`. A model of one modality cannot read a sample that lacks it;
-    `accuracy_where_present` leaves those out.
+    `way` is what was done to the pictures, as in `segmenting.WAYS`. A model of one modality cannot
+    read a sample that lacks it; `accuracy_where_present` leaves those out.
     """
     described: dict[str, Any] = {
         "protocol": protocol,
@@ -72,7 +79,11 @@ def figures(protocol: str, way: str, row: Row, outcome: Outcome, answers: Answer
     }
     for name, metric in (("accuracy", accuracy), ("auroc", auroc)):
         interval = bootstrap_interval(metric, outcome.logits, answers.labels, groups=answers.groups)
-        described |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        described |= {
+            name: interval.estimate,
+            f"{name}_low": interval.low,
+            f"{name}_high": interval.high,
+        }
     has = np.any([answers.present[name] for name in row.modality.split("+")], axis=0)
     return described | {
         "samples": len(has),
@@ -89,7 +100,9 @@ def summarise(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Returns the table's rows of one protocol, and the comparison of the chosen fused with the chosen single modality."""
     labels, groups = answers.labels, answers.groups
-    single_rows = [row for row in results if not row.is_fused and not row.model.startswith("TF-IDF")]
+    single_rows = [
+        row for row in results if not row.is_fused and not row.model.startswith("TF-IDF")
+    ]
     single, single_names = choose(results, single_rows, parts)
     rows = []
     for row, outcome in results.items():
@@ -107,9 +120,13 @@ def summarise(
         )
     fused, fused_names = choose(results, [row for row in results if row.is_fused], parts)
     difference = paired_bootstrap(auroc, fused, single, labels, groups=groups)
-    # The choice among single modalities can go wrong, and a fused model that beats a bad choice has shown little.
+    # The choice among single modalities can go wrong, and a fused model that beats a bad choice has
+    # shown little.
     against = {
-        row.model: asdict(paired_bootstrap(auroc, fused, results[row].logits, labels, groups=groups)) for row in single_rows
+        row.model: asdict(
+            paired_bootstrap(auroc, fused, results[row].logits, labels, groups=groups)
+        )
+        for row in single_rows
     }
     comparison = {
         "protocol": protocol,
@@ -142,14 +159,30 @@ def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None
             "",
         ]
     lines += [f"- {note.strip()}" for note in data.notes]
-    lines += ["", f"Command: `{results['command']}`; {results['settings']['folds']} folds, 95 % intervals by patient.", ""]
+    lines += [
+        "",
+        f"Command: `{results['command']}`; {results['settings']['folds']} folds, 95 % intervals by patient.",
+        "",
+    ]
     for comparison in results["comparisons"]:
         protocol, way = comparison["protocol"], comparison["segment"]
-        rows = [row for row in results["rows"] if (row["protocol"], row["segment"]) == (protocol, way)]
-        lines += [f"## Protocol: {protocol}; pictures: {_PICTURES[way]}", "", _verdict(comparison), ""]
+        rows = [
+            row for row in results["rows"] if (row["protocol"], row["segment"]) == (protocol, way)
+        ]
+        lines += [
+            f"## Protocol: {protocol}; pictures: {_PICTURES[way]}",
+            "",
+            _verdict(comparison),
+            "",
+        ]
         lines += _table(rows, data.synthetic_images)
         if any("auroc_minus_raw" in row for row in rows):
-            lines += ["", f"{_PICTURES[way].capitalize()} against raw, the same samples and folds:", "", *_against_raw(rows)]
+            lines += [
+                "",
+                f"{_PICTURES[way].capitalize()} against raw, the same samples and folds:",
+                "",
+                *_against_raw(rows),
+            ]
         plots = (f"![{kind}]({_file(kind, protocol, way)})" for kind in ("curves", "confusion"))
         lines += ["", *plots, ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
@@ -173,7 +206,10 @@ def _verdict(comparison: dict[str, Any]) -> str:
 
 
 def _against_raw(rows: list[dict[str, Any]]) -> list[str]:
-    lines = ["| model | accuracy minus raw | AUROC minus raw | p of the accuracy (Holm) |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| model | accuracy minus raw | AUROC minus raw | p of the accuracy (Holm) |",
+        "| --- | --- | --- | --- |",
+    ]
     for row in rows:
         if row["modality"] != "text":
             gains = [
@@ -212,12 +248,20 @@ def draw_curves(folder: Path, protocol: str, way: str, results: Results, data: S
             length = min((len(curve) for curve in curves), default=0)
             if length:
                 mean = np.mean([curve[:length] for curve in curves], axis=0)
-                axis.plot(range(1, length + 1), mean, label=row.model, linewidth=2 if row.is_fused else 3, alpha=0.8)
+                axis.plot(
+                    range(1, length + 1),
+                    mean,
+                    label=row.model,
+                    linewidth=2 if row.is_fused else 3,
+                    alpha=0.8,
+                )
     for axis, name in zip(axes, ("validation loss", "validation AUROC"), strict=True):
         axis.set(xlabel="epoch", ylabel=name)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.suptitle(f"{data.name}, {protocol}, pictures {_PICTURES[way]}: mean over folds{_warning(data)}")
+    figure.suptitle(
+        f"{data.name}, {protocol}, pictures {_PICTURES[way]}: mean over folds{_warning(data)}"
+    )
     figure.savefig(folder / _file("curves", protocol, way), dpi=110)
     plt.close(figure)
 
@@ -235,7 +279,9 @@ def draw_confusion(
     """Draws the confusion matrices of the chosen single modality and the chosen fused model, over all test folds."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     groups = {
-        "best single modality": [r for r in results if not r.is_fused and not r.model.startswith("TF-IDF")],
+        "best single modality": [
+            r for r in results if not r.is_fused and not r.model.startswith("TF-IDF")
+        ],
         "fused": [r for r in results if r.is_fused],
     }
     for axis, (title, rows) in zip(axes, groups.items(), strict=True):

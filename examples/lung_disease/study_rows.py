@@ -30,13 +30,18 @@ from mmfusion import (
     fit,
     predict,
 )
-from mmfusion.data.splits import folds, split
-from mmfusion.training.fit import training_arguments
+from mmfusion.data.splits import fold_indices, split
+from mmfusion.training.arguments import training_arguments
 
 MAPPERS: dict[str, dict[str, Any]] = {
     "linear": {"kind": "linear"},
     "mlp": {"kind": "mlp", "hidden_dim": 256},
-    "cross_attention": {"kind": "cross_attention", "num_queries": 4, "inner_dim": 128, "hidden_dim": 128},
+    "cross_attention": {
+        "kind": "cross_attention",
+        "num_queries": 4,
+        "inner_dim": 128,
+        "hidden_dim": 128,
+    },
 }
 OTHERS_MAPPER = "cross_attention"
 """The mapper of the strategies other than concat: few mapped tokens, so that attending to them costs little."""
@@ -83,7 +88,10 @@ def table_rows(published: bool) -> list[Row]:
     """
     image, text, fused = (0.77, 0.88, 0.79) if published else (None, None, None)
     after = [Row(f"after mapping ({m}): concat", "image+text", m, "concat", fused) for m in MAPPERS]
-    others = [Row(f"after mapping ({OTHERS_MAPPER}): {s}", "image+text", OTHERS_MAPPER, s) for s in STRATEGIES]
+    others = [
+        Row(f"after mapping ({OTHERS_MAPPER}): {s}", "image+text", OTHERS_MAPPER, s)
+        for s in STRATEGIES
+    ]
     return [
         Row("TF-IDF + logistic regression", "text"),
         Row("image only", "image", published=image),
@@ -102,7 +110,8 @@ class Settings:
         preset: "small" or "published".
         train: "frozen", "all" or "lora".
         folds: test folds, at least 2.
-        epochs: epochs per fold, of which the best one on validation data is kept; None is as many as make about 100 steps.
+        epochs: epochs per fold, of which the best one on validation data is kept; None is as many
+            as make about 100 steps.
         seeds: each row is trained once per seed, and the probabilities are averaged.
         batch_size: samples per step.
         learning_rate: of AdamW.
@@ -161,10 +170,12 @@ def parts_of(samples: datasets.Dataset, n: int, texts_identify: bool, seed: int 
     """Returns the folds, each with a validation part; no patient and no identical text is in two parts."""
     text = "text" if texts_identify else None
     result = []
-    for train, test in folds(samples, n=n, seed=seed, text=text):
+    for train, test in fold_indices(samples, n=n, seed=seed, text=text):
         numbered = samples.select(train).add_column("row", train.tolist())
         inner = split(numbered, sizes={"train": 0.85, "validation": 0.15}, seed=seed, text=text)
-        result.append(Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test))
+        result.append(
+            Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test)
+        )
     return result
 
 
@@ -185,8 +196,18 @@ class Runner:
         self.classes = samples.features["label"].num_classes
         self.labels = np.asarray(samples["label"])
         self._prepared: tuple[Row | None, Any] = (None, None)
-        rows = [[part.train.tolist(), part.validation.tolist(), part.test.tolist()] for part in parts]
-        described = json.dumps([asdict(settings), rows, list(samples["image"]), list(samples["text"]), self.labels.tolist()])
+        rows = [
+            [part.train.tolist(), part.validation.tolist(), part.test.tolist()] for part in parts
+        ]
+        described = json.dumps(
+            [
+                asdict(settings),
+                rows,
+                list(samples["image"]),
+                list(samples["text"]),
+                self.labels.tolist(),
+            ]
+        )
         self._key = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def run(self, row: Row, advance: Callable[[], None] = lambda: None) -> Outcome:
@@ -194,8 +215,13 @@ class Runner:
         outcomes = []
         for seed in self.settings.seeds:
             for number, part in enumerate(self.parts):
-                name = f"{row.model}-{row.mapper}-{number}-{seed}".replace(" ", "_").replace(":", "")
-                done = kept(self.folder / "folds" / f"{name}-{self._key}.json", partial(self._fold, row, part, seed))
+                name = f"{row.model}-{row.mapper}-{number}-{seed}".replace(" ", "_").replace(
+                    ":", ""
+                )
+                done = kept(
+                    self.folder / "folds" / f"{name}-{self._key}.json",
+                    partial(self._fold, row, part, seed),
+                )
                 outcomes.append((part, done))
                 advance()
         return self._joined(outcomes)
@@ -207,7 +233,10 @@ class Runner:
             probabilities[part.test] += logits.softmax(-1).numpy() / len(self.settings.seeds)
         return Outcome(
             logits=np.log(np.clip(probabilities, 1e-12, 1)),
-            validation=[float(np.mean([d["validation"] for p, d in outcomes if p is part])) for part in self.parts],
+            validation=[
+                float(np.mean([d["validation"] for p, d in outcomes if p is part]))
+                for part in self.parts
+            ],
             seconds_per_epoch=float(np.mean([done["seconds_per_epoch"] for _, done in outcomes])),
             trained_parameters=int(outcomes[0][1]["trained_parameters"]),
             curves=[done["curve"] for _, done in outcomes],
@@ -217,13 +246,17 @@ class Runner:
         if row.model.startswith("TF-IDF"):
             return self._linear_on_words(part)
         wanted = [name for name in ("image", "text") if name in row.modality]
-        here = {name: self._with(wanted, getattr(part, name)) for name in ("train", "validation", "test")}
+        here = {
+            name: self._with(wanted, getattr(part, name))
+            for name in ("train", "validation", "test")
+        }
         set_seed(seed)
         model, processor = self._compose(row, wanted)
         rows = self._rows(row, wanted, model, processor)
         arguments = training_arguments(
             self.folder / "scratch",
-            num_train_epochs=self.settings.epochs or -(-_STEPS // -(-len(here["train"]) // self.settings.batch_size)),
+            num_train_epochs=self.settings.epochs
+            or -(-_STEPS // -(-len(here["train"]) // self.settings.batch_size)),
             per_device_train_batch_size=self.settings.batch_size,
             per_device_eval_batch_size=64,
             learning_rate=self.settings.learning_rate,
@@ -236,12 +269,24 @@ class Runner:
             bf16=self.settings.bf16,
             disable_tqdm=True,
         )
-        result = fit(model, processor, rows.select(here["train"]), rows.select(here["validation"]), arguments=arguments)
-        logits = {name: self._without(wanted, part, len(getattr(part, name))) for name in ("validation", "test")}
+        result = fit(
+            model,
+            processor,
+            rows.select(here["train"]),
+            rows.select(here["validation"]),
+            arguments=arguments,
+        )
+        logits = {
+            name: self._without(wanted, part, len(getattr(part, name)))
+            for name in ("validation", "test")
+        }
         for name, filled in logits.items():
             has = np.isin(getattr(part, name), here[name])
             filled[has] = predict(model, processor, rows.select(here[name]), arguments=arguments)
-        curve = [{k: v for k, v in entry.items() if isinstance(v, float | int)} for entry in result.history]
+        curve = [
+            {k: v for k, v in entry.items() if isinstance(v, float | int)}
+            for entry in result.history
+        ]
         return {
             "logits": logits["test"].tolist(),
             "validation": auroc(logits["validation"], self.labels[part.validation]),
@@ -250,7 +295,9 @@ class Runner:
             "curve": curve,
         }
 
-    def _rows(self, row: Row, wanted: list[str], model: FusionClassifier, processor: FusionProcessor) -> Any:
+    def _rows(
+        self, row: Row, wanted: list[str], model: FusionClassifier, processor: FusionProcessor
+    ) -> Any:
         """The samples as the row's model reads them; what its frozen towers make of them is looked up once for all folds."""
         if self._prepared[0] != row:
             rows: Any = self.samples.select_columns([*wanted, "label", "group"])
@@ -266,35 +313,51 @@ class Runner:
         if row.is_fused:
             fusion = dict(STRATEGIES.get(str(row.fusion), {"name": row.fusion}))
             if fusion["name"] in ("joint", "cross_attention") and self.settings.preset == "small":
-                # EfficientNet's embeddings are 1,280 wide: attention in that width would take most of the study's time.
+                # EfficientNet's embeddings are 1,280 wide: attention in that width would take most
+                # of the study's time.
                 fusion |= _NARROW
-            options |= {"fusion": fusion, "mapper": MAPPERS.get(str(row.mapper), {"kind": "identity"})}
+            options |= {
+                "fusion": fusion,
+                "mapper": MAPPERS.get(str(row.mapper), {"kind": "identity"}),
+            }
         model = FusionClassifier(image_encoder=image, text_encoder=text, **options)
-        return model, FusionProcessor.from_encoders(image, text, max_length=self.settings.max_length)
+        return model, FusionProcessor.from_encoders(
+            image, text, max_length=self.settings.max_length
+        )
 
     def _with(self, wanted: list[str], indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Those of the samples that have at least one of the wanted modalities."""
         columns = [list(self.samples[name]) for name in wanted]
-        return np.asarray([i for i in indices if any(column[i] is not None for column in columns)], dtype=int)
+        return np.asarray(
+            [i for i in indices if any(column[i] is not None for column in columns)], dtype=int
+        )
 
     def _without(self, wanted: list[str], part: Part, n: int) -> np.ndarray[Any, Any]:
         """What is said of a sample without the one modality a model sees: the classes' shares in training.
 
-        Where the absence itself tells something (the shares among such samples differ from those of all, chi-square,
-        p < .05), it is the shares among them: a model of both modalities sees that a text is missing, and may not look better
-        for that alone.
+        Where the absence itself tells something (the shares among such samples differ from those of
+        all, chi-square, p < .05), it is the shares among them: a model of both modalities sees that
+        a text is missing, and may not look better for that alone.
         """
         lacking = np.setdiff1d(part.train, self._with(wanted, part.train))
-        counts, absent = (np.bincount(self.labels[rows], minlength=self.classes) + 1.0 for rows in (part.train, lacking))
+        counts, absent = (
+            np.bincount(self.labels[rows], minlength=self.classes) + 1.0
+            for rows in (part.train, lacking)
+        )
         if chisquare(absent, counts / counts.sum() * absent.sum()).pvalue < 0.05:
             counts = absent
         return np.tile(np.log(counts / counts.sum()), (n, 1))
 
     def _linear_on_words(self, part: Part) -> dict[str, Any]:
         texts = np.asarray([text or "" for text in self.samples["text"]], dtype=object)
-        model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10.0, max_iter=2000))
+        model = make_pipeline(
+            TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10.0, max_iter=2000)
+        )
         model.fit(texts[part.train], self.labels[part.train])
-        logits = {name: model.predict_log_proba(texts[getattr(part, name)]) for name in ("validation", "test")}
+        logits = {
+            name: model.predict_log_proba(texts[getattr(part, name)])
+            for name in ("validation", "test")
+        }
         return {
             "logits": logits["test"].tolist(),
             "validation": auroc(logits["validation"], self.labels[part.validation]),

@@ -1,6 +1,7 @@
 """mmfusion: classify samples made of an image and a text.
 
-The public names are loaded on first use (PEP 562): `import mmfusion` loads neither torch nor transformers nor keras.
+The public names are loaded on first use (PEP 562): `import mmfusion` loads neither torch nor
+transformers nor keras.
 """
 
 from __future__ import annotations
@@ -37,10 +38,15 @@ _HOME = {
     "FusionCollator": "data.collate",
     "Augmented": "data.collate",
     "cache_features": "training.feature_cache",
-    "training_arguments": "training.fit",
+    "training_arguments": "training.arguments",
     "fit": "training.fit",
-    "evaluate": "training.fit",
-    "predict": "training.fit",
+    "evaluate": "training.evaluate",
+    "score": "training.evaluate",
+    "Evaluation": "training.evaluate",
+    "Head": "model.fusion_base",
+    "TowerShapes": "model.fusion_base",
+    "holm": "metrics.tests",
+    "predict": "training.evaluate",
     "CompiledClassifier": "inference.compiled",
     "Prediction": "inference.stream",
     "predict_stream": "inference.stream",
@@ -52,8 +58,8 @@ _HOME = {
     "expected_calibration_error": "metrics.functional",
     "bootstrap_interval": "metrics.bootstrap",
     "paired_bootstrap": "metrics.bootstrap",
-    "mcnemar": "metrics.bootstrap",
-    "evaluate_predictions": "metrics.bootstrap",
+    "mcnemar": "metrics.tests",
+    "evaluate_predictions": "metrics.report",
     "Interval": "metrics.bootstrap",
     "ImageAttention": "inference.explain",
     "image_attention": "inference.explain",
@@ -90,8 +96,6 @@ if TYPE_CHECKING:
     from .inference.stream import predict_stream as predict_stream
     from .metrics.bootstrap import Interval as Interval
     from .metrics.bootstrap import bootstrap_interval as bootstrap_interval
-    from .metrics.bootstrap import evaluate_predictions as evaluate_predictions
-    from .metrics.bootstrap import mcnemar as mcnemar
     from .metrics.bootstrap import paired_bootstrap as paired_bootstrap
     from .metrics.functional import accuracy as accuracy
     from .metrics.functional import auroc as auroc
@@ -99,6 +103,9 @@ if TYPE_CHECKING:
     from .metrics.functional import cross_entropy as cross_entropy
     from .metrics.functional import dice as dice
     from .metrics.functional import expected_calibration_error as expected_calibration_error
+    from .metrics.report import evaluate_predictions as evaluate_predictions
+    from .metrics.tests import holm as holm
+    from .metrics.tests import mcnemar as mcnemar
     from .model.configuration import FusionConfig as FusionConfig
     from .model.encoder_image import ImageEncoder as ImageEncoder
     from .model.encoder_image import TextEncoder as TextEncoder
@@ -109,6 +116,8 @@ if TYPE_CHECKING:
     from .model.fusion import Late as Late
     from .model.fusion import register_fusion as register_fusion
     from .model.fusion_base import Fusion as Fusion
+    from .model.fusion_base import Head as Head
+    from .model.fusion_base import TowerShapes as TowerShapes
     from .model.images import ImageError as ImageError
     from .model.images import load_image as load_image
     from .model.mapper import EmbeddingMapper as EmbeddingMapper
@@ -122,22 +131,24 @@ if TYPE_CHECKING:
     from .segmentation.lungs import LungSegmenter as LungSegmenter
     from .segmentation.lungs import NotAChestXrayWarning as NotAChestXrayWarning
     from .segmentation.unet import UNetSegmenter as UNetSegmenter
+    from .training.arguments import training_arguments as training_arguments
+    from .training.evaluate import Evaluation as Evaluation
+    from .training.evaluate import evaluate as evaluate
+    from .training.evaluate import predict as predict
+    from .training.evaluate import score as score
     from .training.feature_cache import cache_features as cache_features
-    from .training.fit import evaluate as evaluate
     from .training.fit import fit as fit
-    from .training.fit import predict as predict
-    from .training.fit import training_arguments as training_arguments
 
 
 def __getattr__(name: str) -> Any:
     """The public object called `name`, imported from its room."""
     room = _HOME.get(name)
     if room is None:
-        import difflib
+        from .model.validation import did_you_mean
 
-        close = difflib.get_close_matches(name, __all__, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise AttributeError(f"module 'mmfusion' has no attribute {name!r}.{hint}")
+        raise AttributeError(
+            f"module 'mmfusion' has no attribute {name!r}.{did_you_mean(name, __all__)}"
+        )
     value = getattr(importlib.import_module(f".{room}", __name__), name)
     if room in _AUTO:
         _register_auto_classes()

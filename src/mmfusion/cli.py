@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from .model.modeling import FusionClassifier
     from .model.processing import FusionProcessor
-    from .training.fit import Evaluation
+    from .training.evaluate import Evaluation
 
 app = typer.Typer(
     name="mmfusion",
@@ -47,16 +47,25 @@ def _user_errors(command: Callable[..., None]) -> Callable[..., None]:
         except (ValueError, TypeError, OSError, ImportError) as error:
             if os.environ.get("MMFUSION_DEBUG"):
                 raise
-            Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(str(error))}")
+            Console(stderr=True, highlight=False, soft_wrap=True).print(
+                f"[bold red]error:[/] {_plain(str(error))}"
+            )
             raise typer.Exit(1) from None
 
     return run
 
 
-Manifest = Annotated[Path, typer.Argument(help="CSV, JSONL or Parquet with the columns image, text, label, group.")]
-ModelFolder = Annotated[str, typer.Argument(help="A folder that `mmfusion train` wrote, or a hub name.")]
+Manifest = Annotated[
+    Path, typer.Argument(help="CSV, JSONL or Parquet with the columns image, text, label, group.")
+]
+ModelFolder = Annotated[
+    str, typer.Argument(help="A folder that `mmfusion train` wrote, or a hub name.")
+]
 LabelColumns = Annotated[
-    list[str] | None, typer.Option("--label", help="Label column; given more than once, one column per class (multi-label).")
+    list[str] | None,
+    typer.Option(
+        "--label", help="Label column; given more than once, one column per class (multi-label)."
+    ),
 ]
 
 
@@ -64,32 +73,52 @@ LabelColumns = Annotated[
 @_user_errors
 def train(
     manifest: Manifest,
-    output: Annotated[Path, typer.Option(help="Folder for checkpoints, the model and results.json.")],
-    image_encoder: Annotated[str | None, typer.Option(help="timm or transformers name, or a folder.")] = None,
+    output: Annotated[
+        Path, typer.Option(help="Folder for checkpoints, the model and results.json.")
+    ],
+    image_encoder: Annotated[
+        str | None, typer.Option(help="timm or transformers name, or a folder.")
+    ] = None,
     text_encoder: Annotated[str | None, typer.Option(help="transformers name or a folder.")] = None,
-    mapper: Annotated[str, typer.Option(help="linear, mlp, cross_attention or identity.")] = "linear",
-    fusion: Annotated[str, typer.Option(help="concat, joint, cross_attention, mmtm or late.")] = "concat",
-    what: Annotated[Train, typer.Option("--train", help="What of the encoders trains.")] = Train.all,
+    mapper: Annotated[
+        str, typer.Option(help="linear, mlp, cross_attention or identity.")
+    ] = "linear",
+    fusion: Annotated[
+        str, typer.Option(help="concat, joint, cross_attention, mmtm or late.")
+    ] = "concat",
+    what: Annotated[
+        Train, typer.Option("--train", help="What of the encoders trains.")
+    ] = Train.all,
     pretrained: Annotated[bool, typer.Option(help="Start from published weights.")] = True,
     label: LabelColumns = None,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Per process.")] = 32,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 1e-4,
-    patience: Annotated[int | None, typer.Option(min=1, help="Stop after so many epochs without a better one.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Folder for what frozen towers compute.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many epochs without a better one.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for what frozen towers compute.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode images.")] = 0,
     bf16: Annotated[bool, typer.Option("--bf16", help="Train in bfloat16.")] = False,
-    baselines: Annotated[bool, typer.Option(help="Train the image-only and the text-only model too, and compare.")] = True,
+    baselines: Annotated[
+        bool, typer.Option(help="Train the image-only and the text-only model too, and compare.")
+    ] = True,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Split a manifest without leaks, train, and report the test part with intervals, beside each modality alone."""
     from .data.splits import split
-    from .training.fit import training_arguments
+    from .training.arguments import training_arguments
 
     if image_encoder is None and text_encoder is None:
-        raise ValueError("--image-encoder or --text-encoder must be given, got neither. Give one or both.")
+        raise ValueError(
+            "--image-encoder or --text-encoder must be given, got neither. Give one or both."
+        )
     rows = _load(manifest, label)
-    parts = split(rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None)
+    parts = split(
+        rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None
+    )
     evaluations: dict[str, Evaluation] = {}
     wanted = {"image+text": (image_encoder, text_encoder)}
     if image_encoder is None or text_encoder is None:
@@ -122,12 +151,16 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the metrics of a model on a manifest, with 95 % intervals resampled by patient."""
-    from .training import fit as training
+    from .training.arguments import training_arguments
+    from .training.evaluate import evaluate as evaluate_model
+
     classifier, processor = _open(model)
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     rows = _load(manifest, label, names=names)
-    arguments = training.training_arguments(_scratch(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json)
-    result = training.evaluate(classifier, processor, rows, arguments=arguments)
+    arguments = training_arguments(
+        _scratch(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json
+    )
+    result = evaluate_model(classifier, processor, rows, arguments=arguments)
     if as_json:
         typer.echo(json.dumps({"samples": len(rows), **result.to_dict()}, indent=2))
         return
@@ -141,19 +174,31 @@ def evaluate(
 @_user_errors
 def predict(
     model: ModelFolder,
-    image: Annotated[Path | None, typer.Option(help="A picture: PNG, JPEG, TIFF, DICOM ...")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="A picture: PNG, JPEG, TIFF, DICOM ...")
+    ] = None,
     text: Annotated[Path | None, typer.Option(help="A text file; - reads standard input.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    manifest: Annotated[Path | None, typer.Option(help="Many samples instead: CSV, JSONL or Parquet, as for train.")] = None,
-    output: Annotated[Path | None, typer.Option(help="With --manifest: the CSV file to write.")] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Many samples instead: CSV, JSONL or Parquet, as for train.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --manifest: the CSV file to write.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="With --manifest.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, help="With --manifest: processes that decode images.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="With --manifest: processes that decode images.")
+    ] = 0,
 ) -> None:
     """Print the probabilities of one sample and which modality was missing, or write those of many to a CSV file."""
     import torch
 
-    if (manifest is None) != (output is None) or (manifest is not None and (image or text or as_json)):
-        raise ValueError("--manifest and --output must be given together, and without --image, --text and --json.")
+    if (manifest is None) != (output is None) or (
+        manifest is not None and (image or text or as_json)
+    ):
+        raise ValueError(
+            "--manifest and --output must be given together, and without --image, --text and --json."
+        )
     classifier, processor = _open(model)
     if manifest is not None and output is not None:
         _predict_many(classifier, processor, manifest, output, batch_size, workers)
@@ -162,10 +207,14 @@ def predict(
     has = {"image": image, "text": written}
     for name, value in has.items():
         if value is not None and name not in classifier.modalities:
-            raise ValueError(f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, got {value!r}.")
+            raise ValueError(
+                f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, got {value!r}."
+            )
     if image is None and written is None:
         raise ValueError("--image or --text must be given, got neither.")
-    inputs = processor(images=[image] if image else None, text=[written] if written is not None else None)
+    inputs = processor(
+        images=[image] if image else None, text=[written] if written is not None else None
+    )
     with torch.no_grad():
         logits = classifier.eval()(**inputs).logits[0].float()
     probabilities = logits.sigmoid() if classifier.multi_label else logits.softmax(-1)
@@ -181,7 +230,12 @@ def predict(
 
 
 def _predict_many(
-    classifier: "FusionClassifier", processor: "FusionProcessor", manifest: Path, output: Path, batch_size: int, workers: int
+    classifier: "FusionClassifier",
+    processor: "FusionProcessor",
+    manifest: Path,
+    output: Path,
+    batch_size: int,
+    workers: int,
 ) -> None:
     """Write a line per row of the manifest as it is answered; a picture that cannot be decoded has its error there."""
     import csv
@@ -192,7 +246,9 @@ def _predict_many(
     from .inference.stream import predict_stream
 
     if output.resolve() == manifest.resolve():
-        raise ValueError(f"--output must be another file than --manifest, got {str(output)!r} for both.")
+        raise ValueError(
+            f"--output must be another file than --manifest, got {str(output)!r} for both."
+        )
     if torch.cuda.is_available():
         torch.nn.Module.to(classifier, "cuda")
     rows = _load(manifest, labelled=False)
@@ -206,7 +262,9 @@ def _predict_many(
         write = csv.writer(file).writerow
         predicted = [] if classifier.multi_label else ["predicted"]
         write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
-        stream = predict_stream(classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep")
+        stream = predict_stream(
+            classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
+        )
         for number, (sample, found) in enumerate(zip(rows, stream, strict=True), start=1):
             failed += found.error is not None
             chosen = "" if found.error else names[int(found.logits.argmax())]
@@ -221,14 +279,17 @@ def _predict_many(
 @app.command()
 @_user_errors
 def audit(
-    manifest: Annotated[list[Path], typer.Argument(help="One manifest, or one per split (train.csv test.csv).")],
+    manifest: Annotated[
+        list[Path], typer.Argument(help="One manifest, or one per split (train.csv test.csv).")
+    ],
     label: LabelColumns = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Report leaks between splits, duplicates, unreadable files, empty texts and class balance; exit with 1 on errors."""
-    from .data import audit as auditing
+    from .data.audit import audit as audit_rows
+
     parts = {path.stem: _load(path, label) for path in manifest}
-    found = auditing.audit(parts if len(parts) > 1 else next(iter(parts.values())))
+    found = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
     typer.echo(json.dumps(found.to_dict(), indent=2) if as_json else str(found))
     if not found.ok:
         raise typer.Exit(1)
@@ -238,8 +299,12 @@ def audit(
 @_user_errors
 def export(
     model: ModelFolder,
-    output: Annotated[Path, typer.Argument(help="The file to write: .pt2 (torch.export) or .onnx.")],
-    manifest: Annotated[Path | None, typer.Option(help="Samples to check the graph on; without it, some are drawn.")] = None,
+    output: Annotated[
+        Path, typer.Argument(help="The file to write: .pt2 (torch.export) or .onnx.")
+    ],
+    manifest: Annotated[
+        Path | None, typer.Option(help="Samples to check the graph on; without it, some are drawn.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many of them.")] = 32,
     batch_size: Annotated[int, typer.Option(min=1)] = 8,
 ) -> None:
@@ -251,11 +316,15 @@ def export(
     batches = None
     if manifest is not None:
         rows = _load(manifest, labelled=False)
-        rows = rows.select_columns([name for name in classifier.modalities if name in rows.column_names])
+        rows = rows.select_columns(
+            [name for name in classifier.modalities if name in rows.column_names]
+        )
         chosen = _rows_with(rows, classifier.modalities)[:samples]
         collate = FusionCollator(processor)
         starts = range(0, len(chosen), batch_size)
-        batches = [collate([rows[i] for i in chosen[start : start + batch_size]]) for start in starts]
+        batches = [
+            collate([rows[i] for i in chosen[start : start + batch_size]]) for start in starts
+        ]
     try:
         report = export_model(classifier, output, batches=batches)
     except RuntimeError as error:
@@ -268,7 +337,11 @@ def export(
 
 
 def _load(
-    manifest: Path, label: list[str] | None = None, *, names: list[str] | None = None, labelled: bool = True
+    manifest: Path,
+    label: list[str] | None = None,
+    *,
+    names: list[str] | None = None,
+    labelled: bool = True,
 ) -> "datasets.Dataset":
     """The manifest's rows; an absent default column means that modality is not there."""
     from .data.manifest import load_manifest
@@ -325,25 +398,42 @@ def _compose(
     return model, FusionProcessor.from_encoders(image_encoder, text_encoder)
 
 
-def _fit_one(parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None) -> "Evaluation":
+def _fit_one(
+    parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None
+) -> "Evaluation":
     """Train on the rows that have one of the model's modalities, and judge all of the test part.
 
-    Of a test row that has none, the model says what the classes' shares in training say, so that every model is judged on
-    the same rows.
+    Of a test row that has none, the model says what the classes' shares in training say, so that
+    every model is judged on the same rows.
     """
     import numpy as np
 
-    from .training import fit as training
+    from .training.evaluate import predict, score
+    from .training.fit import fit
 
     model, processor = parts_of_model
     here = {name: _rows_with(rows, model.modalities) for name, rows in parts.items()}
     chosen = {name: rows.select(here[name]) for name, rows in parts.items()}
-    training.fit(model, processor, chosen["train"], chosen["validation"], arguments=arguments, patience=patience, cache=cache)
-    shares = np.nanmean(np.eye(model.config.num_labels)[parts["train"]["label"]], axis=0) if not model.multi_label else None
+    fit(
+        model,
+        processor,
+        chosen["train"],
+        chosen["validation"],
+        arguments=arguments,
+        patience=patience,
+        cache=cache,
+    )
+    shares = (
+        np.nanmean(np.eye(model.config.num_labels)[parts["train"]["label"]], axis=0)
+        if not model.multi_label
+        else None
+    )
     prior = np.log(shares + 1e-6) if shares is not None else _log_odds(parts["train"]["label"])
     logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)
-    logits[here["test"]] = training.predict(model, processor, chosen["test"], arguments=arguments, cache=cache)
-    return training.score(logits, parts["test"])
+    logits[here["test"]] = predict(
+        model, processor, chosen["test"], arguments=arguments, cache=cache
+    )
+    return score(logits, parts["test"])
 
 
 def _rows_with(rows: "datasets.Dataset", modalities: tuple[str, ...]) -> list[int]:
@@ -366,14 +456,29 @@ def _report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None
     if int(os.environ.get("RANK", "0")):
         return
     fused = next(iter(evaluations.values()))
-    table = Table("model", "accuracy", "AUROC", "AUROC of the fused model minus this one", title="test part, 95 % intervals")
+    table = Table(
+        "model",
+        "accuracy",
+        "AUROC",
+        "AUROC of the fused model minus this one",
+        title="test part, 95 % intervals",
+    )
     results: dict[str, Any] = {}
     for name, result in evaluations.items():
         difference = None
         if result is not fused:
-            difference = paired_bootstrap(auroc, fused.logits, result.logits, fused.labels, groups=fused.groups)
-        results[name] = result.to_dict() | ({} if difference is None else {"fused_minus_this": vars(difference)})
-        table.add_row(name, str(result.metrics["accuracy"]), str(result.metrics["auroc"]), str(difference or ""))
+            difference = paired_bootstrap(
+                auroc, fused.logits, result.logits, fused.labels, groups=fused.groups
+            )
+        results[name] = result.to_dict() | (
+            {} if difference is None else {"fused_minus_this": vars(difference)}
+        )
+        table.add_row(
+            name,
+            str(result.metrics["accuracy"]),
+            str(result.metrics["auroc"]),
+            str(difference or ""),
+        )
     (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     Console().print(table)
 
@@ -383,7 +488,9 @@ def _open(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
     from .model.processing import FusionProcessor
 
     if not Path(name).is_dir() and "/" not in name.strip("/."):
-        raise ValueError(f"model must be a folder that holds a model or a hub name, got {name!r}, which does not exist.")
+        raise ValueError(
+            f"model must be a folder that holds a model or a hub name, got {name!r}, which does not exist."
+        )
     return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
 
 
@@ -391,11 +498,15 @@ def _read_text(path: Path) -> str:
     if str(path) == "-":
         return sys.stdin.read()
     if not path.is_file():
-        raise ValueError(f"--text must be a text file, got {str(path)!r}, which does not exist. Use - for standard input.")
+        raise ValueError(
+            f"--text must be a text file, got {str(path)!r}, which does not exist. Use - for standard input."
+        )
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"--text must be UTF-8, got {str(path)!r}, which is not at byte {error.start}.") from error
+        raise ValueError(
+            f"--text must be UTF-8, got {str(path)!r}, which is not at byte {error.start}."
+        ) from error
 
 
 def _scratch() -> str:

@@ -25,7 +25,9 @@ def model():
 @pytest.fixture(scope="module")
 def processor(model):
     tokenizer = word_tokenizer(["clear lungs"])
-    return FusionProcessor.from_encoders(model.image_encoder, model.text_encoder, tokenizer=tokenizer)
+    return FusionProcessor.from_encoders(
+        model.image_encoder, model.text_encoder, tokenizer=tokenizer
+    )
 
 
 @pytest.fixture
@@ -51,7 +53,9 @@ PICTURES = {
     "zero bytes of png": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"),
     "directory": lambda path: (path.unlink(), path.mkdir()),
     "absent": lambda path: path.unlink(),
-    "animated": lambda path: Image.new("L", (4, 4)).save(path, "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 255)]),
+    "animated": lambda path: Image.new("L", (4, 4)).save(
+        path, "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 255)]
+    ),
     "dicom without a picture": lambda path: path.write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 20),
 }
 
@@ -85,7 +89,11 @@ def test_a_decompression_bomb_is_refused(picture, processor, monkeypatch):
 @pytest.mark.parametrize("mode", ["CMYK", "I;16", "1", "P", "RGBA", "LA", "F", "I"])
 def test_an_odd_picture_is_not_a_black_one(mode, processor):
     grey = Image.fromarray(np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8))
-    odd = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 60) if mode == "I;16" else grey.convert(mode)
+    odd = (
+        Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 60)
+        if mode == "I;16"
+        else grey.convert(mode)
+    )
     pixels = processor(images=[odd])["pixel_values"]
     assert bool(pixels.isfinite().all()) and float(pixels.max() - pixels.min()) > 1
 
@@ -108,7 +116,10 @@ def test_tensors(model):
     refused(lambda: model(**batch | {"labels": torch.tensor([0, 1, 2, -1])}), names="-1")
     refused(lambda: model(**batch | {"labels": torch.tensor([0.0, 1, 2, 1])}), names="float32")
     refused(
-        lambda: model(**batch | {"image_present": torch.zeros(4).bool(), "text_present": torch.zeros(4).bool()}),
+        lambda: model(
+            **batch
+            | {"image_present": torch.zeros(4).bool(), "text_present": torch.zeros(4).bool()}
+        ),
         names="rows [0, 1, 2, 3]",
     )
     refused(lambda: model(**batch | {"input_ids": batch["input_ids"] + 10_000}), names="vocabulary")
@@ -120,7 +131,14 @@ def test_tensors(model):
     [
         (lambda: FusionConfig(fussion="late"), "fusion"),
         (lambda: FusionClassifier(image_encoder="resnet18x"), "resnet18"),
-        (lambda: FusionClassifier(image_encoder=ImageEncoder("resnet10t", pretrained=False), fusion="latte", num_labels=0), "0"),
+        (
+            lambda: FusionClassifier(
+                image_encoder=ImageEncoder("resnet10t", pretrained=False),
+                fusion="latte",
+                num_labels=0,
+            ),
+            "0",
+        ),
         (lambda: tiny_classifier("latte"), "late"),
         (lambda: tiny_classifier("concat", "liner"), "linear"),
         (lambda: tiny_classifier({"name": "late", "combin": "mean"}), "combin"),

@@ -49,8 +49,14 @@ def _cases() -> list[Any]:
         for text in WALKED_TEXT if fusion == "mmtm" else kit.TEXT_KINDS:
             cases.append((fusion, "linear", "timm_vit", text))
     cases += [(variant, "linear", "timm_vit", "bert") for variant in VARIANTS]
-    cases += [(variant, "cross_attention", "transformers_vit", "modernbert") for variant in VARIANTS]
-    cases += [(variant, "mlp", "cnn", "mpnet") for variant in VARIANTS if not variant.startswith(("joint-early", "joint-middle"))]
+    cases += [
+        (variant, "cross_attention", "transformers_vit", "modernbert") for variant in VARIANTS
+    ]
+    cases += [
+        (variant, "mlp", "cnn", "mpnet")
+        for variant in VARIANTS
+        if not variant.startswith(("joint-early", "joint-middle"))
+    ]
     return [pytest.param(*case, id="-".join(case)) for case in dict.fromkeys(cases)]
 
 
@@ -73,7 +79,11 @@ def test_laws(fusion: str, mapper: str, image: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("fusion", "image"),
-    [(name, kind) for name in FUSIONS for kind in (WALKED_IMAGE if name == "mmtm" else kit.IMAGE_KINDS)],
+    [
+        (name, kind)
+        for name in FUSIONS
+        for kind in (WALKED_IMAGE if name == "mmtm" else kit.IMAGE_KINDS)
+    ],
 )
 def test_multi_label(fusion: str, image: str) -> None:
     options: Any = {"problem_type": "multi_label_classification", "auxiliary_loss_weight": 0.5}
@@ -83,10 +93,14 @@ def test_multi_label(fusion: str, image: str) -> None:
     kit.check_gradient_law(model, batch)
 
 
-@pytest.mark.parametrize(("image", "text"), [("opaque", "bert"), ("custom", "bert"), ("timm_vit", "custom")])
+@pytest.mark.parametrize(
+    ("image", "text"), [("opaque", "bert"), ("custom", "bert"), ("timm_vit", "custom")]
+)
 def test_mmtm_refuses_a_tower_it_cannot_enter(image: str, text: str) -> None:
     side = "text" if text == "custom" else "image"
-    with pytest.raises(ValueError, match=rf"{side}_encoder must be a backbone that can be walked .* Use 'concat'"):
+    with pytest.raises(
+        ValueError, match=rf"{side}_encoder must be a backbone that can be walked .* Use 'concat'"
+    ):
         kit.tiny_classifier("mmtm", "linear", image, text)
 
 
@@ -140,20 +154,31 @@ def test_walk_of_texts(kind: str, pooling: str) -> None:
     encoder = kit.tiny_text_encoder(kind)
     encoder = TextEncoder.from_config(encoder.config | {"pooling": pooling})
     kit.redraw_parameters(encoder, 0)
-    batch = kit.repadded(kit.tiny_batch(kit.tiny_classifier(image=None, text=encoder)), side="left", extra=2)
+    batch = kit.repadded(
+        kit.tiny_batch(kit.tiny_classifier(image=None, text=encoder)), side="left", extra=2
+    )
     kit.check_walk_law(encoder, batch["input_ids"], batch["attention_mask"])
 
 
-@pytest.mark.parametrize(("fusion", "mapper"), [*((name, "linear") for name in FUSIONS), *(("concat", name) for name in MAPPERS)])
+@pytest.mark.parametrize(
+    ("fusion", "mapper"),
+    [*((name, "linear") for name in FUSIONS), *(("concat", name) for name in MAPPERS)],
+)
 def test_composing_and_repeatable(fusion: str, mapper: str) -> None:
     for image, text in (("timm_vit", "bert"), ("cnn", "mpnet")):
         model = _model(fusion, mapper, image, text)
         kit.check_composing_law(model)
-        kit.check_repeatable_law(lambda model=model: FusionClassifier(FusionConfig.from_dict(model.config.to_dict())))
+        kit.check_repeatable_law(
+            lambda model=model: FusionClassifier(FusionConfig.from_dict(model.config.to_dict()))
+        )
 
 
 def test_a_partly_frozen_and_an_adapted_tower_obey_the_laws() -> None:
-    frozen = kit.tiny_classifier("concat", image="cnn").freeze("image", keep_last=2).freeze("text", keep_last=1)
+    frozen = (
+        kit.tiny_classifier("concat", image="cnn")
+        .freeze("image", keep_last=2)
+        .freeze("text", keep_last=1)
+    )
     adapted = kit.tiny_classifier("late")
     adapted.text_encoder.add_lora(r=2)
     adapted.image_encoder.add_lora(r=2)
@@ -171,7 +196,11 @@ def test_partly_frozen_towers_keep_their_batch_statistics() -> None:
     model = kit.tiny_classifier("concat", image="cnn").freeze("image", keep_last=1).train()
     before = {name: value.clone() for name, value in model.image_encoder.named_buffers()}
     model(**kit.tiny_batch(model))
-    changed = {name for name, value in model.image_encoder.named_buffers() if not torch.equal(value, before[name])}
+    changed = {
+        name
+        for name, value in model.image_encoder.named_buffers()
+        if not torch.equal(value, before[name])
+    }
     assert changed and all("layer4" in name for name in changed)
 
 
@@ -184,7 +213,9 @@ def test_modality_dropout_draws_a_modality_away_only_in_training(fusion: str) ->
     assert torch.equal(plain, model(**batch).logits)
     torch.manual_seed(0)
     seen: list[int] = []
-    handle = next(model.image_encoder.backbone.children()).register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    handle = next(model.image_encoder.backbone.children()).register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
+    )
     model.train()(**batch).loss.backward()
     handle.remove()
     assert 0 < sum(seen) < 8
@@ -194,11 +225,18 @@ def test_a_new_process_gives_the_same_logits_to_the_bit() -> None:
     """All in one process, for importing takes most of the time."""
     names = [(fusion, "linear", "timm_vit", "bert") for fusion in FUSIONS | VARIANTS]
     names += [("concat", mapper, "cnn", "modernbert") for mapper in MAPPERS]
-    names += [("cross_attention", "mlp", image, text) for image, text in zip(kit.IMAGE_KINDS, kit.TEXT_KINDS, strict=False)]
+    names += [
+        ("cross_attention", "mlp", image, text)
+        for image, text in zip(kit.IMAGE_KINDS, kit.TEXT_KINDS, strict=False)
+    ]
     models = [_model(*name) for name in names]
     models += [kit.tiny_classifier(image=kind, text=None) for kind in kit.IMAGE_KINDS]
     models += [kit.tiny_classifier(image=None, text=kind) for kind in kit.TEXT_KINDS]
-    models.append(kit.tiny_classifier("concat", problem_type="multi_label_classification").freeze("image", keep_last=1))
+    models.append(
+        kit.tiny_classifier("concat", problem_type="multi_label_classification").freeze(
+            "image", keep_last=1
+        )
+    )
     adapted = kit.tiny_classifier("late", auxiliary_loss_weight=0.1)
     adapted.text_encoder.add_lora(r=2)
     kit.redraw_parameters(adapted, 3)
@@ -226,7 +264,13 @@ for fusion, mapper, image, text in [
 
 def test_compiled_equals_eager() -> None:
     """In a process of its own, for compiling and the run-time check of shapes clash."""
-    done = subprocess.run([sys.executable, "-c", COMPILED], env=os.environ.copy(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED],
+        env=os.environ.copy(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmfusion.data.collate import Audit, Finding, audit, load_manifest, split
+from mmfusion.data.audit import Audit, Finding, audit
+from mmfusion.data.manifest import load_manifest
+from mmfusion.data.splits import split
 
 Rows = dict[str, list[object]]
 
@@ -37,8 +39,18 @@ def test_clean(tmp_path: Path) -> None:
     images: list[object] = [picture(tmp_path / f"{number}.png", number) for number in range(4)]
     report = audit(
         parts(
-            train={"image": images[:2], "text": ["one two", "three"], "label": ["a", "b"], "group": [1, 2]},
-            test={"image": images[2:], "text": ["four", "five"], "label": ["a", "b"], "group": [3, 4]},
+            train={
+                "image": images[:2],
+                "text": ["one two", "three"],
+                "label": ["a", "b"],
+                "group": [1, 2],
+            },
+            test={
+                "image": images[2:],
+                "text": ["four", "five"],
+                "label": ["a", "b"],
+                "group": [3, 4],
+            },
         )
     )
     assert report.ok
@@ -82,7 +94,9 @@ def test_unreadable_pictures(tmp_path: Path) -> None:
     good = Path(picture(tmp_path / "good.png", 0))
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
     (tmp_path / "empty.png").write_bytes(b"")
-    names: list[object] = [str(tmp_path / name) for name in ("good.png", "cut.png", "empty.png", "cut.png")]
+    names: list[object] = [
+        str(tmp_path / name) for name in ("good.png", "cut.png", "empty.png", "cut.png")
+    ]
     report = audit(datasets.Dataset.from_dict({"image": names}))
     finding = found(report, "unreadable_image")
     assert not report.ok
@@ -113,7 +127,9 @@ def test_labels() -> None:
     ]
     assert found(report, "absent_class").examples == ("'yes' in test",)
     several = datasets.Dataset.from_dict({"label": [[1.0, 0.0], [float("nan"), 1.0], [1.0, 0.0]]})
-    assert found(audit(several), "class_balance").message == "all: label 0 2 (67%), label 1 1 (33%)."
+    assert (
+        found(audit(several), "class_balance").message == "all: label 0 2 (67%), label 1 1 (33%)."
+    )
 
 
 class Letters:
@@ -163,7 +179,9 @@ def test_real_splits() -> None:
     data = os.environ.get("MMFUSION_DATA")
     if not data:
         pytest.skip("MMFUSION_DATA names no folder of real X-rays")
-    rows = load_manifest(Path(data, "covid_cxr/labels.csv"), text="notes", label=None, group="patient")
+    rows = load_manifest(
+        Path(data, "covid_cxr/labels.csv"), text="notes", label=None, group="patient"
+    )
     assert audit(split(rows)).ok
     torn = audit({"train": rows.select(range(0, 300, 2)), "test": rows.select(range(1, 300, 2))})
     assert kinds(torn, "error") == ["group_across_splits", "text_across_splits"]

@@ -43,7 +43,10 @@ def paths(tmp_path: Path) -> list[str]:
 
 
 def test_a_batch(paths: list[str]) -> None:
-    rows = [{"image": paths[1], "text": None, "label": 1}, {"image": None, "text": "abc", "label": 0}]
+    rows = [
+        {"image": paths[1], "text": None, "label": 1},
+        {"image": None, "text": "abc", "label": 0},
+    ]
     batch = FusionCollator(fake_processor)(rows)
     assert batch["pixel_values"].tolist() == [10, 0]
     assert batch["image_present"].tolist() == [True, False]
@@ -60,15 +63,17 @@ def test_an_absent_column_is_not_passed(paths: list[str]) -> None:
 
 
 def test_multi_label() -> None:
-    labels = FusionCollator(fake_processor)([{"text": "a", "label": [1.0, math.nan]}, {"text": "b", "label": [0.0, None]}])[
-        "labels"
-    ]
+    labels = FusionCollator(fake_processor)(
+        [{"text": "a", "label": [1.0, math.nan]}, {"text": "b", "label": [0.0, None]}]
+    )["labels"]
     assert labels.dtype == torch.float32
     assert labels.shape == (2, 2)
     assert labels.isnan().tolist() == [[False, True], [False, True]]
 
 
-@pytest.mark.parametrize("labels", [[1, None], ["a", "b"], [[1.0], [1.0, 0.0]], [1, [1.0]], [0.5, 1]])
+@pytest.mark.parametrize(
+    "labels", [[1, None], ["a", "b"], [[1.0], [1.0, 0.0]], [1, [1.0]], [0.5, 1]]
+)
 def test_bad_labels(labels: list[Any]) -> None:
     with pytest.raises(ValueError, match="label must be a class number in every row"):
         FusionCollator(fake_processor)([{"text": "a", "label": label} for label in labels])
@@ -89,7 +94,9 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
 def test_augmentation_must_return_a_picture(paths: list[str]) -> None:
     collator = FusionCollator(fake_processor, augment=lambda image, rng: np.asarray(image))  # type: ignore[arg-type, return-value]
     rows = Augmented(datasets.Dataset.from_dict({"image": paths}))
-    with pytest.raises(TypeError, match=r"augment must be .* returns a PIL image, got ndarray for .*0\.png"):
+    with pytest.raises(
+        TypeError, match=r"augment must be .* returns a PIL image, got ndarray for .*0\.png"
+    ):
         collator([rows[0]])
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from mmfusion.data.collate import load_manifest
+from mmfusion.data.manifest import load_manifest
 
 
 @pytest.fixture
@@ -32,7 +32,9 @@ def write(folder: Path, content: str | bytes, name: str = "manifest.csv") -> Pat
     return path
 
 
-GOOD = "image,text,label,group,age\nimages/a.png,Clear lungs.,normal,p1,045\nimages/b.png, ,ill,p2,\n"
+GOOD = (
+    "image,text,label,group,age\nimages/a.png,Clear lungs.,normal,p1,045\nimages/b.png, ,ill,p2,\n"
+)
 
 
 def test_csv(folder: Path) -> None:
@@ -70,7 +72,18 @@ def test_the_three_formats_agree(folder: Path) -> None:
         (b"text\n" + b"word " * 300_000, "word " * 300_000),
         (b'text\n5" nail\n', '5" nail'),
     ],
-    ids=["mark", "crlf", "no-end", "quoted", "quoted-crlf", "control", "NA", "unicode", "1.5MB", "inches"],
+    ids=[
+        "mark",
+        "crlf",
+        "no-end",
+        "quoted",
+        "quoted-crlf",
+        "control",
+        "NA",
+        "unicode",
+        "1.5MB",
+        "inches",
+    ],
 )
 def test_odd_but_good_csv(folder: Path, content: bytes, text: str) -> None:
     rows = load_manifest(write(folder, content), image=None, label=None)
@@ -102,7 +115,9 @@ def test_multi_label(folder: Path) -> None:
 
 
 def test_groups(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write(folder, '{"text": "a", "pid": 7}\n{"text": "b"}\n{"text": "c", "pid": 7}', "rows.jsonl")
+    path = write(
+        folder, '{"text": "a", "pid": 7}\n{"text": "b"}\n{"text": "c", "pid": 7}', "rows.jsonl"
+    )
     named = load_manifest(path, image=None, label=None, group="pid")
     assert named["group"][:] == ["7", f"{path}:2", "7"]
     assert "1 rows without a group" in caplog.text
@@ -110,7 +125,9 @@ def test_groups(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(set(unnamed["group"])) == 3
     assert "no column 'group'" in caplog.text
     caplog.clear()
-    assert load_manifest(path, image=None, label=None, group=None)["group"][:] == unnamed["group"][:]
+    assert (
+        load_manifest(path, image=None, label=None, group=None)["group"][:] == unnamed["group"][:]
+    )
     assert not caplog.text
 
 
@@ -129,9 +146,14 @@ def test_root_contains_the_pictures(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"existing file in every row, got 'a.png' in row 3"):
         load_manifest(path, label=None, text=None, root=folder.parent)
     path = write(folder, f"image\n{inside}\na.png\n", "second.csv")
-    assert load_manifest(path, label=None, text=None, root=folder / "images")["image"][:] == [inside] * 2
+    assert (
+        load_manifest(path, label=None, text=None, root=folder / "images")["image"][:]
+        == [inside] * 2
+    )
     path = write(folder, f"image\n{outside}\n", "third.csv")
-    assert load_manifest(path, label=None, text=None, root=folder.parent)["image"][:] == [str(outside)]
+    assert load_manifest(path, label=None, text=None, root=folder.parent)["image"][:] == [
+        str(outside)
+    ]
 
 
 def test_links_are_followed_before_they_are_judged(folder: Path) -> None:
@@ -286,13 +308,20 @@ def test_shenzhen() -> None:
     data = os.environ.get("MMFUSION_DATA")
     if not data:
         pytest.skip("MMFUSION_DATA names no folder of real X-rays")
-    rows = load_manifest(Path(data, "shenzhen/labels.csv"), text="sex", label="tuberculosis", label_names=["normal", "ill"])
+    rows = load_manifest(
+        Path(data, "shenzhen/labels.csv"),
+        text="sex",
+        label="tuberculosis",
+        label_names=["normal", "ill"],
+    )
     assert len(rows) == 662
     assert sum(rows["label"]) == 336
 
 
 def test_further_columns_of_parquet(folder: Path) -> None:
-    frame = pd.DataFrame({"text": ["a", "b"], "view": ["PA", "AP"], "nothing": [None, None], "age": [45, 46]})
+    frame = pd.DataFrame(
+        {"text": ["a", "b"], "view": ["PA", "AP"], "nothing": [None, None], "age": [45, 46]}
+    )
     frame.astype({"view": "category"}).to_parquet(folder / "m.parquet")
     rows = load_manifest(folder / "m.parquet", image=None, label=None)
     assert rows.remove_columns("group").to_dict() == frame.to_dict("list")

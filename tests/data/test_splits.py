@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
-from mmfusion.data.splits import components, folds, normalise_text, split
+from mmfusion.data.splits import components, fold_indices, folds, split
+from mmfusion.data.text import normalise_text
 
 
 def rows(n: int, **columns: list[object]) -> datasets.Dataset:
@@ -31,13 +32,19 @@ def test_same_text(one: str, other: str) -> None:
     assert normalise_text(one) == normalise_text(other)
 
 
-@pytest.mark.parametrize(("one", "other"), [("T1", "T2"), ("कि", "का"), ("+", "<"), ("no mass", "nomass")])
+@pytest.mark.parametrize(
+    ("one", "other"), [("T1", "T2"), ("कि", "का"), ("+", "<"), ("no mass", "nomass")]
+)
 def test_different_text(one: str, other: str) -> None:
     assert normalise_text(one) != normalise_text(other)
 
 
 def test_components_join_through_groups_and_texts() -> None:
-    data = rows(7, group=["a", "a", "b", "c", None, None, " "], text=["x", "y", "Y!", "z", None, None, "..."])
+    data = rows(
+        7,
+        group=["a", "a", "b", "c", None, None, " "],
+        text=["x", "y", "Y!", "z", None, None, "..."],
+    )
     assert components(data).tolist() == [0, 0, 0, 1, 2, 3, 4]
     assert components(data, text=None).tolist() == [0, 0, 1, 2, 3, 4, 5]
     assert components(data, group=None).tolist() == [0, 1, 1, 2, 3, 4, 5]
@@ -56,7 +63,9 @@ def test_split_keeps_proportions() -> None:
         assert abs(len(part) - 1000 * fraction) <= 2, name
         for label, count in Counter(part["label"]).items():
             assert abs(count - whole[label] * fraction) <= 2
-    assert sorted(number for part in parts.values() for number in part["number"]) == list(range(1000))
+    assert sorted(number for part in parts.values() for number in part["number"]) == list(
+        range(1000)
+    )
     assert all(part["number"][:] == sorted(part["number"]) for part in parts.values())
 
 
@@ -65,7 +74,7 @@ def test_multi_label_is_stratified() -> None:
     known = (rng.random((600, 4)) < [0.5, 0.3, 0.1, 0.05]).astype(float)
     known[rng.random((600, 4)) < 0.1] = np.nan
     data = rows(600, label=known.tolist(), group=list(range(600)))
-    for _, test in folds(data, n=3):
+    for _, test in fold_indices(data, n=3):
         assert np.abs(np.nansum(known[test], axis=0) - np.nansum(known, axis=0) / 3).max() <= 3
 
 
@@ -80,7 +89,7 @@ def test_as_even_as_scikit_learn() -> None:
         groups = rng.integers(0, 80, size=400)
         labels = rng.integers(0, 4, size=80)[groups]
         data = rows(400, label=labels.tolist(), group=groups.tolist())
-        ours.append(worst([test for _, test in folds(data, seed=seed)]))
+        ours.append(worst([test for _, test in fold_indices(data, seed=seed)]))
         reference = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
         theirs.append(worst([test for _, test in reference.split(labels, labels, groups)]))
     assert np.mean(ours) <= np.mean(theirs) + 0.25
@@ -88,7 +97,7 @@ def test_as_even_as_scikit_learn() -> None:
 
 def test_the_seed_decides() -> None:
     data = rows(60, group=list(range(60)), label=[0, 1] * 30)
-    tests = [[test.tolist() for _, test in folds(data, seed=seed)] for seed in (0, 0, 1)]
+    tests = [[test.tolist() for _, test in fold_indices(data, seed=seed)] for seed in (0, 0, 1)]
     assert tests[0] == tests[1]
     assert tests[0] != tests[2]
 
@@ -101,7 +110,9 @@ def test_absent_defaults(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_glued_texts_are_answered(caplog: pytest.LogCaptureFixture) -> None:
     data = rows(100, group=list(range(100)), text=["male", "female"] * 50)
-    with pytest.raises(ValueError, match=r"0 rows of about 15.0 asked for 'validation'.*text=None.*then has 1 rows"):
+    with pytest.raises(
+        ValueError, match=r"0 rows of about 15.0 asked for 'validation'.*text=None.*then has 1 rows"
+    ):
         split(data)
     assert len(split(data, text=None)["test"]) == 15
     caplog.clear()
@@ -132,17 +143,19 @@ def test_bad_arguments(options: dict[str, object], message: str) -> None:
 @pytest.mark.parametrize("n", [1, 0, 2.0, True])
 def test_bad_number_of_folds(n: object) -> None:
     with pytest.raises(ValueError, match="n must be a whole number of at least 2"):
-        folds(rows(10), n=n)  # type: ignore[arg-type]
+        fold_indices(rows(10), n=n)  # type: ignore[arg-type]
 
 
 def test_too_few_groups() -> None:
-    with pytest.raises(ValueError, match=r"form 3 inseparable sets, the largest of 2 rows. Ask for fewer parts"):
-        folds(rows(5, group=["a", "a", "b", "b", "c"]))
+    with pytest.raises(
+        ValueError, match=r"form 3 inseparable sets, the largest of 2 rows. Ask for fewer parts"
+    ):
+        fold_indices(rows(5, group=["a", "a", "b", "b", "c"]))
 
 
 def test_one_group_too_large() -> None:
     with pytest.raises(ValueError, match=r"the largest of 90 rows"):
-        folds(rows(100, group=[0] * 90 + list(range(1, 11))))
+        fold_indices(rows(100, group=[0] * 90 + list(range(1, 11))))
 
 
 def test_nothing_to_split() -> None:
@@ -153,3 +166,12 @@ def test_nothing_to_split() -> None:
 def test_not_a_dataset() -> None:
     with pytest.raises(TypeError, match=r"datasets.Dataset, got dict"):
         split({"text": ["a"]})  # type: ignore[arg-type]
+
+
+def test_folds_are_the_parts_of_their_indices() -> None:
+    data = rows(40, group=[str(number // 2) for number in range(40)])
+    pairs = fold_indices(data, n=4, seed=1)
+    for fold, (train, test) in zip(folds(data, n=4, seed=1), pairs, strict=True):
+        assert list(fold) == ["train", "test"]
+        assert fold["train"].to_dict() == data.select(train).to_dict()
+        assert fold["test"].to_dict() == data.select(test).to_dict()

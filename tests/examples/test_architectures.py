@@ -37,7 +37,13 @@ def shenzhen(tmp_path):
 
 def test_the_published_rows_are_all_there():
     published = [row for row in ARCHITECTURES.values() if row.published]
-    assert [row.title for row in published] == ["DenseNet121", "DenseNet169", "DenseNet201", "VGG19", "NASNetLarge"]
+    assert [row.title for row in published] == [
+        "DenseNet121",
+        "DenseNet169",
+        "DenseNet201",
+        "VGG19",
+        "NASNetLarge",
+    ]
     for row in published:
         assert {len(values) for values in row.published.values()} == {5}
         gain = 100 * (max(row.published["segmented"]) - max(row.published["raw"]))
@@ -60,8 +66,28 @@ class Middle:
 @pytest.mark.xdist_group("processes")
 def test_the_whole_run_small_and_resumed(shenzhen, tmp_path, app, monkeypatch):
     monkeypatch.setattr("mmfusion.LungSegmenter", Middle, raising=False)
-    words = ["--images", str(shenzhen), "--model", "densenet121", "--model", "vit_tiny_patch16_224", "--segment", "mask"]
-    words += ["--segment", "crop", "--image-size", "64", "--folds", "2", "--epochs", "2", "--output", str(tmp_path / "out")]
+    words = [
+        "--images",
+        str(shenzhen),
+        "--model",
+        "densenet121",
+        "--model",
+        "vit_tiny_patch16_224",
+        "--segment",
+        "mask",
+    ]
+    words += [
+        "--segment",
+        "crop",
+        "--image-size",
+        "64",
+        "--folds",
+        "2",
+        "--epochs",
+        "2",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     done = CliRunner().invoke(app, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     folder = tmp_path / "out/shenzhen-architectures"
@@ -71,10 +97,17 @@ def test_the_whole_run_small_and_resumed(shenzhen, tmp_path, app, monkeypatch):
     ]
     for row in written["rows"]:
         assert row["weights"] == "from random weights" and row["samples"] == 20
-        # No epoch was chosen: the figure of the table is that of the last one, counted a second time from the stored logits.
+        # No epoch was chosen: the figure of the table is that of the last one, counted a second
+        # time from the stored logits.
         assert row["accuracy"] == pytest.approx(row["accuracy_by_epoch"][-1])
-        assert len(row["accuracy_by_epoch"]) == 2 and ("accuracy_minus_raw_p_holm" in row) == (row["segment"] != "none")
-        raw = next(other for other in written["rows"] if (other["model"], other["segment"]) == (row["model"], "none"))
+        assert len(row["accuracy_by_epoch"]) == 2 and ("accuracy_minus_raw_p_holm" in row) == (
+            row["segment"] != "none"
+        )
+        raw = next(
+            other
+            for other in written["rows"]
+            if (other["model"], other["segment"]) == (row["model"], "none")
+        )
         assert row.get("accuracy_minus_raw", 0) == pytest.approx(row["accuracy"] - raw["accuracy"])
     # Each arm saw pictures of its own.
     logits = {}
@@ -85,7 +118,9 @@ def test_the_whole_run_small_and_resumed(shenzhen, tmp_path, app, monkeypatch):
     drawn = sorted(path.name for path in folder.glob("attention-vit_tiny_patch16_224-*.png"))
     assert len(drawn) == 6 and (folder / "accuracies.png").exists()
     assert "| DenseNet121 | from random weights | raw |" in (folder / "report.md").read_text()
-    monkeypatch.setattr(architectures, "fit", lambda *_, **__: pytest.fail("trained again what was done"))
+    monkeypatch.setattr(
+        architectures, "fit", lambda *_, **__: pytest.fail("trained again what was done")
+    )
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     assert json.loads((folder / "results.json").read_text())["rows"] == written["rows"]
     with pytest.raises(pytest.fail.Exception, match="trained again"):
@@ -105,9 +140,24 @@ def test_the_auroc_over_folds_is_not_that_of_their_offsets():
 
 
 def entry(**changes):
-    known = {"model": "DenseNet121", "weights": "ImageNet", "segment": "none", "accuracy_by_epoch": [0.5, 0.625]}
-    known |= {"published_accuracy_by_epoch": [0.5, 0.4706, 0.5441, 0.3235, 0.6618], "published_change_points": 4.4}
-    known |= {"accuracy": 0.625, "accuracy_low": 0.5, "accuracy_high": 0.7, "auroc": 0.6, "auroc_low": 0.5, "auroc_high": 0.7}
+    known = {
+        "model": "DenseNet121",
+        "weights": "ImageNet",
+        "segment": "none",
+        "accuracy_by_epoch": [0.5, 0.625],
+    }
+    known |= {
+        "published_accuracy_by_epoch": [0.5, 0.4706, 0.5441, 0.3235, 0.6618],
+        "published_change_points": 4.4,
+    }
+    known |= {
+        "accuracy": 0.625,
+        "accuracy_low": 0.5,
+        "accuracy_high": 0.7,
+        "auroc": 0.6,
+        "auroc_low": 0.5,
+        "auroc_high": 0.7,
+    }
     return known | changes
 
 
@@ -126,10 +176,22 @@ def test_the_change_is_signed_and_has_its_interval():
         for name in ("accuracy", "auroc")
         for end, value in (("", -0.1), ("_low", -0.2), ("_high", 0.05))
     }
-    (line,) = change_table({"rows": [entry(segment="mask", accuracy_minus_raw_p=0.04, accuracy_minus_raw_p_holm=0.2, **gains)]})[
-        2:
-    ]
-    assert "| -0.100 (-0.200 to +0.050) | -0.100 (-0.200 to +0.050) | 0.040 (0.200) | +4.4 points |" in line
+    (line,) = change_table(
+        {
+            "rows": [
+                entry(
+                    segment="mask",
+                    accuracy_minus_raw_p=0.04,
+                    accuracy_minus_raw_p_holm=0.2,
+                    **gains,
+                )
+            ]
+        }
+    )[2:]
+    assert (
+        "| -0.100 (-0.200 to +0.050) | -0.100 (-0.200 to +0.050) | 0.040 (0.200) | +4.4 points |"
+        in line
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,5 +203,7 @@ def test_the_change_is_signed_and_has_its_interval():
     ],
 )
 def test_a_mistake_is_answered(words, message, shenzhen, tmp_path, app):
-    done = CliRunner().invoke(app, ["--images", str(shenzhen), *words, "--output", str(tmp_path / "out")])
+    done = CliRunner().invoke(
+        app, ["--images", str(shenzhen), *words, "--output", str(tmp_path / "out")]
+    )
     assert done.exit_code == 2 and message in " ".join(done.output.split())

@@ -33,7 +33,12 @@ def published(tmp_path):
             view="AP Supine",
             clinical_notes="",
         ),
-        row("c.jpg", patientid="3b", finding="Pneumonia", clinical_notes="Known Klebsiella pneumonia, 45 y."),
+        row(
+            "c.jpg",
+            patientid="3b",
+            finding="Pneumonia",
+            clinical_notes="Known Klebsiella pneumonia, 45 y.",
+        ),
         row("d.jpg", finding="No Finding"),
         row("e.jpg", finding="Tuberculosis"),
         row("f.jpg", finding="todo"),
@@ -113,7 +118,9 @@ class TestPublishedLayout:
     def test_foreign_and_useless_folders_are_refused(self, published, tmp_path):
         with pytest.raises(ValueError, match=r"labels\.csv or metadata\.csv"):
             covid_cxr.read(tmp_path / "images")
-        pd.read_csv(published / "metadata.csv").tail(4).to_csv(published / "metadata.csv", index=False)
+        pd.read_csv(published / "metadata.csv").tail(4).to_csv(
+            published / "metadata.csv", index=False
+        )
         with pytest.raises(ValueError, match="got none in"):
             covid_cxr.read(published)
 

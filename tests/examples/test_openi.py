@@ -54,14 +54,18 @@ class TestCohort:
                     empty += re.search(r'Label="FINDINGS"\s*(/>|>\s*</)', text) is not None
         assert (normal, lung) == (1379, 558)
         chosen = openi.cohort(reports).reports
-        assert sum(report.findings is None for report in chosen if report.label == "lung") == empty > 0
+        assert (
+            sum(report.findings is None for report in chosen if report.label == "lung") == empty > 0
+        )
 
     def test_is_balanced_repeatable_and_depends_on_the_seed(self, reports):
         first, again, other = (openi.cohort(reports, seed=seed).reports for seed in (3, 3, 4))
         assert Counter(report.label for report in first) == {"normal": 558, "lung": 558}
         assert first == again
         assert {report.uid for report in first} != {report.uid for report in other}
-        assert {r.uid for r in first if r.label == "lung"} == {r.uid for r in other if r.label == "lung"}
+        assert {r.uid for r in first if r.label == "lung"} == {
+            r.uid for r in other if r.label == "lung"
+        }
 
     def test_unbalanced_keeps_everyone(self, reports):
         assert len(openi.cohort(reports, balanced=False).reports) == 1937
@@ -70,7 +74,11 @@ class TestCohort:
         chosen = openi.cohort(reports)
         steps = dict(chosen.steps)
         missing = sum(report.text("published") is None for report in chosen.reports)
-        assert missing == next(count for what, count in steps.items() if "without findings" in what) > 0
+        assert (
+            missing
+            == next(count for what, count in steps.items() if "without findings" in what)
+            > 0
+        )
         assert all(report.text("published") != "" for report in chosen.reports)
 
     def test_anonymisation_marks_stay(self, reports):
@@ -86,7 +94,9 @@ class TestCohort:
         with pytest.raises(ValueError, match="CXR1 more than once"):
             openi.cohort([report("CXR1"), report("CXR1")])
         with pytest.raises(ValueError, match="no 'lung' with images"):
-            openi.cohort([report("CXR1"), report("CXR2", headings=["Lung/hypoinflation"], images=())])
+            openi.cohort(
+                [report("CXR1"), report("CXR2", headings=["Lung/hypoinflation"], images=())]
+            )
 
     def test_a_heading_that_only_mentions_the_lung_is_no_lung_report(self):
         assert report("CXR1", headings=["Opacity/lung/base"]).label is None
@@ -130,7 +140,12 @@ class TestImages:
     def test_the_metadata_file_names_lead_to_the_same_keys(self, reports):
         path = openi_images.package_file("nlmcxr_dicom_metadata.csv.gz")
         table = pd.read_csv(path, usecols=["imageid", "filename"], dtype=str)
-        assert all(map(lambda a, b: openi_images.image_key(a) == openi_images.image_key(b), *table.T.to_numpy()))
+        assert all(
+            map(
+                lambda a, b: openi_images.image_key(a) == openi_images.image_key(b),
+                *table.T.to_numpy(),
+            )
+        )
 
     @pytest.mark.parametrize(
         "file",
@@ -146,7 +161,11 @@ class TestImages:
         assert joined.images == {"CXR1": tmp_path / file}
 
     def test_the_frontal_view_is_chosen_then_the_unknown_then_the_first(self, tmp_path):
-        views = {"CXR1_IM-0001-1": "lateral", "CXR1_IM-0001-3": "frontal", "CXR1_IM-0001-4": "frontal"}
+        views = {
+            "CXR1_IM-0001-1": "lateral",
+            "CXR1_IM-0001-3": "frontal",
+            "CXR1_IM-0001-4": "frontal",
+        }
         one = report("CXR1", images=("1", "2", "3", "4"))
         expected = ["3", "4", "2", "1"]
         for name in one.images:
@@ -169,17 +188,25 @@ class TestImages:
         assert openi_images.join_images(many, tmp_path, {}).missing == ("CXR40",)
         (tmp_path / "CXR3_IM-0001-1.png").unlink()
         (tmp_path / "CXR4_IM-0001-1.png").unlink()
-        with pytest.raises(ValueError, match=r"fit 37 of them\. Missing: CXR3_IM-0001-1, CXR4_IM-0001-1"):
+        with pytest.raises(
+            ValueError, match=r"fit 37 of them\. Missing: CXR3_IM-0001-1, CXR4_IM-0001-1"
+        ):
             openi_images.join_images(many, tmp_path, {})
         with pytest.raises(ValueError, match="existing folder, got '/no/folder'"):
             openi_images.join_images(many, "/no/folder", {})
 
     def test_views_follow_the_metadata(self, reports):
         views = openi_images.read_views()
-        table = pd.read_csv(openi_images.package_file("nlmcxr_dicom_metadata.csv.gz"), dtype=str, low_memory=False)
+        table = pd.read_csv(
+            openi_images.package_file("nlmcxr_dicom_metadata.csv.gz"), dtype=str, low_memory=False
+        )
         position = dict(zip(table["imageid"], table["View Position"], strict=True))
-        assert sum(view == "frontal" for view in views.values()) == sum(p in ("PA", "AP") for p in position.values())
-        assert all(views[name] == "lateral" for name, p in position.items() if p in ("LL", "LATERAL", "RL"))
+        assert sum(view == "frontal" for view in views.values()) == sum(
+            p in ("PA", "AP") for p in position.values()
+        )
+        assert all(
+            views[name] == "lateral" for name, p in position.items() if p in ("LL", "LATERAL", "RL")
+        )
         assert Counter(views.values())["unknown"] > 1000
 
 
@@ -268,7 +295,9 @@ class TestDownload:
     def test_fetches_unpacks_and_records_the_checksum(self, tmp_path, host):
         folder = openi_download.fetch_images(tmp_path, url=host.url)
         assert (1, "IM-0001-1") in openi_images.find_images(folder)
-        assert re.fullmatch(r"[0-9a-f]{64}  NLMCXR_png\.tgz\n", (tmp_path / "NLMCXR_png.tgz.sha256").read_text())
+        assert re.fullmatch(
+            r"[0-9a-f]{64}  NLMCXR_png\.tgz\n", (tmp_path / "NLMCXR_png.tgz.sha256").read_text()
+        )
         asked = len(host.requests)
         assert openi_download.fetch_images(tmp_path, url=host.url) == folder
         assert len(host.requests) == asked
@@ -330,7 +359,9 @@ class TestDownload:
 
     def test_a_refusing_server_is_named(self, tmp_path, host):
         with pytest.raises(ValueError, match=r"url must be one .* got 'http://127\.0\.0\.1:1/x"):
-            openi_download.fetch_images(tmp_path, url=host.url.replace("http://127.0.0.1", "http://127.0.0.1:1/x"))
+            openi_download.fetch_images(
+                tmp_path, url=host.url.replace("http://127.0.0.1", "http://127.0.0.1:1/x")
+            )
 
 
 class TestCommand:
@@ -351,13 +382,19 @@ class TestCommand:
         chosen = openi.cohort(reports).reports
         for one in chosen[1:]:
             (tmp_path / f"{one.images[0]}.png").touch()
-        result = self.run("--images", tmp_path, "--output", tmp_path / "m.csv", "--protocol", "leak-free")
+        result = self.run(
+            "--images", tmp_path, "--output", tmp_path / "m.csv", "--protocol", "leak-free"
+        )
         assert result.exit_code == 0, result.output
         assert f"left out, no X-ray in the folder: {chosen[0].uid}" in result.output
         table = pd.read_csv(tmp_path / "m.csv")
         texts = {one.uid: one.indication for one in chosen}
         assert len(table) == 1115
-        assert all(texts[uid] == text for uid, text in zip(table["uid"], table["text"], strict=True) if text == text)
+        assert all(
+            texts[uid] == text
+            for uid, text in zip(table["uid"], table["text"], strict=True)
+            if text == text
+        )
 
     def test_a_wrong_folder_is_an_error_that_names_it(self, reports, tmp_path):
         result = self.run("--images", tmp_path / "absent")

@@ -43,12 +43,16 @@ def test_the_examples_in_the_docstrings_run(module):
 
 class TestDraw:
     def test_the_same_report_and_seed_draw_the_same(self):
-        first, again = (phantom.draw(report("CXR1", "Lung/hypoinflation"), size=SIZE, seed=5) for _ in range(2))
+        first, again = (
+            phantom.draw(report("CXR1", "Lung/hypoinflation"), size=SIZE, seed=5) for _ in range(2)
+        )
         assert np.array_equal(first.image, again.image) and np.array_equal(first.mask, again.mask)
 
     def test_seed_and_uid_change_the_picture(self):
         one = phantom.draw(report("CXR1", "normal"), size=SIZE).image
-        assert not np.array_equal(one, phantom.draw(report("CXR1", "normal"), size=SIZE, seed=1).image)
+        assert not np.array_equal(
+            one, phantom.draw(report("CXR1", "normal"), size=SIZE, seed=1).image
+        )
         assert not np.array_equal(one, phantom.draw(report("CXR2", "normal"), size=SIZE).image)
 
     def test_text_and_label_do_not_reach_the_picture(self):
@@ -80,7 +84,9 @@ class TestDraw:
 
     def test_some_findings_are_hidden_and_some_normals_mimic_one(self):
         uids = [f"CXR{number}" for number in range(80)]
-        same = sum(lung_area(uid, "Lung/hypoinflation/severe") == lung_area(uid, "normal") for uid in uids)
+        same = sum(
+            lung_area(uid, "Lung/hypoinflation/severe") == lung_area(uid, "normal") for uid in uids
+        )
         assert 2 <= same <= 24
         assert 2 <= sum(bool(phantom._mimicked(uid, 0)) for uid in uids) <= 40
 
@@ -118,11 +124,15 @@ class TestFindings:
         assert np.mean(drawn) > 0.98
 
     # "unknown" sides are drawn by chance, a device and a fissure have a side of their own.
-    @pytest.mark.parametrize("kind", sorted(set(phantom_findings._PAINTERS) - {"device", "clips", "fissure", "catheter"}))
+    @pytest.mark.parametrize(
+        "kind", sorted(set(phantom_findings._PAINTERS) - {"device", "clips", "fissure", "catheter"})
+    )
     def test_the_side_is_kept(self, kind):
         added, canvas = change(kind, "right")
         assert added.sum() > 0
-        assert added[canvas.x < 0].sum() > 0.9 * added.sum(), "the patient's right is the picture's left"
+        assert added[canvas.x < 0].sum() > 0.9 * added.sum(), (
+            "the patient's right is the picture's left"
+        )
         added, canvas = change(kind, "left")
         assert added[canvas.x > 0].sum() > 0.9 * added.sum()
 
@@ -143,7 +153,11 @@ class TestFindings:
 
     def test_every_kind_that_is_named_is_painted_or_changes_the_anatomy(self):
         usual = phantom_anatomy.sample_anatomy(np.random.default_rng(0))
-        named = {*phantom_findings._KINDS.values(), *phantom_findings._LUNG_KINDS.values(), *phantom._MIMICS}
+        named = {
+            *phantom_findings._KINDS.values(),
+            *phantom_findings._LUNG_KINDS.values(),
+            *phantom._MIMICS,
+        }
         for kind in named - set(phantom_findings._PAINTERS):
             assert phantom_findings.adjust(usual, [phantom_findings.Finding(kind)]) != usual, kind
 
@@ -158,7 +172,9 @@ class TestRender:
         ]
 
     def test_writes_pictures_masks_and_manifest(self, few, tmp_path):
-        table = pd.read_csv(phantom.render(few, tmp_path, size=SIZE, protocol="leak-free", progress=False))
+        table = pd.read_csv(
+            phantom.render(few, tmp_path, size=SIZE, protocol="leak-free", progress=False)
+        )
         assert table["label"].tolist() == ["normal", "lung", "lung"]
         assert table["text"].tolist() == ["Cough."] * 3
         assert table["synthetic"].all() and table["group"].is_unique

@@ -9,14 +9,41 @@ from typer.testing import CliRunner
 
 
 def row(**changes):
-    known = {"protocol": "notes", "model": "text only", "modality": "text", "mapper": None, "fusion": None, "segment": "none"}
-    known |= {"accuracy": 0.71, "accuracy_low": 0.62, "accuracy_high": 0.81, "auroc": 0.8, "auroc_low": 0.7, "auroc_high": 0.9}
-    return known | {"seconds_per_epoch": 1.0, "parameters_trained": 5, "published_accuracy": None} | changes
+    known = {
+        "protocol": "notes",
+        "model": "text only",
+        "modality": "text",
+        "mapper": None,
+        "fusion": None,
+        "segment": "none",
+    }
+    known |= {
+        "accuracy": 0.71,
+        "accuracy_low": 0.62,
+        "accuracy_high": 0.81,
+        "auroc": 0.8,
+        "auroc_low": 0.7,
+        "auroc_high": 0.9,
+    }
+    return (
+        known
+        | {"seconds_per_epoch": 1.0, "parameters_trained": 5, "published_accuracy": None}
+        | changes
+    )
 
 
 def result(**changes):
-    known = {"dataset": "covid", "synthetic_images": False, "command": "python study.py", "versions": {"torch": "2.11"}}
-    known |= {"settings": {"folds": 5, "train": "frozen", "seeds": [0]}, "comparisons": [], "rows": [row()]}
+    known = {
+        "dataset": "covid",
+        "synthetic_images": False,
+        "command": "python study.py",
+        "versions": {"torch": "2.11"},
+    }
+    known |= {
+        "settings": {"folds": 5, "train": "frozen", "seeds": [0]},
+        "comparisons": [],
+        "rows": [row()],
+    }
     return known | changes
 
 
@@ -29,14 +56,20 @@ def comparison(**changes):
         "difference": -0.05,
         "difference_low": -0.09,
     }
-    known |= {"difference_high": -0.01, "fused_significantly_better": False, "fused_significantly_worse": True}
+    known |= {
+        "difference_high": -0.01,
+        "fused_significantly_better": False,
+        "fused_significantly_worse": True,
+    }
     return known | changes
 
 
 @pytest.fixture
 def place(tmp_path):
     """A README with markers, and a folder of results."""
-    (tmp_path / "README.md").write_text(f"before\n{readme_table.START}\n{readme_table.END}\nafter\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        f"before\n{readme_table.START}\n{readme_table.END}\nafter\n", encoding="utf-8"
+    )
     (tmp_path / "results").mkdir()
     return tmp_path
 
@@ -59,16 +92,27 @@ def test_the_readme_of_this_repository_is_what_its_json_says():
 
 def test_every_figure_comes_from_the_json():
     fused = row(model="concat", modality="image+text", auroc_minus_single=-0.05)
-    fused |= {"auroc_minus_single_low": -0.09, "auroc_minus_single_high": -0.01, "published_accuracy": 0.79}
+    fused |= {
+        "auroc_minus_single_low": -0.09,
+        "auroc_minus_single_high": -0.01,
+        "published_accuracy": 0.79,
+    }
     text = readme_table.render([result(rows=[row(), fused], comparisons=[comparison()])])
     assert "| text only | none | 0.710 (0.620 to 0.810) | 0.800 (0.700 to 0.900) |  |  |" in text
-    assert "| concat | real | 0.710 (0.620 to 0.810) | 0.800 (0.700 to 0.900) | -0.050 (-0.090 to -0.010) | 0.79 |" in text
+    assert (
+        "| concat | real | 0.710 (0.620 to 0.810) | 0.800 (0.700 to 0.900) | -0.050 (-0.090 to -0.010) | 0.79 |"
+        in text
+    )
     assert "loses to" in text and "-0.050 (-0.090 to -0.010)" in text and "synthetic" not in text
 
 
 @pytest.mark.parametrize(
     ("better", "worse", "word"),
-    [(True, False, "beats"), (False, True, "loses to"), (False, False, "cannot be told apart from")],
+    [
+        (True, False, "beats"),
+        (False, True, "loses to"),
+        (False, False, "cannot be told apart from"),
+    ],
 )
 def test_the_verdict_follows_the_interval(better, worse, word):
     entry = comparison(fused_significantly_better=better, fused_significantly_worse=worse)
@@ -76,7 +120,9 @@ def test_the_verdict_follows_the_interval(better, worse, word):
 
 
 def test_synthetic_pictures_are_called_so():
-    text = readme_table.render([result(synthetic_images=True, rows=[row(model="image only", modality="image")])])
+    text = readme_table.render(
+        [result(synthetic_images=True, rows=[row(model="image only", modality="image")])]
+    )
     assert "| image only | synthetic |" in text and "say nothing about X-rays" in text
 
 
@@ -99,7 +145,12 @@ def test_no_results_are_said_to_be_none(place):
 
 
 @pytest.mark.parametrize(
-    "text", ["no marker", f"{readme_table.END}\n{readme_table.START}", readme_table.START * 2 + readme_table.END]
+    "text",
+    [
+        "no marker",
+        f"{readme_table.END}\n{readme_table.START}",
+        readme_table.START * 2 + readme_table.END,
+    ],
 )
 def test_markers_must_be_there_once(place, text):
     (place / "README.md").write_text(text, encoding="utf-8")

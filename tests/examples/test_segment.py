@@ -26,7 +26,10 @@ def lungs(seed=0, size=64):
     """A picture with two dark ellipses, and one mask for each."""
     draw = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size] / size
-    masks = [((columns - x) / 0.12) ** 2 + ((rows - 0.5) / 0.3) ** 2 < 1 for x in (0.3 + draw.uniform(-0.05, 0.05), 0.7)]
+    masks = [
+        ((columns - x) / 0.12) ** 2 + ((rows - 0.5) / 0.3) ** 2 < 1
+        for x in (0.3 + draw.uniform(-0.05, 0.05), 0.7)
+    ]
     return np.where(masks[0] | masks[1], 60, 190) + draw.normal(0, 8, (size, size)), masks
 
 
@@ -36,7 +39,10 @@ def montgomery(tmp_path):
         picture, masks = lungs(number)
         grey(tmp_path / "MontgomerySet/CXR_png" / f"MCUCXR_000{number}_0.png", picture)
         for side, mask in zip(("left", "right"), masks, strict=True):
-            grey(tmp_path / f"MontgomerySet/ManualMask/{side}Mask" / f"MCUCXR_000{number}_0.png", mask * 255)
+            grey(
+                tmp_path / f"MontgomerySet/ManualMask/{side}Mask" / f"MCUCXR_000{number}_0.png",
+                mask * 255,
+            )
     return tmp_path
 
 
@@ -67,7 +73,9 @@ def test_a_mask_that_is_missing_is_named(montgomery):
 
 def test_a_mask_of_another_shape_is_named(montgomery):
     grey(montgomery / "MontgomerySet/ManualMask/leftMask/MCUCXR_0000_0.png", np.zeros((64, 32)))
-    with pytest.raises(ValueError, match=r"must have the shape of its X-ray, \(64, 64\), got \(32, 64\)"):
+    with pytest.raises(
+        ValueError, match=r"must have the shape of its X-ray, \(64, 64\), got \(32, 64\)"
+    ):
         load_pairs(read_montgomery(montgomery), 64)
 
 
@@ -109,7 +117,10 @@ def test_negatives_are_no_x_rays_and_have_empty_masks():
         assert sum(not empty.any() for _, empty in seen) == count
     # Noise, tiles and shapes: none of them is the X-ray or its mirror image.
     for made, _ in seen:
-        assert all(np.abs(np.corrcoef(made.ravel(), other.ravel())[0, 1]) < 0.9 for other in (pixels, pixels[:, ::-1]))
+        assert all(
+            np.abs(np.corrcoef(made.ravel(), other.ravel())[0, 1]) < 0.9
+            for other in (pixels, pixels[:, ::-1])
+        )
     with pytest.raises(ValueError, match=r"negatives must be within \[0, 1\], got -1"):
         Augmentation(0, 1.0, -1)
 
@@ -161,7 +172,9 @@ def test_another_recipe_is_another_training(tmp_path):
     again, _ = train(TINY, pairs(), None, tmp_path, verbose=0)
     other, curves = train(replace(TINY, epochs=1), pairs(), None, tmp_path, verbose=0)
     np.testing.assert_array_equal(again.get_weights()[0], first.get_weights()[0])
-    assert len(curves["loss"]) == 1 and not np.array_equal(other.get_weights()[0], first.get_weights()[0])
+    assert len(curves["loss"]) == 1 and not np.array_equal(
+        other.get_weights()[0], first.get_weights()[0]
+    )
 
 
 def test_a_mask_is_the_two_largest_parts_without_holes():
@@ -181,8 +194,15 @@ def test_scores_are_summed_up():
     assert scores[:3].tolist() == [0, pytest.approx(2 / 3), 1]
     samples = [LungSample(str(i), Path("x"), (), "shenzhen", str(i)) for i in range(20)]
     found = summary(scores, samples)
-    assert found["count"] == 20 and found["least"] == 0 and found["worst_tenth"] == pytest.approx(1 / 3, abs=1e-4)
-    assert found["mean"] == pytest.approx((18 + 2 / 3) / 20, abs=1e-4) and found["low"] < found["mean"] < found["high"]
+    assert (
+        found["count"] == 20
+        and found["least"] == 0
+        and found["worst_tenth"] == pytest.approx(1 / 3, abs=1e-4)
+    )
+    assert (
+        found["mean"] == pytest.approx((18 + 2 / 3) / 20, abs=1e-4)
+        and found["low"] < found["mean"] < found["high"]
+    )
 
 
 def test_a_patient_with_many_x_rays_counts_once_in_the_interval():
@@ -193,8 +213,11 @@ def test_a_patient_with_many_x_rays_counts_once_in_the_interval():
     together = [LungSample(str(i), Path("x"), (), "covid", str(i // 10)) for i in range(200)]
     narrow, wide = summary(scores, alone), summary(scores, together)
     assert narrow["mean"] == wide["mean"] == pytest.approx(level.mean(), abs=1e-4)
-    # Ten equal X-rays of a patient are one: the interval is that of twenty values, sqrt(10) times as wide.
-    assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(10**0.5, rel=0.1)
+    # Ten equal X-rays of a patient are one: the interval is that of twenty values, sqrt(10) times
+    # as wide.
+    assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(
+        10**0.5, rel=0.1
+    )
 
 
 def test_what_is_shipped_is_measured(shenzhen, montgomery, tmp_path):
@@ -218,7 +241,17 @@ def test_what_is_shipped_is_measured(shenzhen, montgomery, tmp_path):
 
 @pytest.mark.xdist_group("processes")
 def test_the_whole_run_small(shenzhen, montgomery, tmp_path):
-    options = ["--folds", "2", "--epochs", "1", "--width", "4", "--no-bf16", "--output", str(tmp_path / "out")]
+    options = [
+        "--folds",
+        "2",
+        "--epochs",
+        "1",
+        "--width",
+        "4",
+        "--no-bf16",
+        "--output",
+        str(tmp_path / "out"),
+    ]
     folders = [
         "--shenzhen",
         str(shenzhen),
@@ -230,8 +263,15 @@ def test_the_whole_run_small(shenzhen, montgomery, tmp_path):
     done = CliRunner().invoke(app, folders + options)
     assert done.exit_code == 0, done.output
     results = json.loads((tmp_path / "out/results.json").read_text())
-    assert results["models"]["model 2 (shenzhen)"]["cross_validated_dice"]["shenzhen"]["count"] == 10
-    assert results["models"]["model 1 (shenzhen + montgomery)"]["cross_validated_dice"]["montgomery"]["count"] == 2
+    assert (
+        results["models"]["model 2 (shenzhen)"]["cross_validated_dice"]["shenzhen"]["count"] == 10
+    )
+    assert (
+        results["models"]["model 1 (shenzhen + montgomery)"]["cross_validated_dice"]["montgomery"][
+            "count"
+        ]
+        == 2
+    )
     assert results["another_hospital"]["measured_on"] == "montgomery"
     for name in ("model-1-curves", "model-2-worst", "masks", "montgomery-worst"):
         with Image.open(tmp_path / "out" / f"{name}.png") as drawn:

@@ -32,7 +32,11 @@ def samples(tmp_path, monkeypatch):
     monkeypatch.setattr(Segmenter, "calls", 0)
     half = np.full((40, 60), 50, np.uint8)
     half[10:20, 20:50] = 200
-    for name, picture in {"half": half, "dark": np.full((40, 60), 9, np.uint8), "full": np.full((40, 60), 180, np.uint8)}.items():
+    for name, picture in {
+        "half": half,
+        "dark": np.full((40, 60), 9, np.uint8),
+        "full": np.full((40, 60), 180, np.uint8),
+    }.items():
         Image.fromarray(picture).save(tmp_path / f"{name}.png")
     images = [
         str(tmp_path / "half.png"),
@@ -41,8 +45,12 @@ def samples(tmp_path, monkeypatch):
         str(tmp_path / "full.png"),
         str(tmp_path / "half.png"),
     ]
-    features = datasets.Features({"image": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])})
-    return datasets.Dataset.from_dict({"image": images, "label": [0, 1, 0, 1, 0]}, features=features)
+    features = datasets.Features(
+        {"image": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    return datasets.Dataset.from_dict(
+        {"image": images, "label": [0, 1, 0, 1, 0]}, features=features
+    )
 
 
 def pixels(path):
@@ -57,19 +65,28 @@ def test_none_leaves_the_samples_alone(samples, tmp_path):
 def test_each_picture_is_masked_once_and_counted(samples, tmp_path):
     masked, notes = segmented(samples, "mask", tmp_path / "lungs")
     assert masked.features == samples.features and masked["label"] == samples["label"]
-    assert masked["image"][1] is None and masked["image"][0] == masked["image"][4] and Segmenter.calls == 3
+    assert (
+        masked["image"][1] is None
+        and masked["image"][0] == masked["image"][4]
+        and Segmenter.calls == 3
+    )
     original = pixels(samples["image"][0])
     np.testing.assert_array_equal(pixels(masked["image"][0]), np.where(original > 100, original, 0))
     # Nothing was found in the dark one: it stays.
     assert masked["image"][2] == samples["image"][2]
-    assert "3 pictures segmented (mask); 1 do not look like" in notes[0] and "1 show no lungs" in notes[0]
+    assert (
+        "3 pictures segmented (mask); 1 do not look like" in notes[0]
+        and "1 show no lungs" in notes[0]
+    )
     assert not list((tmp_path / "lungs").glob("*.part"))
 
 
 def test_a_crop_is_the_box_with_its_margin(samples, tmp_path):
     cropped, _ = segmented(samples, "crop", tmp_path / "lungs")
     # 30 x 10 pixels, and a twentieth of each side on both sides of it, rounded: 2 and 0.
-    np.testing.assert_array_equal(pixels(cropped["image"][0]), pixels(samples["image"][0])[10:20, 18:52])
+    np.testing.assert_array_equal(
+        pixels(cropped["image"][0]), pixels(samples["image"][0])[10:20, 18:52]
+    )
 
 
 def test_another_segmenter_makes_other_pictures(samples, tmp_path, monkeypatch):
@@ -85,9 +102,16 @@ def test_colour_becomes_grey_in_both_ways():
     picture = Image.fromarray(np.full((8, 8, 3), (10, 100, 200), np.uint8))
     mask = np.zeros((8, 8), bool)
     mask[2:6, 2:6] = True
-    assert lungs_of(picture, found(mask), "mask").mode == lungs_of(picture, found(mask), "crop").mode == "L"
+    assert (
+        lungs_of(picture, found(mask), "mask").mode
+        == lungs_of(picture, found(mask), "crop").mode
+        == "L"
+    )
 
 
 def test_an_unknown_way_is_answered(samples, tmp_path):
-    with pytest.raises(ValueError, match=r"segment must be one of 'none', 'mask', 'crop', got 'msk'. Did you mean 'mask'"):
+    with pytest.raises(
+        ValueError,
+        match=r"segment must be one of 'none', 'mask', 'crop', got 'msk'. Did you mean 'mask'",
+    ):
         segmented(samples, "msk", tmp_path)

@@ -80,14 +80,18 @@ class TestPublishedLayout:
     def test_masks_may_lie_elsewhere(self, published):
         (published / "mask").rename(published / "masks_of_kaggle")
         assert shenzhen.read(published).cases[0].mask is None
-        assert shenzhen.read(published, masks=published / "masks_of_kaggle").cases[0].mask is not None
+        assert (
+            shenzhen.read(published, masks=published / "masks_of_kaggle").cases[0].mask is not None
+        )
 
     def test_a_missing_reading_is_listed(self, published):
         (published / "ClinicalReadings" / "CHNCXR_0001_0.txt").unlink()
         assert shenzhen.read(published).unparsed == ("CHNCXR_0001_0", "CHNCXR_0401_1")
 
     def test_stray_bytes_hide_nothing(self, published):
-        (published / "ClinicalReadings" / "CHNCXR_0001_0.txt").write_bytes(b"male 45yrs\xa3\xac\nnormal")
+        (published / "ClinicalReadings" / "CHNCXR_0001_0.txt").write_bytes(
+            b"male 45yrs\xa3\xac\nnormal"
+        )
         assert shenzhen.read(published).cases[0].patient.sentence == "45-year-old male"
 
     def test_a_name_without_label_is_refused(self, published):
@@ -145,7 +149,9 @@ class TestCopy:
         assert len(table) == 662
         assert table["label"].eq("tuberculosis").sum() == own["tuberculosis"].sum() == 336
         assert table["mask"].notna().sum() == 566
-        assert table["text"].tolist() == [f"{a}-year-old {s}" for a, s in zip(own["age"], own["sex"], strict=True)]
+        assert table["text"].tolist() == [
+            f"{a}-year-old {s}" for a, s in zip(own["age"], own["sex"], strict=True)
+        ]
         assert found.unparsed == ()
 
 

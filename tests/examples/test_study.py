@@ -14,7 +14,7 @@ from study_rows import Outcome, Part, Row, Runner, Settings, parts_of, table_row
 from typer.testing import CliRunner
 
 from mmfusion import LungMask
-from mmfusion.data.splits import normalise_text
+from mmfusion.data.text import normalise_text
 
 COLUMNS = {
     "protocol", "model", "modality", "mapper", "fusion", "segment", "accuracy", "accuracy_low", "accuracy_high", "auroc",
@@ -26,9 +26,18 @@ COLUMNS = {
 def test_the_table_has_every_row_that_was_asked_for():
     rows = table_rows(published=True)
     fused = {(row.mapper, row.fusion) for row in rows if row.is_fused}
-    assert {(None, "concat"), ("linear", "concat"), ("mlp", "concat"), ("cross_attention", "concat")} <= fused
+    assert {
+        (None, "concat"),
+        ("linear", "concat"),
+        ("mlp", "concat"),
+        ("cross_attention", "concat"),
+    } <= fused
     assert {fusion for _, fusion in fused} == {"concat", "joint", "cross_attention", "mmtm", "late"}
-    assert [(row.modality, row.published) for row in rows[:3]] == [("text", None), ("image", 0.77), ("text", 0.88)]
+    assert [(row.modality, row.published) for row in rows[:3]] == [
+        ("text", None),
+        ("image", 0.77),
+        ("text", 0.88),
+    ]
     assert all(row.published is None for row in table_rows(published=False))
 
 
@@ -36,9 +45,17 @@ def test_no_patient_and_no_text_is_in_two_parts():
     generator = np.random.default_rng(0)
     texts = [f"Text {generator.integers(300)}." for _ in range(120)]
     samples = datasets.Dataset.from_dict(
-        {"text": texts, "group": [str(i // 2) for i in range(120)], "label": [i % 2 for i in range(120)]},
+        {
+            "text": texts,
+            "group": [str(i // 2) for i in range(120)],
+            "label": [i % 2 for i in range(120)],
+        },
         features=datasets.Features(
-            {"text": datasets.Value("string"), "group": datasets.Value("string"), "label": datasets.ClassLabel(names=["a", "b"])}
+            {
+                "text": datasets.Value("string"),
+                "group": datasets.Value("string"),
+                "label": datasets.ClassLabel(names=["a", "b"]),
+            }
         ),
     )
     parts = parts_of(samples, 3, True)
@@ -52,7 +69,10 @@ def test_no_patient_and_no_text_is_in_two_parts():
 
 
 def test_a_model_is_chosen_by_validation_alone():
-    parts = [Part(np.array([2, 3]), np.array([1]), np.array([0])), Part(np.array([0, 1]), np.array([2]), np.array([3, 2, 1]))]
+    parts = [
+        Part(np.array([2, 3]), np.array([1]), np.array([0])),
+        Part(np.array([0, 1]), np.array([2]), np.array([3, 2, 1])),
+    ]
     good, bad = Row("good", "image"), Row("bad", "image")
     results = {
         good: Outcome(np.full((4, 2), 1.0), [0.9, 0.4], 1.0, 1),
@@ -79,10 +99,14 @@ def test_the_comparison_is_paired_and_signed():
         Row("f", "image+text"): outcome(0.5),
     }
     present = {"image": np.arange(300) > 50, "text": np.ones(300, dtype=bool)}
-    table, comparison = summarise("p", "none", results, parts, Answers(labels, [str(i) for i in range(300)], present))
+    table, comparison = summarise(
+        "p", "none", results, parts, Answers(labels, [str(i) for i in range(300)], present)
+    )
     assert comparison["single_chosen"] == ["image only"] * 3
     assert comparison["fused_significantly_worse"] and not comparison["fused_significantly_better"]
-    assert comparison["difference"] == pytest.approx(comparison["fused_auroc"] - comparison["single_auroc"])
+    assert comparison["difference"] == pytest.approx(
+        comparison["fused_auroc"] - comparison["single_auroc"]
+    )
     assert [row["samples_where_present"] for row in table] == [249, 300, 300]
     seen = results[Row("image only", "image")].logits.argmax(1)[51:] == labels[51:]
     assert table[0]["accuracy_where_present"] == pytest.approx(seen.mean())
@@ -90,14 +114,21 @@ def test_the_comparison_is_paired_and_signed():
 
 
 def test_the_stored_command_keeps_folders_out_and_can_be_typed(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/study.py", "--images", "/home/x/data", "--rows", "text only"])
+    monkeypatch.setattr(
+        sys, "argv", ["/somewhere/study.py", "--images", "/home/x/data", "--rows", "text only"]
+    )
     found = typed_command(("--images", "--output"))
     assert found == "python examples/lung_disease/study.py --images DIR --rows 'text only'"
 
 
 def test_a_model_of_one_modality_knows_that_it_is_missing(tmp_path):
     samples = datasets.Dataset.from_dict(
-        {"image": ["x"] * 6, "text": ["a", None, None, None, "b", None], "group": list("abcdef"), "label": [0, 1, 1, 1, 0, 1]},
+        {
+            "image": ["x"] * 6,
+            "text": ["a", None, None, None, "b", None],
+            "group": list("abcdef"),
+            "label": [0, 1, 1, 1, 0, 1],
+        },
         features=datasets.Features(
             {
                 "image": datasets.Value("string"),
@@ -109,12 +140,19 @@ def test_a_model_of_one_modality_knows_that_it_is_missing(tmp_path):
     )
     runner = Runner(samples, [], Settings(), lambda: None, lambda: None, tmp_path)
     telling = Part(np.array([0] * 30 + [4] * 30 + [1, 2, 3] * 10), np.array([4]), np.array([5]))
-    assert np.exp(runner._without(["text"], telling, 1)).tolist() == [[pytest.approx(1 / 5), pytest.approx(4 / 5)]]
-    # One sample without a text in each class: the absence tells nothing, and all samples' shares are said.
-    samples = samples.remove_columns("label").add_column("label", [0, 1, 0, 0, 0, 1], feature=samples.features["label"])
+    assert np.exp(runner._without(["text"], telling, 1)).tolist() == [
+        [pytest.approx(1 / 5), pytest.approx(4 / 5)]
+    ]
+    # One sample without a text in each class: the absence tells nothing, and all samples' shares
+    # are said.
+    samples = samples.remove_columns("label").add_column(
+        "label", [0, 1, 0, 0, 0, 1], feature=samples.features["label"]
+    )
     runner = Runner(samples, [], Settings(), lambda: None, lambda: None, tmp_path)
     silent = Part(np.array([0, 0, 0, 1, 2]), np.array([4]), np.array([5]))
-    assert np.exp(runner._without(["text"], silent, 1)).tolist() == [[pytest.approx(5 / 7), pytest.approx(2 / 7)]]
+    assert np.exp(runner._without(["text"], silent, 1)).tolist() == [
+        [pytest.approx(5 / 7), pytest.approx(2 / 7)]
+    ]
 
 
 @pytest.mark.xdist_group("processes")
@@ -124,18 +162,33 @@ def test_the_whole_study_small_and_resumed(tmp_path, monkeypatch):
 
     app = typer.Typer()
     app.command()(study.main)
-    words = ["--limit", "40", "--folds", "2", "--epochs", "1", "--protocol", "published", "--output", str(tmp_path)]
+    words = [
+        "--limit",
+        "40",
+        "--folds",
+        "2",
+        "--epochs",
+        "1",
+        "--protocol",
+        "published",
+        "--output",
+        str(tmp_path),
+    ]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "1,379" in result.output.replace("\n", "") and "synthetic" in result.output
     folder = tmp_path / "phantom"
     written = json.loads((folder / "results.json").read_text())
-    assert written["synthetic_images"] is True and written["comparisons"][0]["protocol"] == "published"
+    assert (
+        written["synthetic_images"] is True and written["comparisons"][0]["protocol"] == "published"
+    )
     assert len(written["rows"]) == 11 and all(row.keys() >= COLUMNS for row in written["rows"])
     assert "synthetic" in (folder / "report.md").read_text()
     for name in ("curves-published.png", "confusion-published.png"):
         assert (folder / name).stat().st_size > 10_000
-    monkeypatch.setattr("study_rows.fit", lambda *_, **__: pytest.fail("trained again what was done"))
+    monkeypatch.setattr(
+        "study_rows.fit", lambda *_, **__: pytest.fail("trained again what was done")
+    )
     again = CliRunner().invoke(app, words, catch_exceptions=False)
     assert again.exit_code == 0
     assert json.loads((folder / "results.json").read_text())["rows"] == written["rows"]
@@ -161,21 +214,41 @@ def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
     (tmp_path / "CXR_png").mkdir()
     (tmp_path / "ClinicalReadings").mkdir()
     for number in range(40):
-        (tmp_path / f"ClinicalReadings/CHNCXR_{number:04d}_{number % 2}.txt").write_text(f"male {20 + number}yrs")
+        (tmp_path / f"ClinicalReadings/CHNCXR_{number:04d}_{number % 2}.txt").write_text(
+            f"male {20 + number}yrs"
+        )
         # What tells the classes apart lies in the middle, among what does not.
         picture = draw.integers(0, 200, (48, 48))
         picture[16:32, 12:36] = 60 + 120 * (number % 2)
-        Image.fromarray(picture.astype(np.uint8)).save(tmp_path / f"CXR_png/CHNCXR_{number:04d}_{number % 2}.png")
+        Image.fromarray(picture.astype(np.uint8)).save(
+            tmp_path / f"CXR_png/CHNCXR_{number:04d}_{number % 2}.png"
+        )
     monkeypatch.setattr("mmfusion.LungSegmenter", Middle, raising=False)
     app = typer.Typer()
     app.command()(study.main)
-    words = ["--dataset", "shenzhen", "--images", str(tmp_path), "--folds", "2", "--epochs", "1", "--rows", "only"]
+    words = [
+        "--dataset",
+        "shenzhen",
+        "--images",
+        str(tmp_path),
+        "--folds",
+        "2",
+        "--epochs",
+        "1",
+        "--rows",
+        "only",
+    ]
     words += ["--output", str(tmp_path / "out"), "--segment", "none", "--segment", "mask"]
     result = CliRunner().invoke(app, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "out/shenzhen/results.json").read_text())
     rows = {(row["model"], row["segment"]): row for row in written["rows"]}
-    assert sorted(rows) == [("image only", "mask"), ("image only", "none"), ("text only", "mask"), ("text only", "none")]
+    assert sorted(rows) == [
+        ("image only", "mask"),
+        ("image only", "none"),
+        ("text only", "mask"),
+        ("text only", "none"),
+    ]
     raw, masked = rows["image only", "none"], rows["image only", "mask"]
     assert masked["auroc"] != raw["auroc"]
     for name in ("accuracy", "auroc"):
@@ -183,7 +256,9 @@ def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
     assert "accuracy_minus_raw" not in raw and "accuracy_minus_raw" not in rows["text only", "mask"]
     assert rows["text only", "mask"]["auroc"] == rows["text only", "none"]["auroc"]
     shown = readme_table.render([written])
-    assert "black outside the lungs" in shown and f"| image only | {masked['accuracy']:.3f} |" in shown
+    assert (
+        "black outside the lungs" in shown and f"| image only | {masked['accuracy']:.3f} |" in shown
+    )
     # Other folds are another run.
     monkeypatch.setattr("study_rows.fit", lambda *_, **__: pytest.fail("trained again"))
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
@@ -193,7 +268,11 @@ def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--dataset", "shenzen"], "shenzhen"), (["--dataset", "covid"], "--images FOLDER"), (["--train", "froze"], "frozen")],
+    [
+        (["--dataset", "shenzen"], "shenzhen"),
+        (["--dataset", "covid"], "--images FOLDER"),
+        (["--train", "froze"], "frozen"),
+    ],
 )
 def test_a_mistake_is_answered(words, message, tmp_path):
     import study

@@ -1,8 +1,9 @@
 """Rewrite timm_smallest.json: `python tests/golden/make_timm_smallest.py`, some minutes.
 
-For every module of timm, its model with the fewest parameters (counted on the meta device). What the table says of each model's
-fate ("encodes" or "refuses" and why) is kept where the model stays the same, and "unknown" otherwise: run
-`pytest tests/model/test_adapter_timm.py` and enter what it reports.
+For every module of timm, its model with the fewest parameters (counted on the meta device). What
+the table says of each model's fate ("encodes" or "refuses" and why) is kept where the model stays
+the same, and "unknown" otherwise: run `pytest tests/model/test_adapter_timm.py` and enter what it
+reports.
 """
 
 import json
@@ -29,7 +30,9 @@ def smallest(module: str) -> tuple[int, str]:
     counted = {name: parameters(name) for name in timm.list_models(module=module)}
     known = [(count, name) for name, count in counted.items() if count is not None]
     if not known:
-        raise RuntimeError(f"no model of timm's {module} can be built on the meta device: {sorted(counted)}")
+        raise RuntimeError(
+            f"no model of timm's {module} can be built on the meta device: {sorted(counted)}"
+        )
     return min(known)
 
 

@@ -37,9 +37,13 @@ def outputs(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_outputs_are_those_on_file(name: str) -> None:
     expected, got = json.loads(FILE.read_text(encoding="utf-8"))[name], outputs(name)
-    torch.testing.assert_close(torch.tensor(got["logits"]), torch.tensor(expected["logits"]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(got["logits"]), torch.tensor(expected["logits"]), atol=1e-4, rtol=0
+    )
     assert got["loss"] == pytest.approx(expected["loss"], abs=1e-4)
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({name: outputs(name) for name in STRATEGIES}, indent=1) + "\n", encoding="utf-8")
+    FILE.write_text(
+        json.dumps({name: outputs(name) for name in STRATEGIES}, indent=1) + "\n", encoding="utf-8"
+    )

@@ -2,13 +2,22 @@ import pytest
 import torch
 from transformers import BertConfig, CLIPVisionConfig, Dinov2Config, MPNetConfig, ViTConfig
 
-from mmfusion import FusionClassifier, ImageEncoder, TextEncoder, attention_rollout, image_attention, record_attention
+from mmfusion import (
+    FusionClassifier,
+    ImageEncoder,
+    TextEncoder,
+    attention_rollout,
+    image_attention,
+    record_attention,
+)
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
 
 
 def timm_vit(**options):
-    return ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=3, **options).eval()
+    return ImageEncoder(
+        "vit_tiny_patch16_224", pretrained=False, img_size=32, depth=3, **options
+    ).eval()
 
 
 def hf_vit():
@@ -83,7 +92,13 @@ def test_transformers_own_attentions_are_the_same():
 
 def test_texts_attend_to_no_padding():
     text = TextEncoder(
-        BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        BertConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+        )
     )
     with record_attention(text.eval()) as maps:
         text(torch.randint(5, 50, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2]))
@@ -93,9 +108,17 @@ def test_texts_attend_to_no_padding():
 
 def test_inside_a_classifier_the_joint_sequence_is_recorded():
     text = TextEncoder(
-        BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        BertConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            intermediate_size=64,
+        )
     )
-    model = FusionClassifier(image_encoder=timm_vit(), text_encoder=text, fusion={"name": "joint", "at": 1}).eval()
+    model = FusionClassifier(
+        image_encoder=timm_vit(), text_encoder=text, fusion={"name": "joint", "at": 1}
+    ).eval()
     # So unlike in length that the strategy would take the batch in two groups.
     mask = torch.ones(8, 40, dtype=torch.long)
     mask[1:, 1:] = 0
@@ -112,10 +135,17 @@ def brute_force_rollout(maps):
     for found in maps:
         for b in range(batch):
             mixed = [
-                [0.5 * (i == j) + 0.5 * sum(float(found[b, h, i, j]) for h in range(heads)) / heads for j in range(n)]
+                [
+                    0.5 * (i == j)
+                    + 0.5 * sum(float(found[b, h, i, j]) for h in range(heads)) / heads
+                    for j in range(n)
+                ]
                 for i in range(n)
             ]
-            rolled[b] = [[sum(mixed[i][k] * rolled[b][k][j] for k in range(n)) for j in range(n)] for i in range(n)]
+            rolled[b] = [
+                [sum(mixed[i][k] * rolled[b][k][j] for k in range(n)) for j in range(n)]
+                for i in range(n)
+            ]
     return torch.tensor(rolled)
 
 
@@ -150,13 +180,25 @@ def test_without_a_class_token_it_is_what_patches_take_on_average():
 @pytest.mark.parametrize(
     "encoder",
     [
-        lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, reg_tokens=2),
         lambda: ImageEncoder(
-            "vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, reg_tokens=2, class_token=False, global_pool="avg"
+            "vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, reg_tokens=2
+        ),
+        lambda: ImageEncoder(
+            "vit_tiny_patch16_224",
+            pretrained=False,
+            img_size=32,
+            depth=1,
+            reg_tokens=2,
+            class_token=False,
+            global_pool="avg",
         ),
         lambda: ImageEncoder("eva02_tiny_patch14_224", pretrained=False, img_size=28),
-        lambda: ImageEncoder(Dinov2Config(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)),
-        lambda: ImageEncoder(CLIPVisionConfig(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)),
+        lambda: ImageEncoder(
+            Dinov2Config(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)
+        ),
+        lambda: ImageEncoder(
+            CLIPVisionConfig(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)
+        ),
     ],
 )
 def test_prefix_tokens_are_told_from_patches_in_every_family(encoder):
@@ -176,7 +218,10 @@ def test_nothing_recorded_is_an_error():
     mpnet = TextEncoder(MPNetConfig(**SMALL, num_hidden_layers=1, vocab_size=50))
     with pytest.raises(ValueError, match="got none from MPNetModel"), record_attention(mpnet):
         mpnet(torch.randint(5, 50, (1, 6)), torch.ones(1, 6, dtype=torch.long))
-    with pytest.raises(ValueError, match="must be run inside the block"), record_attention(timm_vit()):
+    with (
+        pytest.raises(ValueError, match="must be run inside the block"),
+        record_attention(timm_vit()),
+    ):
         pass
 
 

@@ -33,12 +33,16 @@ def answered(path: Path, batch: dict[str, Tensor]) -> Tensor:
     if path.suffix == ".pt2":
         return torch.export.load(path).module()(*batch.values())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(None, {name: value.numpy() for name, value in batch.items()})[0])
+    return torch.from_numpy(
+        session.run(None, {name: value.numpy() for name, value in batch.items()})[0]
+    )
 
 
 def described(path: Path) -> dict[str, Any]:
     if path.suffix == ".onnx":
-        return dict(json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == "mmfusion")))
+        return dict(
+            json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == "mmfusion"))
+        )
     extra = {"mmfusion.json": ""}
     torch.export.load(path, extra_files=extra)
     return dict(json.loads(extra["mmfusion.json"]))
@@ -55,14 +59,18 @@ def test_a_graph_answers_as_the_model(
     model.config.id2label = {0: "normal", 1: "ill", 2: "neither"}
     path = tmp_path / f"model{ending}"
     report = exported(model, path)
-    assert report.path == str(path) and report.samples == 8 and 0 <= report.largest_difference < 1e-4
+    assert (
+        report.path == str(path) and report.samples == 8 and 0 <= report.largest_difference < 1e-4
+    )
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     batches = [kit.tiny_batch(model, rows, missing=rows > 1, seed=5) for rows in (1, 3, 6)]
     if image is not None and text is not None:
         batches += [kit.repadded(batches[-1], side="left", extra=3), kit.corrupted(batches[-1])]
     for batch in batches:
         inputs = {name: batch[name] for name in report.inputs}
-        torch.testing.assert_close(answered(path, inputs), model(**batch).logits.detach(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            answered(path, inputs), model(**batch).logits.detach(), atol=1e-4, rtol=0
+        )
     told = described(path)
     assert told["id2label"] == {"0": "normal", "1": "ill", "2": "neither"}
     assert told["problem_type"] == model.config.problem_type
@@ -72,7 +80,11 @@ def test_a_graph_answers_as_the_model(
 
 @pytest.mark.parametrize(
     ("padding", "fusion", "mapper", "image"),
-    [("auto", "concat", "linear", None), ("packed", "concat", "mlp", "cnn"), ("padded", "joint", "mlp", "timm_vit")],
+    [
+        ("auto", "concat", "linear", None),
+        ("packed", "concat", "mlp", "cnn"),
+        ("padded", "joint", "mlp", "timm_vit"),
+    ],
 )
 def test_a_graph_packs_its_texts_unless_told_otherwise(
     padding: str, fusion: str, mapper: str, image: str | None, tmp_path: Path
@@ -86,7 +98,9 @@ def test_a_graph_packs_its_texts_unless_told_otherwise(
     assert finds_tokens == (padding != "padded")
 
 
-def test_no_kernel_enters_a_graph_that_asks_for_lengths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_kernel_enters_a_graph_that_asks_for_lengths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("mmfusion.model.packing._kernel_runs", lambda query: True)
     model = kit.tiny_classifier("concat", "linear", None, "bert")
     assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
@@ -115,17 +129,24 @@ def test_a_graph_masks_only_where_something_is_masked(tmp_path: Path) -> None:
     assert image == [None] * 4 and len(text) == 3 and None not in text
     assert model.image_encoder.backbone.config._attn_implementation == "sdpa"
     exported(model, tmp_path / "model.onnx")
-    assert not [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "IsNaN"]
+    assert not [
+        node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "IsNaN"
+    ]
 
 
 def test_a_query_whose_window_holds_padding_alone_makes_no_nan(tmp_path: Path) -> None:
     model = kit.tiny_classifier("concat", "linear", None, "modernbert")
     model.text_encoder.padding = "padded"
     words = torch.arange(2, 26).repeat(2, 1)
-    batch = {"input_ids": words, "attention_mask": (torch.arange(24) < torch.tensor([[24], [2]])).long()}
+    batch = {
+        "input_ids": words,
+        "attention_mask": (torch.arange(24) < torch.tensor([[24], [2]])).long(),
+    }
     report = exported(model, tmp_path / "model.onnx", batches=[batch])
     assert [node for node in onnx.load(report.path).graph.node if node.op_type == "IsNaN"]
-    torch.testing.assert_close(answered(tmp_path / "model.onnx", batch), model(**batch).logits.detach(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        answered(tmp_path / "model.onnx", batch), model(**batch).logits.detach(), atol=1e-4, rtol=0
+    )
 
 
 def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:
@@ -141,17 +162,22 @@ def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:
     report = exported(model, tmp_path / "model.pt2", batches=[real, other])
     assert report.samples == 12 and report.largest_difference < 1e-5
     assert before.training
-    with pytest.raises(ValueError, match="batches must hold .* got one without input_ids, attention_mask"):
+    with pytest.raises(
+        ValueError, match="batches must hold .* got one without input_ids, attention_mask"
+    ):
         exported(model, tmp_path / "other.pt2", batches=[{"pixel_values": real["pixel_values"]}])
 
 
-def test_a_graph_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_answers_otherwise_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = kit.tiny_classifier("concat", "linear", None, "bert")
     path = tmp_path / "model.pt2"
     path.write_text("what was there before")
     batches = [kit.tiny_batch(model, rows) for rows in (2, 3)]
     real = torch.export.load
-    # A graph that answers well but for a NaN in the later batch, which a plain max() would pass over.
+    # A graph that answers well but for a NaN in the later batch, which a plain max() would pass
+    # over.
     nan = {2: 0.0, 3: float("nan")}
 
     def loaded(file: Path) -> Any:
@@ -159,7 +185,10 @@ def test_a_graph_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypat
         return SimpleNamespace(module=lambda: lambda *inputs: graph(*inputs) + nan[len(inputs[0])])
 
     monkeypatch.setattr("torch.export.load", loaded)
-    with pytest.raises(RuntimeError, match=r"graph must answer as the model does within 0.0001, got a difference of nan"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"graph must answer as the model does within 0.0001, got a difference of nan",
+    ):
         exported(model, path, batches=batches)
     assert path.read_text() == "what was there before" and len(list(tmp_path.iterdir())) == 1
 
@@ -170,8 +199,15 @@ def test_what_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         exported(model, tmp_path / "model.pt")
     with pytest.raises(ValueError, match="batches must hold at least one batch"):
         exported(model, tmp_path / "model.pt2", batches=[])
-    with pytest.raises(ValueError, match=r"model must be in float32 for .onnx, got bfloat16. Use model.float"):
-        exported(kit.tiny_classifier("concat", "linear", None, "bert").bfloat16(), tmp_path / "model.onnx")
+    with pytest.raises(
+        ValueError, match=r"model must be in float32 for .onnx, got bfloat16. Use model.float"
+    ):
+        exported(
+            kit.tiny_classifier("concat", "linear", None, "bert").bfloat16(),
+            tmp_path / "model.onnx",
+        )
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"needs onnx, onnxruntime, onnxscript.*mmfusion\[export\]"):
+    with pytest.raises(
+        ImportError, match=r"needs onnx, onnxruntime, onnxscript.*mmfusion\[export\]"
+    ):
         exported(model, tmp_path / "model.onnx")

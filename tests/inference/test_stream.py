@@ -14,7 +14,19 @@ from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.inference.stream import WINDOW
 
-WORDS = ["no", "acute", "effusion", "opacity", "left", "right", "lung", "clear", "heart", "size", "normal"]
+WORDS = [
+    "no",
+    "acute",
+    "effusion",
+    "opacity",
+    "left",
+    "right",
+    "lung",
+    "clear",
+    "heart",
+    "size",
+    "normal",
+]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,12 @@ def samples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
         picture = Image.fromarray(rng.integers(0, 256, (20, 24), dtype=np.uint8))
         text = " ".join(rng.choice(WORDS, rng.integers(1, 6)))
         lacks_text = index % 7 == 3 and index % 5 != 2
-        yield {"image": None if index % 5 == 2 else picture, "text": None if lacks_text else text, "label": 1, "note": object()}
+        yield {
+            "image": None if index % 5 == 2 else picture,
+            "text": None if lacks_text else text,
+            "label": 1,
+            "note": object(),
+        }
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (4, 0), (50, 0), (4, 2)])
@@ -41,7 +58,9 @@ def test_each_answer_is_what_the_model_says_of_the_sample_alone(
     model.train()
     model.text_encoder.eval()
     found = []
-    for answer in predict_stream(model, processor, samples(45), batch_size=batch_size, workers=workers, progress=False):
+    for answer in predict_stream(
+        model, processor, samples(45), batch_size=batch_size, workers=workers, progress=False
+    ):
         # Between two answers the model is as its owner left it.
         assert model.training and not model.text_encoder.training
         found.append(answer)
@@ -53,18 +72,25 @@ def test_each_answer_is_what_the_model_says_of_the_sample_alone(
             logits = model(**inputs).logits[0]
         np.testing.assert_allclose(answer.logits, logits, atol=1e-5)
         np.testing.assert_allclose(answer.probabilities, logits.softmax(-1), atol=1e-5)
-        assert answer.missing == tuple(name for name in ("image", "text") if sample[name] is None) and answer.error is None
+        assert (
+            answer.missing == tuple(name for name in ("image", "text") if sample[name] is None)
+            and answer.error is None
+        )
 
 
 def test_multi_label_probabilities_are_sigmoids() -> None:
     model = kit.tiny_classifier(image=None, text="bert", problem_type="multi_label_classification")
     processor = FusionProcessor(word_tokenizer([" ".join(WORDS)]))
     for answer in predict_stream(model, processor, samples(2), progress=False):
-        np.testing.assert_allclose(answer.probabilities, 1 / (1 + np.exp(-answer.logits)), atol=1e-6)
+        np.testing.assert_allclose(
+            answer.probabilities, 1 / (1 + np.exp(-answer.logits)), atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_it_reads_no_further_than_it_must(parts: tuple[FusionClassifier, FusionProcessor], workers: int) -> None:
+def test_it_reads_no_further_than_it_must(
+    parts: tuple[FusionClassifier, FusionProcessor], workers: int
+) -> None:
     read = 0
 
     def endless() -> Iterator[dict[str, Any]]:
@@ -81,54 +107,96 @@ def test_it_reads_no_further_than_it_must(parts: tuple[FusionClassifier, FusionP
     stream.close()
 
 
-def test_a_batch_holds_texts_of_like_length(parts: tuple[FusionClassifier, FusionProcessor]) -> None:
+def test_a_batch_holds_texts_of_like_length(
+    parts: tuple[FusionClassifier, FusionProcessor],
+) -> None:
     model, processor = parts
     lengths: list[list[int]] = []
-    hook = model.text_encoder.register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[1].sum(1).tolist()))
+    hook = model.text_encoder.register_forward_pre_hook(
+        lambda _, inputs: lengths.append(inputs[1].sum(1).tolist())
+    )
     rng = np.random.default_rng(0)
-    texts = [{"text": " ".join(rng.choice(WORDS, n))} for n in rng.permutation(np.repeat([1, 5], 8))]
+    texts = [
+        {"text": " ".join(rng.choice(WORDS, n))} for n in rng.permutation(np.repeat([1, 5], 8))
+    ]
     list(predict_stream(model, processor, texts, batch_size=4, progress=False))
     hook.remove()
     assert [len(set(batch)) for batch in lengths] == [1, 1, 1, 1]
 
 
-def test_a_sample_that_cannot_be_read(parts: tuple[FusionClassifier, FusionProcessor], tmp_path: Path) -> None:
+def test_a_sample_that_cannot_be_read(
+    parts: tuple[FusionClassifier, FusionProcessor], tmp_path: Path
+) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    given = [{"text": "clear lung"}, {"image": broken, "text": "clear"}, {"image": None}, {"text": 3}, {"text": "left lung"}]
-    with pytest.raises(ValueError, match=r"sample \d \(counted from 0\) must be readable, got an error: "):
+    given = [
+        {"text": "clear lung"},
+        {"image": broken, "text": "clear"},
+        {"image": None},
+        {"text": 3},
+        {"text": "left lung"},
+    ]
+    with pytest.raises(
+        ValueError, match=r"sample \d \(counted from 0\) must be readable, got an error: "
+    ):
         list(predict_stream(*parts, given, progress=False))
     found = list(predict_stream(*parts, given, batch_size=2, on_error="keep", progress=False))
     assert [answer.error is None for answer in found] == [True, False, False, False, True]
-    assert "broken.png" in str(found[1].error) and "must have image or text, got nothing" in str(found[2].error)
-    assert np.isnan(found[1].logits).all() and np.isnan(found[1].probabilities).all() and found[1].logits.shape == (3,)
-    assert [answer.missing for answer in found] == [("image",), (), ("image", "text"), ("image",), ("image",)]
+    assert "broken.png" in str(found[1].error) and "must have image or text, got nothing" in str(
+        found[2].error
+    )
+    assert (
+        np.isnan(found[1].logits).all()
+        and np.isnan(found[1].probabilities).all()
+        and found[1].logits.shape == (3,)
+    )
+    assert [answer.missing for answer in found] == [
+        ("image",),
+        (),
+        ("image", "text"),
+        ("image",),
+        ("image",),
+    ]
     alone = next(predict_stream(*parts, given[4:], progress=False))
     np.testing.assert_allclose(found[4].logits, alone.logits, atol=1e-5)
 
 
-def test_a_fault_in_a_worker_is_named(parts: tuple[FusionClassifier, FusionProcessor], tmp_path: Path) -> None:
+def test_a_fault_in_a_worker_is_named(
+    parts: tuple[FusionClassifier, FusionProcessor], tmp_path: Path
+) -> None:
     given = [{"text": "clear lung"}, {"image": tmp_path / "nowhere.png"}]
     with pytest.raises(ValueError, match="sample 1 .*nowhere.png"):
         list(predict_stream(*parts, given, workers=1, progress=False))
 
 
-def test_the_bar_counts_samples(parts: tuple[FusionClassifier, FusionProcessor], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_counts_samples(
+    parts: tuple[FusionClassifier, FusionProcessor], capsys: pytest.CaptureFixture[str]
+) -> None:
     list(predict_stream(*parts, list(samples(6)), batch_size=4))
     assert "6/6" in capsys.readouterr().err
 
 
 def test_options_are_checked_at_once(parts: tuple[FusionClassifier, FusionProcessor]) -> None:
-    with pytest.raises(ValueError, match=r"on_error must be one of \['raise', 'keep'\], got 'kep'. Did you mean 'keep'"):
+    with pytest.raises(
+        ValueError,
+        match=r"on_error must be one of \['raise', 'keep'\], got 'kep'. Did you mean 'keep'",
+    ):
         predict_stream(*parts, [], on_error="kep")
-    with pytest.raises(ValueError, match="batch_size must be at least 1 and workers at least 0, got 0 and 0"):
+    with pytest.raises(
+        ValueError, match="batch_size must be at least 1 and workers at least 0, got 0 and 0"
+    ):
         predict_stream(*parts, [], batch_size=0)
     assert list(predict_stream(*parts, [], progress=False)) == []
     model, processor = parts
     words_alone = FusionProcessor(processor.tokenizer)
-    with pytest.raises(ValueError, match=r"processor must have a part for each .*\(image, text\), got none for image"):
+    with pytest.raises(
+        ValueError,
+        match=r"processor must have a part for each .*\(image, text\), got none for image",
+    ):
         predict_stream(model, words_alone, [])
     text_alone = kit.tiny_classifier(image=None, text="bert")
     given = [{"text": "clear lung"}]
-    (found,), (expected,) = (list(predict_stream(text_alone, p, given, progress=False)) for p in (processor, words_alone))
+    (found,), (expected,) = (
+        list(predict_stream(text_alone, p, given, progress=False)) for p in (processor, words_alone)
+    )
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from mmfusion.metrics.bootstrap import (
-    Interval,
-    bootstrap_interval,
-    evaluate_predictions,
-    mcnemar,
-    paired_bootstrap,
+from mmfusion.metrics.bootstrap import Interval, bootstrap_interval, paired_bootstrap
+from mmfusion.metrics.functional import (
+    accuracy,
+    auroc,
+    balanced_accuracy,
+    cross_entropy,
+    expected_calibration_error,
 )
-from mmfusion.metrics.functional import accuracy, auroc, balanced_accuracy, cross_entropy, expected_calibration_error
+from mmfusion.metrics.report import evaluate_predictions
+from mmfusion.metrics.tests import mcnemar
 
 NAN = float("nan")
 
@@ -34,8 +36,12 @@ class TestBootstrapInterval:
 
     def test_same_seed_same_interval(self):
         logits, labels = sample()
-        assert bootstrap_interval(auroc, logits, labels) == bootstrap_interval(auroc, logits, labels)
-        assert bootstrap_interval(auroc, logits, labels) != bootstrap_interval(auroc, logits, labels, seed=1)
+        assert bootstrap_interval(auroc, logits, labels) == bootstrap_interval(
+            auroc, logits, labels
+        )
+        assert bootstrap_interval(auroc, logits, labels) != bootstrap_interval(
+            auroc, logits, labels, seed=1
+        )
 
     def test_groups_none_is_each_sample_its_own_group(self):
         logits, labels = sample()
@@ -51,16 +57,21 @@ class TestBootstrapInterval:
     def test_copies_of_every_sample_in_its_group_change_nothing(self):
         logits, labels = sample()
         once = bootstrap_interval(accuracy, logits, labels)
-        thrice = bootstrap_interval(accuracy, np.repeat(logits, 3, 0), np.repeat(labels, 3), groups=np.repeat(np.arange(60), 3))
+        thrice = bootstrap_interval(
+            accuracy,
+            np.repeat(logits, 3, 0),
+            np.repeat(labels, 3),
+            groups=np.repeat(np.arange(60), 3),
+        )
         assert (thrice.low, thrice.high) == (once.low, once.high)
 
     @pytest.mark.parametrize("kind", [list, np.array, tuple, partial(map, str)])
     def test_any_kind_of_group_names(self, kind):
         logits, labels = sample()
         names = np.repeat(np.arange(20), 3)
-        assert bootstrap_interval(accuracy, logits, labels, groups=kind(names)) == bootstrap_interval(
-            accuracy, logits, labels, groups=torch.tensor(names)
-        )
+        assert bootstrap_interval(
+            accuracy, logits, labels, groups=kind(names)
+        ) == bootstrap_interval(accuracy, logits, labels, groups=torch.tensor(names))
 
     def test_an_undefined_metric_has_no_bounds(self):
         interval = bootstrap_interval(auroc, np.arange(4.0), np.ones(4))
@@ -73,12 +84,16 @@ class TestBootstrapInterval:
 
     def test_a_metric_of_ones_own(self):
         logits, labels = sample()
-        own = bootstrap_interval(lambda scores, truth: accuracy(scores, truth), logits, labels, resamples=200)
+        own = bootstrap_interval(
+            lambda scores, truth: accuracy(scores, truth), logits, labels, resamples=200
+        )
         assert own == bootstrap_interval(accuracy, logits, labels, resamples=200)
 
     def test_level(self):
         logits, labels = sample()
-        wide, narrow = (bootstrap_interval(auroc, logits, labels, level=level) for level in (0.99, 0.5))
+        wide, narrow = (
+            bootstrap_interval(auroc, logits, labels, level=level) for level in (0.99, 0.5)
+        )
         assert wide.low < narrow.low < narrow.high < wide.high
 
     def test_batches_of_resamples_do_not_matter(self, monkeypatch):
@@ -102,7 +117,9 @@ class TestBootstrapInterval:
 
     @pytest.mark.parametrize("groups", [np.arange(59), np.zeros((60, 2))])
     def test_groups_of_another_shape(self, groups):
-        with pytest.raises(ValueError, match=r"groups must have one entry per sample, shape \(60,\), got"):
+        with pytest.raises(
+            ValueError, match=r"groups must have one entry per sample, shape \(60,\), got"
+        ):
             bootstrap_interval(accuracy, *sample(), groups=groups)
 
     def test_lengths_that_differ(self):
@@ -117,7 +134,8 @@ class TestBootstrapInterval:
 class TestCoverage:
     """Over 400 simulations the share of intervals that cover the truth has a standard deviation of .011.
 
-    A percentile interval on 100 groups covers a little under 95 %: .91 to .985 is .95 with 3 to 4 of these.
+    A percentile interval on 100 groups covers a little under 95 %: .91 to .985 is .95 with 3 to 4
+    of these.
     """
 
     SIMULATIONS = 400
@@ -126,7 +144,9 @@ class TestCoverage:
         hits = 0
         for seed in range(self.SIMULATIONS):
             scores, labels, groups = draw(np.random.default_rng(seed))
-            interval = bootstrap_interval(metric, scores, labels, groups=groups, resamples=300, seed=seed)
+            interval = bootstrap_interval(
+                metric, scores, labels, groups=groups, resamples=300, seed=seed
+            )
             hits += interval.low <= truth <= interval.high
         return hits / self.SIMULATIONS
 
@@ -181,27 +201,39 @@ class TestPairedBootstrap:
 
     def test_p_value_is_never_zero(self):
         _, labels = sample()
-        paired = paired_bootstrap(accuracy, np.eye(2)[labels], np.eye(2)[1 - labels], labels, resamples=99)
+        paired = paired_bootstrap(
+            accuracy, np.eye(2)[labels], np.eye(2)[1 - labels], labels, resamples=99
+        )
         assert paired.p_value == pytest.approx(0.02)
 
     def test_null_p_values_are_near_uniform(self):
-        # 200 simulations under the null: 10 % of the p-values fall below .1, with a deviation of .021.
+        # 200 simulations under the null: 10 % of the p-values fall below .1, with a deviation of
+        # .021.
         below = 0
         for seed in range(200):
             generator = np.random.default_rng(seed)
             labels = np.arange(100) % 2
             first, second = (generator.normal(size=100) + labels for _ in range(2))
-            below += paired_bootstrap(auroc, first, second, labels, resamples=200, seed=seed).p_value < 0.1
+            below += (
+                paired_bootstrap(auroc, first, second, labels, resamples=200, seed=seed).p_value
+                < 0.1
+            )
         assert 0.03 < below / 200 < 0.19
 
     def test_one_group_alone_has_no_p_value(self):
         logits, labels = sample()
-        assert math.isnan(paired_bootstrap(accuracy, logits, -logits, labels, groups=[0] * 60).p_value)
+        assert math.isnan(
+            paired_bootstrap(accuracy, logits, -logits, labels, groups=[0] * 60).p_value
+        )
 
     def test_the_culprit_is_named(self):
         logits, labels = sample()
-        with pytest.raises(ValueError, match="second does not suit the metric: logits must be finite, got 1 NaN"):
-            paired_bootstrap(accuracy, logits, np.where(np.arange(120).reshape(60, 2) == 7, NAN, logits), labels)
+        with pytest.raises(
+            ValueError, match="second does not suit the metric: logits must be finite, got 1 NaN"
+        ):
+            paired_bootstrap(
+                accuracy, logits, np.where(np.arange(120).reshape(60, 2) == 7, NAN, logits), labels
+            )
 
     def test_lengths_that_differ(self):
         logits, labels = sample()
@@ -223,7 +255,9 @@ class TestMcNemar:
         assert (test.only_first, test.only_second, test.p_value) == (0, 0, 1.0)
 
     def test_multi_label_is_refused(self):
-        with pytest.raises(ValueError, match=r"labels must be \[B\] class numbers.*one label at a time"):
+        with pytest.raises(
+            ValueError, match=r"labels must be \[B\] class numbers.*one label at a time"
+        ):
             mcnemar(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros((3, 2)))
 
     def test_the_culprit_is_named(self):
@@ -239,7 +273,9 @@ class TestEvaluatePredictions:
         logits, labels = sample(classes=3)
         results = evaluate_predictions(logits, labels, resamples=100)
         probabilities = torch.tensor(logits).softmax(1)
-        estimates = [metric(logits, labels) for metric in (accuracy, balanced_accuracy, auroc, cross_entropy)]
+        estimates = [
+            metric(logits, labels) for metric in (accuracy, balanced_accuracy, auroc, cross_entropy)
+        ]
         assert tuple(results) == self.KEYS
         assert [interval.estimate for interval in results.values()] == pytest.approx(
             [*estimates, expected_calibration_error(probabilities, labels)]
@@ -250,9 +286,13 @@ class TestEvaluatePredictions:
         logits = np.random.default_rng(0).normal(size=(40, 3))
         labels = np.random.default_rng(1).choice([0, 1, NAN], (40, 3))
         groups = np.repeat(np.arange(20), 2)
-        results = evaluate_predictions(logits, labels, groups=groups, problem_type="multi_label_classification", resamples=100)
+        results = evaluate_predictions(
+            logits, labels, groups=groups, problem_type="multi_label_classification", resamples=100
+        )
         assert tuple(results) == self.KEYS
-        assert results["accuracy"] == bootstrap_interval(accuracy, logits, labels, groups=groups, resamples=100)
+        assert results["accuracy"] == bootstrap_interval(
+            accuracy, logits, labels, groups=groups, resamples=100
+        )
 
     def test_one_class_alone(self):
         results = evaluate_predictions(np.eye(2)[[0, 1, 0]], np.zeros(3), resamples=10)
@@ -260,7 +300,9 @@ class TestEvaluatePredictions:
         assert results["accuracy"].estimate == pytest.approx(2 / 3)
 
     def test_problem_type_that_contradicts_the_labels(self):
-        with pytest.raises(ValueError, match="must be 'single_label_classification' where labels have shape"):
+        with pytest.raises(
+            ValueError, match="must be 'single_label_classification' where labels have shape"
+        ):
             evaluate_predictions(*sample(), problem_type="multi_label_classification")
 
     def test_problem_type_misspelt(self):

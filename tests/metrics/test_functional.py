@@ -9,9 +9,6 @@ import pytest
 import torch
 
 from mmfusion.metrics.functional import (
-    Accuracy,
-    CrossEntropy,
-    Dice,
     accuracy,
     auroc,
     balanced_accuracy,
@@ -20,6 +17,7 @@ from mmfusion.metrics.functional import (
     expected_calibration_error,
     weighted_form,
 )
+from mmfusion.metrics.streaming import Accuracy, CrossEntropy, Dice
 
 NAN = float("nan")
 LOGITS = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5]])
@@ -44,7 +42,9 @@ class TestDice:
     def test_empty_against_full_is_zero(self):
         assert dice(np.zeros((4, 4)), np.ones((4, 4))) == 0.0
 
-    @pytest.mark.parametrize("dtype", [bool, np.uint8, np.uint16, np.int64, np.float16, np.float64, ">f4"])
+    @pytest.mark.parametrize(
+        "dtype", [bool, np.uint8, np.uint16, np.int64, np.float16, np.float64, ">f4"]
+    )
     def test_any_dtype_and_read_only_memory(self, dtype):
         mask = np.array([[1, 0], [1, 1]]).astype(dtype)
         mask.setflags(write=False)
@@ -53,11 +53,20 @@ class TestDice:
     def test_leading_axes_are_averaged(self):
         prediction, target = rng().integers(0, 2, size=(2, 2, 3, 5, 5))
         assert dice(prediction, target) == pytest.approx(
-            np.mean([dice(a, b) for a, b in zip(prediction.reshape(6, 5, 5), target.reshape(6, 5, 5), strict=True)])
+            np.mean(
+                [
+                    dice(a, b)
+                    for a, b in zip(
+                        prediction.reshape(6, 5, 5), target.reshape(6, 5, 5), strict=True
+                    )
+                ]
+            )
         )
 
     def test_probabilities_are_refused(self):
-        with pytest.raises(ValueError, match=r"prediction must hold 0 and 1 or bool, got 0\.7.*Threshold"):
+        with pytest.raises(
+            ValueError, match=r"prediction must hold 0 and 1 or bool, got 0\.7.*Threshold"
+        ):
             dice(np.array([[0.7]]), np.array([[1]]))
 
     def test_a_mask_of_255_is_refused(self):
@@ -69,7 +78,9 @@ class TestDice:
             dice(np.array([[NAN]]), np.array([[1]]))
 
     def test_shapes_must_match(self):
-        with pytest.raises(ValueError, match=r"must have the shape of target, \(2, 3\), got \(3, 2\)"):
+        with pytest.raises(
+            ValueError, match=r"must have the shape of target, \(2, 3\), got \(3, 2\)"
+        ):
             dice(np.ones((3, 2)), np.ones((2, 3)))
 
     @pytest.mark.parametrize("shape", [(4,), (0, 4, 4), (2, 0, 4)])
@@ -100,7 +111,8 @@ class TestDecisions:
     def test_balanced_accuracy_multi_label(self):
         logits = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
         labels = np.array([[1.0, 1.0, NAN], [0.0, 1.0, NAN], [0.0, NAN, NAN]])
-        # Label 0: sensitivity 1, specificity 1/2. Label 1: sensitivity 1, no negative. Label 2: unknown.
+        # Label 0: sensitivity 1, specificity 1/2. Label 1: sensitivity 1, no negative. Label 2:
+        # unknown.
         assert balanced_accuracy(logits, labels) == pytest.approx((0.75 + 1.0) / 2)
 
     @pytest.mark.parametrize("metric", [accuracy, balanced_accuracy, cross_entropy, auroc])
@@ -108,7 +120,11 @@ class TestDecisions:
         assert math.isnan(metric(np.zeros((2, 2)), np.full((2, 2), NAN)))
 
     def test_labels_may_be_whole_floats_or_bools(self):
-        assert accuracy(LOGITS, LABELS.astype(float)) == accuracy(LOGITS, LABELS.astype(bool)) == accuracy(LOGITS, LABELS)
+        assert (
+            accuracy(LOGITS, LABELS.astype(float))
+            == accuracy(LOGITS, LABELS.astype(bool))
+            == accuracy(LOGITS, LABELS)
+        )
 
     def test_half_precision_and_gradients(self):
         logits = torch.tensor(LOGITS, dtype=torch.bfloat16, requires_grad=True)
@@ -119,7 +135,9 @@ class TestCrossEntropy:
     def test_formula(self):
         probabilities = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
         one_hot = np.eye(2)[LABELS]
-        assert cross_entropy(LOGITS, LABELS) == pytest.approx(-(one_hot * np.log(probabilities)).sum() / 3)
+        assert cross_entropy(LOGITS, LABELS) == pytest.approx(
+            -(one_hot * np.log(probabilities)).sum() / 3
+        )
 
     def test_huge_logits_stay_finite(self):
         assert cross_entropy(np.array([[1e4, 0.0]]), np.array([1])) == pytest.approx(1e4)
@@ -140,13 +158,21 @@ class TestAuroc:
     def test_binary_takes_logits_and_probabilities_alike(self):
         logits = torch.tensor(rng().normal(size=(50, 2)))
         labels = rng().integers(0, 2, 50)
-        assert auroc(logits, labels) == auroc(logits.softmax(1), labels) == auroc(logits[:, 1] - logits[:, 0], labels)
+        assert (
+            auroc(logits, labels)
+            == auroc(logits.softmax(1), labels)
+            == auroc(logits[:, 1] - logits[:, 0], labels)
+        )
 
     def test_multi_class_takes_logits_and_probabilities_alike(self):
         logits = torch.tensor(rng().normal(size=(50, 4)))
         shifted = logits + torch.tensor(rng().normal(size=(50, 1))) * 10
         labels = rng().integers(0, 4, 50)
-        assert auroc(logits, labels) == auroc(logits.softmax(1), labels) == pytest.approx(auroc(shifted, labels))
+        assert (
+            auroc(logits, labels)
+            == auroc(logits.softmax(1), labels)
+            == pytest.approx(auroc(shifted, labels))
+        )
 
     def test_a_class_that_never_occurs_is_left_out(self):
         scores = np.eye(3)[[0, 1, 0, 1]]
@@ -162,7 +188,9 @@ class TestAuroc:
             auroc(np.ones(3), np.ones((3, 2)))
 
     def test_single_scores_take_two_classes(self):
-        with pytest.raises(ValueError, match="labels must be class numbers from 0 to 1, got 2 in row 2"):
+        with pytest.raises(
+            ValueError, match="labels must be class numbers from 0 to 1, got 2 in row 2"
+        ):
             auroc(np.ones(3), np.array([0, 1, 2]))
 
 
@@ -170,14 +198,20 @@ class TestCalibration:
     def test_a_confidence_on_an_edge_belongs_to_the_bin_below(self):
         probabilities, labels = np.array([[0.5, 0.5], [0.6, 0.4]]), np.array([0, 1])
         # Two bins: (0, .5] holds one right answer, (.5, 1] one wrong one.
-        assert expected_calibration_error(probabilities, labels, bins=2) == pytest.approx((0.5 + 0.6) / 2)
+        assert expected_calibration_error(probabilities, labels, bins=2) == pytest.approx(
+            (0.5 + 0.6) / 2
+        )
 
     def test_multi_label_pools_the_known(self):
         probabilities, labels = np.array([[0.9, 0.2, 0.4]]), np.array([[1.0, 0.0, NAN]])
-        assert expected_calibration_error(probabilities, labels, bins=10) == pytest.approx((0.1 + 0.2) / 2)
+        assert expected_calibration_error(probabilities, labels, bins=10) == pytest.approx(
+            (0.1 + 0.2) / 2
+        )
 
     def test_logits_are_refused(self):
-        with pytest.raises(ValueError, match=r"probabilities must be from 0 to 1, each row.*softmax first"):
+        with pytest.raises(
+            ValueError, match=r"probabilities must be from 0 to 1, each row.*softmax first"
+        ):
             expected_calibration_error(LOGITS, LABELS)
         with pytest.raises(ValueError, match="sigmoid first"):
             expected_calibration_error(LOGITS, np.eye(2)[LABELS])
@@ -190,7 +224,9 @@ class TestCalibration:
         probabilities = torch.tensor(rng().normal(size=(200, 7))).softmax(1)
         labels = rng().integers(0, 7, 200)
         exact = expected_calibration_error(probabilities, labels, bins=1)
-        assert expected_calibration_error(probabilities.bfloat16(), labels, bins=1) == pytest.approx(exact, abs=2e-3)
+        assert expected_calibration_error(
+            probabilities.bfloat16(), labels, bins=1
+        ) == pytest.approx(exact, abs=2e-3)
 
     def test_bins(self):
         with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
@@ -201,21 +237,31 @@ class TestRefusals:
     @pytest.mark.parametrize("metric", [accuracy, balanced_accuracy, cross_entropy, auroc])
     def test_nan_logits_are_counted(self, metric):
         logits = np.array([[NAN, 1.0], [NAN, np.inf], [0.0, 0.0]])
-        with pytest.raises(ValueError, match="must be finite, got 2 NaN and 1 infinite of 6 values"):
+        with pytest.raises(
+            ValueError, match="must be finite, got 2 NaN and 1 infinite of 6 values"
+        ):
             metric(logits, LABELS)
 
     @pytest.mark.parametrize("label", [2, -1, -100, 0.5, NAN])
     def test_label_out_of_range(self, label):
-        with pytest.raises(ValueError, match=rf"class numbers from 0 to 1, got {label:g} in row 1.* 1 in all"):
+        with pytest.raises(
+            ValueError, match=rf"class numbers from 0 to 1, got {label:g} in row 1.* 1 in all"
+        ):
             accuracy(LOGITS, np.array([0, label, 1]))
 
     def test_multi_label_value(self):
-        with pytest.raises(ValueError, match=r"labels must be 1, 0 or NaN \(unknown\), got -1 in row 2"):
+        with pytest.raises(
+            ValueError, match=r"labels must be 1, 0 or NaN \(unknown\), got -1 in row 2"
+        ):
             accuracy(LOGITS, np.array([[0, 1], [1, 1], [0, -1]]))
 
-    @pytest.mark.parametrize("labels", [np.zeros(2), np.zeros((3, 3)), np.zeros((2, 2)), np.zeros((3, 2, 1))])
+    @pytest.mark.parametrize(
+        "labels", [np.zeros(2), np.zeros((3, 3)), np.zeros((2, 2)), np.zeros((3, 2, 1))]
+    )
     def test_lengths_that_differ(self, labels):
-        with pytest.raises(ValueError, match=r"labels must be \[3\] class numbers or \[3, 2\] of 1/0/NaN"):
+        with pytest.raises(
+            ValueError, match=r"labels must be \[3\] class numbers or \[3, 2\] of 1/0/NaN"
+        ):
             accuracy(LOGITS, labels)
 
     @pytest.mark.parametrize("shape", [(0, 2), (3,), (2, 2, 2)])
@@ -233,7 +279,10 @@ class TestRefusals:
             accuracy(logits, np.array([0]))
 
     def test_not_numbers(self):
-        with pytest.raises(TypeError, match="labels must be a tensor or numpy array of numbers, got an array of <U1"):
+        with pytest.raises(
+            TypeError,
+            match="labels must be a tensor or numpy array of numbers, got an array of <U1",
+        ):
             accuracy(LOGITS, np.array(["a", "b", "c"]))
 
 

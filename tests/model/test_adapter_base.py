@@ -33,11 +33,17 @@ from mmfusion.model.registry import custom_backbone, register_backbone, register
 from mmfusion.model.types import Encoded, Hidden, masked_mean
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24, "pad_token_id": 1}
 PICTURE = {"image_size": 16, "patch_size": 8}
 
-# One model per family of blocks, with every kind of prefix, norm and pooling that timm's VisionTransformer knows.
+# One model per family of blocks, with every kind of prefix, norm and pooling that timm's
+# VisionTransformer knows.
 TIMM_VITS: dict[str, tuple[str, dict[str, Any], int]] = {
     "class token": ("vit_tiny_patch16_224", VIT, 1),
     "mean of patches": ("vit_tiny_patch16_224", {**VIT, "global_pool": "avg"}, 1),
@@ -67,11 +73,20 @@ HF_TEXT: dict[str, tuple[PreTrainedConfig, int]] = {
     "bert": (BertConfig(**SMALL, **WORDS), 3),
     "roberta": (RobertaConfig(**SMALL, **WORDS), 3),
     "distilbert": (
-        DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=16, vocab_size=30, max_position_embeddings=24, pad_token_id=1),
+        DistilBertConfig(
+            dim=16,
+            n_layers=3,
+            n_heads=2,
+            hidden_dim=16,
+            vocab_size=30,
+            max_position_embeddings=24,
+            pad_token_id=1,
+        ),
         3,
     ),
     "mpnet": (MPNetConfig(**SMALL, **WORDS), 3),
-    # A window of 4 tokens on texts of up to 9: the sliding layers see another mask than the global ones.
+    # A window of 4 tokens on texts of up to 9: the sliding layers see another mask than the global
+    # ones.
     "modernbert": (
         ModernBertConfig(
             **SMALL,
@@ -111,7 +126,9 @@ def walked(encoder: Encoder, *inputs: Tensor) -> Encoded:
 def assert_same(walk: Encoded, own: Encoded, mask: Tensor) -> None:
     assert torch.equal(walk.mask, own.mask)
     shown = mask.unsqueeze(-1)
-    torch.testing.assert_close(torch.where(shown, walk.tokens, 0), torch.where(shown, own.tokens, 0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        torch.where(shown, walk.tokens, 0), torch.where(shown, own.tokens, 0), rtol=0, atol=1e-5
+    )
     torch.testing.assert_close(walk.pooled, own.pooled, rtol=0, atol=1e-5)
 
 
@@ -125,12 +142,17 @@ def check_walk(encoder: Encoder, *inputs: Tensor) -> Encoded:
         for index, width in enumerate(encoder.block_dims):
             assert hidden.values.shape[1 if hidden.values.ndim == 4 else -1] == width
             hidden = encoder.block(index, hidden)
-    assert own.tokens.shape == (*own.mask.shape, encoder.dim) and own.pooled.shape == (own.mask.shape[0], encoder.dim)
+    assert own.tokens.shape == (*own.mask.shape, encoder.dim) and own.pooled.shape == (
+        own.mask.shape[0],
+        encoder.dim,
+    )
     assert bool(own.mask.any(1).all()) and bool(own.pooled.isfinite().all())
     blocks, tail = encoder.family.parts()
     assert len(blocks) == encoder.num_blocks
     held = [id(p) for module in [*itertools.chain(*blocks), *tail] for p in module.parameters()]
-    assert len(held) == len(set(held)) and set(held) <= {id(p) for p in encoder.backbone.parameters()}
+    assert len(held) == len(set(held)) and set(held) <= {
+        id(p) for p in encoder.backbone.parameters()
+    }
     return own
 
 
@@ -186,7 +208,12 @@ def test_the_walk_holds_under_either_attention(kind: str, attention: str) -> Non
 def test_a_backbone_without_sdpa_keeps_its_own_attention() -> None:
     encoder = TextEncoder(HF_TEXT["mpnet"][0])
     for asked in ("sdpa", "eager"):
-        assert TextEncoder.from_config(encoder.config, attn_implementation=asked).backbone.config._attn_implementation == "eager"
+        assert (
+            TextEncoder.from_config(
+                encoder.config, attn_implementation=asked
+            ).backbone.config._attn_implementation
+            == "eager"
+        )
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "vit_tiny_patch16_224"])
@@ -207,7 +234,10 @@ def test_recomputed_activations_change_nothing(name: str) -> None:
 
 
 def test_masked_places_of_a_vit_are_not_seen() -> None:
-    for encoder in (ImageEncoder("vit_tiny_patch16_224", pretrained=False, **VIT), ImageEncoder(HF_IMAGE["vit"][0])):
+    for encoder in (
+        ImageEncoder("vit_tiny_patch16_224", pretrained=False, **VIT),
+        ImageEncoder(HF_IMAGE["vit"][0]),
+    ):
         encoder.eval()
         torch.manual_seed(0)
         values = torch.randn(1, 6, encoder.dim)
@@ -221,7 +251,11 @@ def test_masked_places_of_a_vit_are_not_seen() -> None:
 
 def test_nhwc_features_become_tokens_in_reading_order() -> None:
     encoder = ImageEncoder(
-        "swin_tiny_patch4_window7_224", pretrained=False, img_size=64, window_size=2, depths=(1, 1, 1, 1)
+        "swin_tiny_patch4_window7_224",
+        pretrained=False,
+        img_size=64,
+        window_size=2,
+        depths=(1, 1, 1, 1),
     ).eval()
     assert isinstance(encoder.family, OneBlock)
     with torch.no_grad():
@@ -251,7 +285,9 @@ def test_lists_of_features_are_refused_by_name() -> None:
         def forward_features(self, x: Tensor) -> list[Tensor]:
             return [x]
 
-    with pytest.raises(ValueError, match=r"Pyramid must be a backbone whose features are .* got list\. Wrap it"):
+    with pytest.raises(
+        ValueError, match=r"Pyramid must be a backbone whose features are .* got list\. Wrap it"
+    ):
         timm_family(Pyramid()).forward(pixels())
 
 
@@ -271,7 +307,9 @@ def test_pooling_kinds() -> None:
     tokens, mask = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]])
     assert pool_by("mean")(tokens, mask).item() == 2
     assert pool_by("cls")(tokens, mask).item() == 1
-    with pytest.raises(ValueError, match="pooling must be 'mean' or 'cls', got 'men'. Did you mean 'mean'"):
+    with pytest.raises(
+        ValueError, match="pooling must be 'mean' or 'cls', got 'men'. Did you mean 'mean'"
+    ):
         pool_by("men")
 
 
@@ -288,7 +326,10 @@ class Wordless(PreTrainedConfig):
 def test_a_config_without_a_width_is_refused() -> None:
     module = ImageEncoder(HF_IMAGE["vit"][0]).backbone
     module.config = Wordless()
-    with pytest.raises(ValueError, match=r"ViTModel must be a backbone whose config tells its width .* got Wordless"):
+    with pytest.raises(
+        ValueError,
+        match=r"ViTModel must be a backbone whose config tells its width .* got Wordless",
+    ):
         hf_width(module)
     with pytest.raises(ValueError, match="whose config tells its width"):
         hf_image_family(module)
@@ -316,9 +357,14 @@ def test_registering_a_backbone() -> None:
     assert custom_backbone("test-registered", stride=4).stride == 4
     with pytest.raises(ValueError, match="name must be new, got 'test-registered'"):
         register_backbone("test-registered", nn.Identity)
-    with pytest.raises(ValueError, match=r"name must be a registered backbone, got 'test-registred'. Did you mean"):
+    with pytest.raises(
+        ValueError, match=r"name must be a registered backbone, got 'test-registred'. Did you mean"
+    ):
         custom_backbone("test-registred")
-    with pytest.raises(ValueError, match=r"registered class, got Flatten\. Call register_backbone\('a-name', Flatten\) first"):
+    with pytest.raises(
+        ValueError,
+        match=r"registered class, got Flatten\. Call register_backbone\('a-name', Flatten\) first",
+    ):
         registered_name(nn.Flatten())
 
 

@@ -1,7 +1,8 @@
 """The smallest model of every timm module: it encodes a picture, or it is refused in words that a user can act on.
 
-The table `tests/golden/timm_smallest.json` names the models and the fate of each; `python tests/golden/make_timm_smallest.py` rewrites it.
-`pytest -rA tests/model/test_adapter_timm.py` prints the refusals.
+The table `tests/golden/timm_smallest.json` names the models and the fate of each; `python
+tests/golden/make_timm_smallest.py` rewrites it. `pytest -rA tests/model/test_adapter_timm.py`
+prints the refusals.
 """
 
 import json
@@ -15,7 +16,9 @@ import torch
 from mmfusion.model.adapter_base import OneBlock
 from mmfusion.model.encoder_image import ImageEncoder
 
-TABLE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "timm_smallest.json").read_text())
+TABLE: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "golden" / "timm_smallest.json").read_text()
+)
 MODULES: dict[str, dict[str, Any]] = TABLE["modules"]
 ENCODE = [module for module, row in MODULES.items() if row["fate"] in ("walked", "one block")]
 REFUSED = {module: row for module, row in MODULES.items() if module not in ENCODE}
@@ -25,7 +28,9 @@ LARGE = 27_300_000
 
 def known(module: str) -> str:
     if MODULES[module]["model"] not in timm.list_models():
-        pytest.skip(f"timm {timm.__version__} has no model {MODULES[module]['model']} (the table was made with {TABLE['timm']})")
+        pytest.skip(
+            f"timm {timm.__version__} has no model {MODULES[module]['model']} (the table was made with {TABLE['timm']})"
+        )
     return str(MODULES[module]["model"])
 
 
@@ -44,7 +49,11 @@ def test_it_encodes(module: str) -> None:
     assert encoded.mask.shape == (1, tokens) and encoded.mask.dtype == torch.bool
     assert encoded.pooled.shape == (1, encoder.dim)
     if device == "cpu":
-        assert bool(encoded.mask.all()) and bool(encoded.tokens.isfinite().all()) and bool(encoded.pooled.isfinite().all())
+        assert (
+            bool(encoded.mask.all())
+            and bool(encoded.tokens.isfinite().all())
+            and bool(encoded.pooled.isfinite().all())
+        )
     assert row["fate"] == ("one block" if isinstance(encoder.family, OneBlock) else "walked")
     if row["fate"] == "walked":
         with torch.device(device), torch.no_grad():
@@ -65,7 +74,10 @@ def test_the_table_of_refusals() -> None:
         if row["model"] not in timm.list_models():
             continue
         encoder = ImageEncoder(row["model"], pretrained=False).eval()
-        with pytest.raises(ValueError, match="Wrap it in a module of your own") as error, torch.no_grad():
+        with (
+            pytest.raises(ValueError, match="Wrap it in a module of your own") as error,
+            torch.no_grad(),
+        ):
             encoder(torch.zeros(1, encoder.input_spec["channels"], *encoder.input_spec["size"]))
         refusals[module] = str(error.value)
         assert row["fate"] in refusals[module]
@@ -80,4 +92,6 @@ def test_the_table_of_refusals() -> None:
 def test_the_table_knows_every_module() -> None:
     if timm.__version__ != TABLE["timm"]:
         pytest.skip(f"the table was made with timm {TABLE['timm']}, here is {timm.__version__}")
-    assert sorted(MODULES) == sorted(module for module in timm.list_modules() if timm.list_models(module=module))
+    assert sorted(MODULES) == sorted(
+        module for module in timm.list_modules() if timm.list_models(module=module)
+    )

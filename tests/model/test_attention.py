@@ -10,7 +10,8 @@ from mmfusion.model.attention import Attention, AttentionBlock, FeedForward
 @pytest.mark.parametrize("heads", [0, 3, 16])
 def test_heads_must_divide_the_width(heads: int) -> None:
     with pytest.raises(
-        ValueError, match=rf"num_heads must be a divisor of the width 8, got {heads}. Choose one of \[1, 2, 4, 8\]"
+        ValueError,
+        match=rf"num_heads must be a divisor of the width 8, got {heads}. Choose one of \[1, 2, 4, 8\]",
     ):
         Attention(8, num_heads=heads)
 
@@ -26,7 +27,9 @@ def test_padding_changes_nothing(garbage: float) -> None:
     queries, context = torch.randn(2, 3, 8), torch.randn(2, 5, 6)
     mask = torch.tensor([[True, True, True, False, False], [True, False, True, True, False]])
     dirty = torch.where(mask.unsqueeze(-1), context, garbage)
-    torch.testing.assert_close(attention(queries, dirty, mask), attention(queries, context, mask), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        attention(queries, dirty, mask), attention(queries, context, mask), rtol=0, atol=1e-6
+    )
     alone = attention(queries[:1], context[:1, :3], torch.ones(1, 3, dtype=torch.bool))
     torch.testing.assert_close(attention(queries, dirty, mask)[:1], alone, rtol=0, atol=1e-6)
 
@@ -35,7 +38,9 @@ def test_one_by_one_it_is_what_it_is_with_a_mask(monkeypatch: pytest.MonkeyPatch
     """A CPU takes samples one by one where there is padding, other devices mask it: the same values and gradients."""
     torch.manual_seed(0)
     attention = Attention(8, 6, num_heads=2).double()
-    mask = torch.tensor([[True, True, True, False, False], [True, False, False, True, False], [False] * 4 + [True]])
+    mask = torch.tensor(
+        [[True, True, True, False, False], [True, False, False, True, False], [False] * 4 + [True]]
+    )
     found, calls = {}, []
     real = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -43,9 +48,14 @@ def test_one_by_one_it_is_what_it_is_with_a_mask(monkeypatch: pytest.MonkeyPatch
         lambda q, *args, **kw: calls.append(len(q)) or real(q, *args, **kw),
     )
     for one_by_one in (True, False):
-        monkeypatch.setattr("mmfusion.model.attention.attends_one_by_one", lambda device, on=one_by_one: on)
+        monkeypatch.setattr(
+            "mmfusion.model.attention.attends_one_by_one", lambda device, on=one_by_one: on
+        )
         torch.manual_seed(1)
-        queries, context = (torch.randn(3, n, d, dtype=torch.double, requires_grad=True) for n, d in ((4, 8), (5, 6)))
+        queries, context = (
+            torch.randn(3, n, d, dtype=torch.double, requires_grad=True)
+            for n, d in ((4, 8), (5, 6))
+        )
         answer = attention(queries, context, mask)
         answer.sin().sum().backward()
         found[one_by_one] = [answer, queries.grad, context.grad]
@@ -85,7 +95,11 @@ def test_a_block_whose_layers_end_in_zero_is_the_identity() -> None:
 def test_a_block_with_a_context_norms_it_and_attends_to_it() -> None:
     torch.manual_seed(0)
     block = AttentionBlock(8, 6, num_heads=2, hidden_dim=5)
-    x, context, mask = torch.randn(2, 3, 8), torch.randn(2, 4, 6), torch.tensor([[True] * 4, [True, True, False, False]])
+    x, context, mask = (
+        torch.randn(2, 3, 8),
+        torch.randn(2, 4, 6),
+        torch.tensor([[True] * 4, [True, True, False, False]]),
+    )
     assert block.norm_context is not None
     expected = x + block.attention(block.norm(x), block.norm_context(context), mask)
     expected = expected + block.feed_forward(block.norm_out(expected))
@@ -107,11 +121,15 @@ def test_dropout_is_off_in_eval_and_on_in_training() -> None:
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 @pytest.mark.parametrize("training", [False, True])
-def test_the_mean_that_is_asked_for_is_that_of_the_tokens(dropout: float, training: bool, adapted: bool) -> None:
+def test_the_mean_that_is_asked_for_is_that_of_the_tokens(
+    dropout: float, training: bool, adapted: bool
+) -> None:
     torch.manual_seed(0)
     block = AttentionBlock(8, 6, num_heads=2, dropout=dropout).double()
     if adapted:
-        config = peft.LoraConfig(target_modules=["3"], r=2, lora_dropout=0.5, init_lora_weights=False)
+        config = peft.LoraConfig(
+            target_modules=["3"], r=2, lora_dropout=0.5, init_lora_weights=False
+        )
         peft.inject_adapter_in_model(config, block.feed_forward)
     block.double().train(training)
     tokens, context = torch.randn(3, 5, 8).double(), torch.randn(3, 4, 6).double()

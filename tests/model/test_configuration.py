@@ -10,7 +10,9 @@ from mmfusion.model.configuration import FusionConfig, closest, named_options
 
 
 def test_names_become_descriptions() -> None:
-    config = FusionConfig(image_encoder="resnet18", text_encoder="some/text", mapper="mlp", fusion="late")
+    config = FusionConfig(
+        image_encoder="resnet18", text_encoder="some/text", mapper="mlp", fusion="late"
+    )
     assert config.image_encoder == {"name": "resnet18"}
     assert config.text_encoder == {"name": "some/text"}
     assert config.mapper == {"kind": "mlp"}
@@ -19,9 +21,17 @@ def test_names_become_descriptions() -> None:
 
 def test_defaults() -> None:
     config = FusionConfig()
-    assert (config.mapper, config.fusion, config.num_labels) == ({"kind": "linear"}, {"name": "concat"}, 2)
+    assert (config.mapper, config.fusion, config.num_labels) == (
+        {"kind": "linear"},
+        {"name": "concat"},
+        2,
+    )
     assert (config.modality_dropout, config.auxiliary_loss_weight, config.head_dropout) == (0, 0, 0)
-    assert config.image_encoder is None and config.text_encoder is None and config.class_weights is None
+    assert (
+        config.image_encoder is None
+        and config.text_encoder is None
+        and config.class_weights is None
+    )
 
 
 def full() -> FusionConfig:
@@ -58,14 +68,18 @@ FIELDS = (
 def test_round_trip_through_json_text() -> None:
     config = full()
     again = FusionConfig.from_dict(json.loads(config.to_json_string()))
-    assert {name: getattr(again, name) for name in FIELDS} == {name: getattr(config, name) for name in FIELDS}
+    assert {name: getattr(again, name) for name in FIELDS} == {
+        name: getattr(config, name) for name in FIELDS
+    }
 
 
 def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     config = full()
     config.save_pretrained(tmp_path)
     again = FusionConfig.from_pretrained(tmp_path)
-    assert {name: getattr(again, name) for name in FIELDS} == {name: getattr(config, name) for name in FIELDS}
+    assert {name: getattr(again, name) for name in FIELDS} == {
+        name: getattr(config, name) for name in FIELDS
+    }
     assert again.label2id == {"normal": 0, "lung": 1, "other": 2}
 
 
@@ -101,15 +115,24 @@ def test_misspelt_option_in_a_saved_file_is_refused(tmp_path: Path) -> None:
         ({"modality_dropout": -0.1}, r"modality_dropout must be in \[0, 1\), got -0.1"),
         ({"head_dropout": 1.5}, r"head_dropout must be in \[0, 1\), got 1.5"),
         ({"auxiliary_loss_weight": -1.0}, "auxiliary_loss_weight must be at least 0, got -1.0"),
-        ({"auxiliary_loss_weight": float("nan")}, "auxiliary_loss_weight must be at least 0, got nan"),
+        (
+            {"auxiliary_loss_weight": float("nan")},
+            "auxiliary_loss_weight must be at least 0, got nan",
+        ),
         ({"class_weights": [1.0]}, "class_weights must be 2 positive numbers, got"),
         ({"class_weights": [1.0, 0.0]}, "class_weights must be 2 positive numbers, got"),
         ({"class_weights": [1.0, float("inf")]}, "class_weights must be 2 positive numbers, got"),
         ({"num_labels": 0}, "num_labels must be at least 1, got 0"),
         ({"num_labels": "three"}, "num_labels must be at least 1, got 'three'"),
-        ({"id2label": {0: "a", 2: "b"}}, r"id2label must be keyed 0 .. 1 without a gap, got \[0, 2\]"),
+        (
+            {"id2label": {0: "a", 2: "b"}},
+            r"id2label must be keyed 0 .. 1 without a gap, got \[0, 2\]",
+        ),
         ({"id2label": {0: "a", 1: "a"}}, "id2label must be a different name per class"),
-        ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, r"num_labels must be the length of id2label \(2\), got 3"),
+        (
+            {"id2label": {0: "a", 1: "b"}, "num_labels": 3},
+            r"num_labels must be the length of id2label \(2\), got 3",
+        ),
         ({"mapper": {"hidden_dim": 3}}, "mapper must be a mapping with a 'kind'"),
         ({"fusion": {"name": 3}}, "fusion must be a mapping with a 'name'"),
         ({"image_encoder": {}}, "image_encoder must be a mapping with a 'name'"),
@@ -120,7 +143,9 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) 
         FusionConfig(**options)
 
 
-@pytest.mark.parametrize("options", [{"fusion": 3}, {"modality_dropout": "much"}, {"problem_type": "regression"}])
+@pytest.mark.parametrize(
+    "options", [{"fusion": 3}, {"modality_dropout": "much"}, {"problem_type": "regression"}]
+)
 def test_values_of_another_type_are_refused(options: dict[str, Any]) -> None:
     # huggingface_hub's strict dataclasses raise an error of their own, which names the field.
     with pytest.raises(Exception, match=next(iter(options))):

@@ -29,7 +29,12 @@ from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
 from mmfusion.model.registry import register_backbone
 from mmfusion.model.types import Encoded
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24}
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
 
@@ -73,11 +78,16 @@ def same(module: nn.Module, expected: dict[str, Tensor]) -> bool:
 # Where backbones come from
 
 
-def test_a_text_classifiers_checkpoint_is_read_without_its_head(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_a_text_classifiers_checkpoint_is_read_without_its_head(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     whole = BertForSequenceClassification(bert())
     whole.save_pretrained(tmp_path)
     encoder = TextEncoder(str(tmp_path))
-    assert same(encoder.backbone, whole.bert.state_dict()) and encoder.config["source"] == "transformers"
+    assert (
+        same(encoder.backbone, whole.bert.state_dict())
+        and encoder.config["source"] == "transformers"
+    )
     assert "Left out of checkpoint" in log.text and "classifier.weight" in log.text
     rebuilt = TextEncoder.from_config(json.loads(json.dumps(encoder.config)))
     rebuilt.load_state_dict(encoder.state_dict())
@@ -88,14 +98,24 @@ def test_an_image_classifiers_checkpoint_and_its_preprocessing(tmp_path: Path) -
     whole = ViTForImageClassification(vit())
     whole.save_pretrained(tmp_path)
     mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
-    ViTImageProcessor(size={"height": 16, "width": 16}, image_mean=mean, image_std=std, resample=3).save_pretrained(tmp_path)
+    ViTImageProcessor(
+        size={"height": 16, "width": 16}, image_mean=mean, image_std=std, resample=3
+    ).save_pretrained(tmp_path)
     encoder = ImageEncoder(str(tmp_path))
     assert same(encoder.backbone, whole.vit.state_dict())
-    expected = {"size": [16, 16], "channels": 3, "mean": mean, "std": std, "interpolation": "bicubic"}
+    expected = {
+        "size": [16, 16],
+        "channels": 3,
+        "mean": mean,
+        "std": std,
+        "interpolation": "bicubic",
+    }
     assert encoder.input_spec == expected
 
 
-def test_an_image_checkpoint_without_preprocessing_says_what_it_assumes(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+def test_an_image_checkpoint_without_preprocessing_says_what_it_assumes(
+    tmp_path: Path, log: pytest.LogCaptureFixture
+) -> None:
     ViTForImageClassification(vit()).save_pretrained(tmp_path)
     encoder = ImageEncoder(str(tmp_path))
     assert encoder.input_spec["size"] == [16, 16] and encoder.input_spec["mean"] == [0.5] * 3
@@ -104,7 +124,11 @@ def test_an_image_checkpoint_without_preprocessing_says_what_it_assumes(tmp_path
 
 def test_of_a_dual_encoder_each_side_takes_its_tower(tmp_path: Path) -> None:
     text = {**SMALL, **WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    config = CLIPConfig(text_config=text, vision_config={**SMALL, "image_size": 16, "patch_size": 8}, projection_dim=16)
+    config = CLIPConfig(
+        text_config=text,
+        vision_config={**SMALL, "image_size": 16, "patch_size": 8},
+        projection_dim=16,
+    )
     whole = CLIPModel(config)
     whole.save_pretrained(tmp_path)
     ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
@@ -112,8 +136,13 @@ def test_of_a_dual_encoder_each_side_takes_its_tower(tmp_path: Path) -> None:
     words = TextEncoder(str(tmp_path))
     for encoder, tower in ((image, whole.vision_model), (words, whole.text_model)):
         expected = tower.state_dict()
-        own = {key.split("model.", 1)[-1]: value for key, value in encoder.backbone.state_dict().items()}
-        assert own.keys() == expected.keys() and all(torch.equal(own[key], value) for key, value in expected.items())
+        own = {
+            key.split("model.", 1)[-1]: value
+            for key, value in encoder.backbone.state_dict().items()
+        }
+        assert own.keys() == expected.keys() and all(
+            torch.equal(own[key], value) for key, value in expected.items()
+        )
     assert image(pixels()).pooled.shape == (2, 16) and words(ids()).pooled.shape == (2, 16)
 
 
@@ -121,7 +150,10 @@ def test_a_checkpoint_that_does_not_fit_is_listed(tmp_path: Path) -> None:
     BertModel(bert(num_hidden_layers=2)).save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"num_hidden_layers": 3}))
-    with pytest.raises(ValueError, match=r"checkpoint '.*' must fit the model key by key, got missing: encoder\.layer\.2\."):
+    with pytest.raises(
+        ValueError,
+        match=r"checkpoint '.*' must fit the model key by key, got missing: encoder\.layer\.2\.",
+    ):
         TextEncoder(str(tmp_path))
 
 
@@ -129,7 +161,9 @@ def test_a_checkpoint_of_other_shapes_is_listed(tmp_path: Path) -> None:
     BertModel(bert()).save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"vocab_size": 31}))
-    with pytest.raises(ValueError, match=r"must fit the model key by key, .*embeddings\.word_embeddings\.weight"):
+    with pytest.raises(
+        ValueError, match=r"must fit the model key by key, .*embeddings\.word_embeddings\.weight"
+    ):
         TextEncoder(str(tmp_path))
 
 
@@ -142,7 +176,10 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"name must be a transformers checkpoint .* got '{tmp_path}', which could not be read"):
+    with pytest.raises(
+        ValueError,
+        match=rf"name must be a transformers checkpoint .* got '{tmp_path}', which could not be read",
+    ):
         TextEncoder(str(tmp_path))
 
 
@@ -151,7 +188,9 @@ def test_a_timm_folder(tmp_path: Path) -> None:
     timm.models.save_for_hf(model, tmp_path, model_args=VIT, safe_serialization=True)
     encoder = ImageEncoder(f"local-dir:{tmp_path}")
     # Class names in the folder, and not the path, are what the saved config must not depend on.
-    assert encoder.config["architecture"] == "vit_tiny_patch16_224" and same(encoder.backbone, model.state_dict())
+    assert encoder.config["architecture"] == "vit_tiny_patch16_224" and same(
+        encoder.backbone, model.state_dict()
+    )
     rebuilt = ImageEncoder.from_config(encoder.config)
     rebuilt.load_state_dict(encoder.state_dict())
     assert torch.equal(rebuilt.eval()(pixels(32)).pooled, encoder.eval()(pixels(32)).pooled)
@@ -160,7 +199,10 @@ def test_a_timm_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet81", r"image encoder must be a timm model, .* got 'resnet81'\. Did you mean 'resnet"),
+        (
+            "resnet81",
+            r"image encoder must be a timm model, .* got 'resnet81'\. Did you mean 'resnet",
+        ),
         ("", "name must be a model name, a transformers config or an nn.Module, got ''"),
     ],
 )
@@ -176,26 +218,43 @@ def test_a_name_of_another_type() -> None:
 
 
 def test_a_timm_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"got 'local-dir:{tmp_path}', whose config.json could not be read"):
+    with pytest.raises(
+        ValueError, match=rf"got 'local-dir:{tmp_path}', whose config.json could not be read"
+    ):
         ImageEncoder(f"local-dir:{tmp_path}")
-    timm.models.save_for_hf(timm.create_model("test_vit", num_classes=3), tmp_path, safe_serialization=True)
+    timm.models.save_for_hf(
+        timm.create_model("test_vit", num_classes=3), tmp_path, safe_serialization=True
+    )
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ValueError, match=rf"whose weights can be read and fit, got 'local-dir:{tmp_path}'"):
+    with pytest.raises(
+        ValueError, match=rf"whose weights can be read and fit, got 'local-dir:{tmp_path}'"
+    ):
         ImageEncoder(f"local-dir:{tmp_path}")
 
 
 def test_a_name_without_network_is_refused_in_words() -> None:
-    with pytest.raises(ValueError, match="name must be a timm model whose weights can be read and fit, got 'resnet10t'"):
+    with pytest.raises(
+        ValueError,
+        match="name must be a timm model whose weights can be read and fit, got 'resnet10t'",
+    ):
         ImageEncoder("resnet10t")
-    with pytest.raises(ValueError, match="name must be a transformers checkpoint .* got 'no-such-owner/no-such-model'"):
+    with pytest.raises(
+        ValueError,
+        match="name must be a transformers checkpoint .* got 'no-such-owner/no-such-model'",
+    ):
         TextEncoder("no-such-owner/no-such-model")
 
 
 def test_unknown_options_are_refused_and_the_right_one_named() -> None:
-    with pytest.raises(ValueError, match=r"backbone_options must be what 'resnet10t' takes, got \['img_sise'\]"):
+    with pytest.raises(
+        ValueError, match=r"backbone_options must be what 'resnet10t' takes, got \['img_sise'\]"
+    ):
         ImageEncoder("resnet10t", pretrained=False, img_sise=64)
-    with pytest.raises(ValueError, match="BertConfig has no option 'hidden_dropout'. Did you mean 'hidden_dropout_prob'"):
+    with pytest.raises(
+        ValueError,
+        match="BertConfig has no option 'hidden_dropout'. Did you mean 'hidden_dropout_prob'",
+    ):
         TextEncoder(bert(), hidden_dropout=0.1)
 
 
@@ -209,8 +268,14 @@ def test_options_reach_the_backbone() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source": "tim"}, r"source must be one of \['timm', 'transformers', 'custom'\], got 'tim'\. Did you mean 'timm'"),
-        ({"pretrained": True, "weights": {}}, "pretrained must be False or None when weights are given"),
+        (
+            {"source": "tim"},
+            r"source must be one of \['timm', 'transformers', 'custom'\], got 'tim'\. Did you mean 'timm'",
+        ),
+        (
+            {"pretrained": True, "weights": {}},
+            "pretrained must be False or None when weights are given",
+        ),
     ],
 )
 def test_contradicting_arguments(options: dict[str, Any], message: str) -> None:
@@ -219,7 +284,9 @@ def test_contradicting_arguments(options: dict[str, Any], message: str) -> None:
 
 
 def test_a_config_has_no_pretrained_weights() -> None:
-    with pytest.raises(ValueError, match="pretrained must be False or None for BertConfig, got True"):
+    with pytest.raises(
+        ValueError, match="pretrained must be False or None for BertConfig, got True"
+    ):
         TextEncoder(bert(), pretrained=True)
 
 
@@ -240,7 +307,9 @@ def test_weights_for_a_text_encoder_with_a_prefix_and_a_head() -> None:
 
 @pytest.mark.parametrize("key", ["poling", "traineble"])
 def test_a_misspelt_entry_of_an_encoders_config_is_refused(key: str) -> None:
-    with pytest.raises(ValueError, match=f"an encoder's config has no option '{key}'. Did you mean"):
+    with pytest.raises(
+        ValueError, match=f"an encoder's config has no option '{key}'. Did you mean"
+    ):
         TextEncoder.from_config({"name": "bert", key: 1})
 
 
@@ -274,7 +343,13 @@ class Bag(nn.Module):
 
 
 class Whole(Stem):
-    input_spec = {"size": [16, 16], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3, "interpolation": "nearest"}  # noqa: RUF012
+    input_spec = {
+        "size": [16, 16],
+        "channels": 3,
+        "mean": [0.0] * 3,
+        "std": [1.0] * 3,
+        "interpolation": "nearest",
+    }
 
     def forward(self, pixel_values: Tensor) -> Any:
         tokens = self.conv(pixel_values).flatten(2).transpose(1, 2)
@@ -286,14 +361,24 @@ class Widthless(nn.Module):
         return pixel_values
 
 
-for _name, _class in (("test-stem", Stem), ("test-bag", Bag), ("test-whole", Whole), ("test-widthless", Widthless)):
+for _name, _class in (
+    ("test-stem", Stem),
+    ("test-bag", Bag),
+    ("test-whole", Whole),
+    ("test-widthless", Widthless),
+):
     register_backbone(_name, _class)
 
 
 def test_a_module_of_ones_own_is_one_block_and_is_rebuilt_by_its_name() -> None:
     module = Stem(4)
     encoder = ImageEncoder(module)
-    assert (encoder.dim, encoder.num_blocks, encoder.block_dims, encoder.takes_tokens) == (4, 1, [], False)
+    assert (encoder.dim, encoder.num_blocks, encoder.block_dims, encoder.takes_tokens) == (
+        4,
+        1,
+        [],
+        False,
+    )
     assert encoder.config["source"] == "custom" and encoder.config["options"] == {"width": 4}
     assert encoder(pixels()).tokens.shape == (2, 4, 4)
     rebuilt = ImageEncoder.from_config(json.loads(json.dumps(encoder.config)))
@@ -320,11 +405,15 @@ def test_a_text_module_of_ones_own() -> None:
 def test_modules_that_do_not_keep_the_contract() -> None:
     with pytest.raises(ValueError, match=r"Widthless\.dim must be its output's width, got None"):
         ImageEncoder(Widthless())
-    with pytest.raises(ValueError, match=r"options must be given to the module's own constructor, got \['width'\]"):
+    with pytest.raises(
+        ValueError, match=r"options must be given to the module's own constructor, got \['width'\]"
+    ):
         ImageEncoder(Stem(), width=3)
     with pytest.raises(ValueError, match="registered class, got Flatten"):
         ImageEncoder(nn.Flatten())
-    with pytest.raises(ValueError, match=r"source must be one of \['transformers', 'custom'\], got 'timm'"):
+    with pytest.raises(
+        ValueError, match=r"source must be one of \['transformers', 'custom'\], got 'timm'"
+    ):
         TextEncoder("bert", source="timm")
 
 
@@ -349,7 +438,9 @@ def test_texts_beyond_the_backbones_limits_are_refused() -> None:
     padded = torch.zeros(1, 30, dtype=torch.long)
     padded[:, :24] = 1
     assert encoder(torch.ones(1, 30, dtype=torch.long), padded).tokens.shape[1] == 24
-    with pytest.raises(ValueError, match=r"input_ids must be in 0 \.\. 29 \(the vocabulary\), got 30"):
+    with pytest.raises(
+        ValueError, match=r"input_ids must be in 0 \.\. 29 \(the vocabulary\), got 30"
+    ):
         encoder(torch.tensor([[30]]))
     # Two positions go before the first token of a RoBERTa.
     assert TextEncoder(RobertaConfig(**SMALL, **WORDS, pad_token_id=1)).max_length == 22
@@ -389,14 +480,22 @@ def trainable(encoder: nn.Module) -> set[str]:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_frozen_means_no_gradient_and_eval(kind: str) -> None:
     encoder = ENCODERS[kind]().train().freeze()
-    assert not trainable(encoder) and not any(module.training for module in encoder.backbone.modules())
+    assert not trainable(encoder) and not any(
+        module.training for module in encoder.backbone.modules()
+    )
     assert encoder.training and encoder.is_frozen and encoder.config["trainable"] == "frozen"
     encoder.train()
     assert not any(module.training for module in encoder.backbone.modules())
     assert encoder.num_frozen_blocks == encoder.num_blocks
     encoder.unfreeze().train()
-    assert len(trainable(encoder)) == len(list(encoder.parameters())) and all(m.training for m in encoder.modules())
-    assert encoder.config["trainable"] == "all" and encoder.num_frozen_blocks == 0 and not encoder.is_frozen
+    assert len(trainable(encoder)) == len(list(encoder.parameters())) and all(
+        m.training for m in encoder.modules()
+    )
+    assert (
+        encoder.config["trainable"] == "all"
+        and encoder.num_frozen_blocks == 0
+        and not encoder.is_frozen
+    )
 
 
 @pytest.mark.parametrize("kind", ENCODERS)
@@ -428,7 +527,9 @@ def test_batch_statistics_of_a_frozen_cnn_stay() -> None:
     encoder = ImageEncoder("resnet10t", pretrained=False).freeze(keep_last=1).train()
     before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
     encoder(torch.randn(4, 3, 64, 64))
-    changed = {name for name, buffer in encoder.named_buffers() if not torch.equal(buffer, before[name])}
+    changed = {
+        name for name, buffer in encoder.named_buffers() if not torch.equal(buffer, before[name])
+    }
     assert changed and all("layer4" in name for name in changed)
 
 
@@ -436,7 +537,11 @@ def test_batch_statistics_of_a_frozen_cnn_stay() -> None:
 def test_lora_starts_at_the_frozen_encoder_and_trains_the_adapters_alone(kind: str) -> None:
     torch.manual_seed(0)
     encoder = ENCODERS[kind]().eval()
-    inputs = (ids(),) if "text" in kind or kind == "bert" else (pixels(16 if kind == "transformers vit" else 32),)
+    inputs = (
+        (ids(),)
+        if "text" in kind or kind == "bert"
+        else (pixels(16 if kind == "transformers vit" else 32),)
+    )
     with torch.no_grad():
         before = encoder(*inputs).pooled
     encoder.add_lora(r=2, alpha=4, dropout=0.5)
@@ -445,7 +550,9 @@ def test_lora_starts_at_the_frozen_encoder_and_trains_the_adapters_alone(kind: s
     assert trainable(encoder) and all("lora_" in name for name in trainable(encoder))
     assert encoder.config["lora"] == {"r": 2, "alpha": 4, "dropout": 0.5, "target_modules": None}
     assert not encoder.is_frozen and encoder.num_frozen_blocks == 0
-    training = {name for name, module in encoder.train().backbone.named_modules() if module.training}
+    training = {
+        name for name, module in encoder.train().backbone.named_modules() if module.training
+    }
     assert training and all("lora_dropout" in name for name in training)
     encoder.eval()
     assert not any(module.training for module in encoder.modules())
@@ -456,7 +563,9 @@ def test_lora_starts_at_the_frozen_encoder_and_trains_the_adapters_alone(kind: s
 def test_lora_computes_what_the_paper_says() -> None:
     torch.manual_seed(0)
     encoder = TextEncoder(bert()).eval().add_lora(r=2, alpha=6, target_modules=["query"])
-    layers = [m for name, m in encoder.backbone.named_modules() if name.endswith("attention.self.query")]
+    layers = [
+        m for name, m in encoder.backbone.named_modules() if name.endswith("attention.self.query")
+    ]
     assert len(layers) == 3 and sum(p.requires_grad for p in encoder.parameters()) == 6
     layer = layers[0]
     nn.init.normal_(layer.lora_B["default"].weight)
@@ -489,9 +598,19 @@ def test_what_trains_is_rebuilt_from_the_config(kind: str, change: str) -> None:
 
 
 def test_buffers_that_are_not_saved_are_restored() -> None:
-    encoder = ImageEncoder("swin_tiny_patch4_window7_224", pretrained=False, img_size=64, window_size=2, depths=(1, 1, 1, 1))
+    encoder = ImageEncoder(
+        "swin_tiny_patch4_window7_224",
+        pretrained=False,
+        img_size=64,
+        window_size=2,
+        depths=(1, 1, 1, 1),
+    )
     saved = set(encoder.backbone.state_dict())
-    unsaved = {name: buffer.clone() for name, buffer in encoder.backbone.named_buffers() if name not in saved}
+    unsaved = {
+        name: buffer.clone()
+        for name, buffer in encoder.backbone.named_buffers()
+        if name not in saved
+    }
     assert unsaved
     for name, buffer in encoder.backbone.named_buffers():
         if name in unsaved:

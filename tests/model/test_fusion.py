@@ -46,7 +46,9 @@ def test_every_name_makes_its_strategy_and_knows_it_again(name: str) -> None:
     strategy = make_fusion(name)
     assert type(strategy) is FUSIONS[name] and name_of(strategy) == name
     built = strategy.build(shapes())
-    assert built is strategy and 0 <= built.first_image_block <= 8 and 0 <= built.first_text_block <= 4
+    assert (
+        built is strategy and 0 <= built.first_image_block <= 8 and 0 <= built.first_text_block <= 4
+    )
     again = make_fusion(name, **strategy.options).build(shapes())
     again.load_state_dict(strategy.state_dict())
 
@@ -81,7 +83,9 @@ def test_the_first_blocks_it_acts_in(strategy: Fusion, first: tuple[int, int]) -
         ({"at": 8, "shared_blocks": 3}, {"takes_tokens": False}, 8, 3),
     ],
 )
-def test_where_joint_joins(options: dict[str, Any], shape: dict[str, Any], at: int, shared: int) -> None:
+def test_where_joint_joins(
+    options: dict[str, Any], shape: dict[str, Any], at: int, shared: int
+) -> None:
     built = Joint(**options).build(shapes(**shape))
     assert (built.at, len(built.blocks)) == (at, shared)
 
@@ -91,10 +95,18 @@ def test_where_joint_joins(options: dict[str, Any], shape: dict[str, Any], at: i
     [
         (Joint(at=9), {}, r"at must be in 0 \.\. 8 .* got 9"),
         (Joint(at=-1), {}, r"at must be in 0 \.\. 8 .* got -1"),
-        (Joint(at=3), {"takes_tokens": False}, "at must be 8 for an image tower that takes no foreign tokens, got 3"),
+        (
+            Joint(at=3),
+            {"takes_tokens": False},
+            "at must be 8 for an image tower that takes no foreign tokens, got 3",
+        ),
         (Joint(at=8, shared_blocks=0), {}, "shared_blocks must be at least 1 with at=8, got 0"),
         (Joint(at=3, shared_blocks=-1), {}, "shared_blocks must be at least 0 with at=3, got -1"),
-        (Joint(), {"mapped_dim": 12}, r"mapper must be one that maps into the image's width \(16\) for 'joint', got width 12"),
+        (
+            Joint(),
+            {"mapped_dim": 12},
+            r"mapper must be one that maps into the image's width \(16\) for 'joint', got width 12",
+        ),
         (Joint(at=8, num_heads=3), {}, "num_heads must be a divisor of the width 16, got 3"),
         (CrossAttention(gate=0.0), {}, "gate must be other than 0, got 0"),
         (MMTM(pairs=0), {}, r"pairs must be in 1 \.\. 4 .* got 0"),
@@ -105,26 +117,45 @@ def test_where_joint_joins(options: dict[str, Any], shape: dict[str, Any], at: i
         (MMTM(blocks=[[8, 0]]), {}, "an image block below 8 and a text block below 4"),
         (MMTM(blocks=[[0, 4]]), {}, "an image block below 8 and a text block below 4"),
         (MMTM(blocks=[[1]]), {}, "blocks must be rising pairs"),
-        (MMTM(), {"image_block_dims": []}, "image_encoder must be a backbone that can be walked .* for 'mmtm'"),
-        (MMTM(), {"text_block_dims": []}, "text_encoder must be a backbone that can be walked .* for 'mmtm'"),
+        (
+            MMTM(),
+            {"image_block_dims": []},
+            "image_encoder must be a backbone that can be walked .* for 'mmtm'",
+        ),
+        (
+            MMTM(),
+            {"text_block_dims": []},
+            "text_encoder must be a backbone that can be walked .* for 'mmtm'",
+        ),
     ],
 )
-def test_what_does_not_fit_the_towers_is_refused(strategy: Fusion, shape: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_the_towers_is_refused(
+    strategy: Fusion, shape: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         strategy.build(shapes(**shape))
 
 
 def test_unknown_names_and_options() -> None:
-    with pytest.raises(ValueError, match="fusion must be a known strategy, got 'jiont'. Did you mean 'joint'"):
+    with pytest.raises(
+        ValueError, match="fusion must be a known strategy, got 'jiont'. Did you mean 'joint'"
+    ):
         make_fusion("jiont")
-    with pytest.raises(ValueError, match=r"options of fusion 'joint' must be what Joint takes, got \{'att': 3\}"):
+    with pytest.raises(
+        ValueError, match=r"options of fusion 'joint' must be what Joint takes, got \{'att': 3\}"
+    ):
         make_fusion("joint", att=3)
-    with pytest.raises(ValueError, match="combine must be one of .* got 'products'. Did you mean 'product'"):
+    with pytest.raises(
+        ValueError, match="combine must be one of .* got 'products'. Did you mean 'product'"
+    ):
         Late("products")
 
 
 def test_a_strategy_keeps_its_options() -> None:
-    assert Joint(at=3, num_heads=4).options.items() >= {"at": 3, "shared_blocks": None, "num_heads": 4}.items()
+    assert (
+        Joint(at=3, num_heads=4).options.items()
+        >= {"at": 3, "shared_blocks": None, "num_heads": 4}.items()
+    )
     assert MMTM(blocks=[(1, 2)]).options == {"pairs": 2, "blocks": [[1, 2]], "ratio": 4}
     options = {"num_heads": 2, "inner_dim": 4, "hidden_dim": 5, "gate": 0.5, "dropout": 0.1}
     assert CrossAttention(**options).options == options
@@ -155,14 +186,19 @@ def test_a_strategy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert name_of(make_fusion("mine", scale=2.0)) == "mine"
     with pytest.raises(ValueError, match="name must be new, got 'mine', which Mine has"):
         register_fusion("mine", Unregistered)
-    with pytest.raises(ValueError, match=r"registered class, got Unregistered\. Call register_fusion\('a-name', Unregistered\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"registered class, got Unregistered\. Call register_fusion\('a-name', Unregistered\)",
+    ):
         name_of(Unregistered())
 
 
 @pytest.mark.parametrize("strategy", [Mine(), int, "concat"])
 def test_only_strategies_are_registered(strategy: Any) -> None:
     # By ours, or before it by the run-time check of the annotations.
-    with pytest.raises(TypeError, match=r"strategy must be a subclass of Fusion|parameter 'strategy'"):
+    with pytest.raises(
+        TypeError, match=r"strategy must be a subclass of Fusion|parameter 'strategy'"
+    ):
         register_fusion("odd", strategy)
 
 
@@ -181,7 +217,12 @@ def test_only_strategies_are_registered(strategy: Any) -> None:
     ],
 )
 def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
-    fusion: Any, image: str, one_by_one: bool, groups: int, mapper: str, monkeypatch: pytest.MonkeyPatch
+    fusion: Any,
+    image: str,
+    one_by_one: bool,
+    groups: int,
+    mapper: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Batches of eight and more pass the strategy in groups of like length, or packed, or one by one; a sample alone does not."""
     # As on other devices than a CPU, in part.
@@ -196,12 +237,21 @@ def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
     del inputs["labels"]
     together: list[int] = []
     real = fusion_room.ungrouped
-    monkeypatch.setattr(fusion_room, "ungrouped", lambda groups, values: together.append(len(groups)) or real(groups, values))
+    monkeypatch.setattr(
+        fusion_room,
+        "ungrouped",
+        lambda groups, values: together.append(len(groups)) or real(groups, values),
+    )
     found = model(**inputs).logits
     found.square().sum().backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     model.zero_grad()
-    alone = torch.cat([model(**{name: value[row : row + 1] for name, value in inputs.items()}).logits for row in range(14)])
+    alone = torch.cat(
+        [
+            model(**{name: value[row : row + 1] for name, value in inputs.items()}).logits
+            for row in range(14)
+        ]
+    )
     alone.square().sum().backward()
     assert together == [groups] + [1] * 14
     torch.testing.assert_close(found, alone, atol=1e-10, rtol=0)

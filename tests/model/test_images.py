@@ -41,7 +41,9 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: by
     """A PNG made by hand, for headers that PIL does not write."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
-    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    body = (
+        chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
     return signature + body
 
 
@@ -55,7 +57,9 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def dicom(pixels: np.ndarray, syntax: pydicom.uid.UID = ExplicitVRLittleEndian, **attributes: Any) -> Dataset:
+def dicom(
+    pixels: np.ndarray, syntax: pydicom.uid.UID = ExplicitVRLittleEndian, **attributes: Any
+) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -142,12 +146,19 @@ GOOD_PNG = encoded(PICTURE, "PNG")
 GOOD_DICOM = written(dicom(RAMP))
 NAN = np.array([[0.0, np.nan], [np.inf, 1.0]])
 
-# What is bad -> (how it is made in a folder, what the message says). The name of a file must be in it, too.
+# What is bad -> (how it is made in a folder, what the message says). The name of a file must be in
+# it, too.
 BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (lambda f: f / "none.png", "none.png' must be a readable file, got No such file or directory"),
+    "missing": (
+        lambda f: f / "none.png",
+        "none.png' must be a readable file, got No such file or directory",
+    ),
     "missing folder": (lambda f: f / "no" / "x.png", "must be a readable file, got No such file"),
     "file as folder": (lambda f: with_file("a.png", b"x")(f) / "b.png", "got Not a directory"),
-    "directory": (lambda f: f, "must be a file, got a directory or device. Pass the path of one picture"),
+    "directory": (
+        lambda f: f,
+        "must be a file, got a directory or device. Pass the path of one picture",
+    ),
     "pipe": (pipe, "must be a file, got a directory or device"),
     "null byte": (lambda f: str(f / "x\0.png"), "must be a readable file, got .*null"),
     "name too long": (lambda f: f / ("x" * 300), "must be a readable file, got File name too long"),
@@ -157,31 +168,64 @@ BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
         "'https://example.org/x.png' must be a local file, got a URL",
     ),
     "s3": (lambda f: "s3://bucket/x.png", "must be a local file, got a URL. Download it first"),
-    "data URL": (lambda f: "data:image/png;base64," + "A" * 9999, "must be a local file, got a URL"),
+    "data URL": (
+        lambda f: "data:image/png;base64," + "A" * 9999,
+        "must be a local file, got a URL",
+    ),
     "empty file": (with_file("e.png", b""), r"must be a picture, got an empty file \(0 bytes\)"),
-    "text": (with_file("t.png", b"patient,label\n1,0\n"), "must be one of PNG, .* DICOM, got .*patient"),
+    "text": (
+        with_file("t.png", b"patient,label\n1,0\n"),
+        "must be one of PNG, .* DICOM, got .*patient",
+    ),
     "web page": (with_file("h.jpg", b"<!DOCTYPE html><html>"), "it begins b'<!DOCTYPE html><'"),
-    "EPS": (with_file("x.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "must be one of PNG"),
+    "EPS": (
+        with_file("x.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+        "must be one of PNG",
+    ),
     "truncated PNG": (with_file("t.png", half(GOOD_PNG)), "must be a complete, undamaged picture"),
     "truncated JPEG": (with_file("t.jpg", half(encoded(PICTURE, "JPEG"))), "must be a complete"),
     "truncated TIFF": (with_file("t.tif", encoded(PICTURE, "TIFF")[:-300]), "must be a complete"),
     "truncated BMP": (with_file("t.bmp", half(encoded(PICTURE, "BMP"))), "must be a complete"),
     "truncated WebP": (with_file("t.webp", half(encoded(PICTURE, "WEBP"))), "must be a complete"),
     "header only": (with_file("t.png", GOOD_PNG[:10]), "is none of these or is damaged"),
-    "bad checksum": (with_file("c.png", flipped(GOOD_PNG, b"IDAT")), "must be a complete, undamaged picture"),
+    "bad checksum": (
+        with_file("c.png", flipped(GOOD_PNG, b"IDAT")),
+        "must be a complete, undamaged picture",
+    ),
     "0 x 0 PNG": (with_file("z.png", png(0, 0, 8, 0, b"")), "is none of these or is damaged"),
-    "0 x 0 in DICOM": (with_file("z.dcm", written(dicom(RAMP, Rows=0))), "at least 1x1 pixel, got 6x0"),
-    "animated GIF": (with_file("a.gif", frames("GIF")), r"got 2 frames. Choose one: .*seek\(index\)"),
+    "0 x 0 in DICOM": (
+        with_file("z.dcm", written(dicom(RAMP, Rows=0))),
+        "at least 1x1 pixel, got 6x0",
+    ),
+    "animated GIF": (
+        with_file("a.gif", frames("GIF")),
+        r"got 2 frames. Choose one: .*seek\(index\)",
+    ),
     "animated PNG": (with_file("a.png", frames("PNG")), "must be a single picture, got 2 frames"),
-    "animated WebP": (with_file("a.webp", frames("WEBP")), "must be a single picture, got 2 frames"),
-    "pages of a TIFF": (with_file("a.tif", frames("TIFF")), "must be a single picture, got 2 frames"),
-    "bomb": (with_file("b.png", png(60000, 60000, 8, 0, b"")), "at most 178956970 pixels, got more than"),
-    "DICOM bomb": (with_file("b.dcm", written(dicom(RAMP, Rows=60000, Columns=60000))), "got 60000x60000"),
+    "animated WebP": (
+        with_file("a.webp", frames("WEBP")),
+        "must be a single picture, got 2 frames",
+    ),
+    "pages of a TIFF": (
+        with_file("a.tif", frames("TIFF")),
+        "must be a single picture, got 2 frames",
+    ),
+    "bomb": (
+        with_file("b.png", png(60000, 60000, 8, 0, b"")),
+        "at most 178956970 pixels, got more than",
+    ),
+    "DICOM bomb": (
+        with_file("b.dcm", written(dicom(RAMP, Rows=60000, Columns=60000))),
+        "got 60000x60000",
+    ),
     "bad EXIF": (
         with_file("x.png", encoded(Image.fromarray(RAMP), "PNG", exif=b"Exif\0\0MM\0")),
         r"undamaged picture, got SyntaxError \(not a TIFF",
     ),
-    "no DICOM": (with_file("d.dcm", b"patient,label\n1,0\n" * 20), "a DICOM picture, got no pixel data"),
+    "no DICOM": (
+        with_file("d.dcm", b"patient,label\n1,0\n" * 20),
+        "a DICOM picture, got no pixel data",
+    ),
     "PNG called dcm": (with_file("p.dcm", GOOD_PNG), "is no DICOM file at all"),
     "truncated DICOM": (
         with_file("t.dcm", GOOD_DICOM[:-4]),
@@ -223,11 +267,23 @@ BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
     "number": (3, TypeError, "got int"),
     "0 x 0 PIL image": (Image.new("L", (0, 0)), ImageError, "must be at least 1x1 pixel, got 0x0"),
     "NaN": (NAN, ImageError, r"float64, \(2, 2\)> must be finite everywhere, got 1 NaN and 1 inf"),
-    "NaN in mode F": (Image.fromarray(NAN.astype(np.float32)), ImageError, "1 NaN and 1 infinite of 4"),
-    "too wide a range": (np.array([[-1e308, 1e308]]), ImageError, "of a range that a float can hold"),
+    "NaN in mode F": (
+        Image.fromarray(NAN.astype(np.float32)),
+        ImageError,
+        "1 NaN and 1 infinite of 4",
+    ),
+    "too wide a range": (
+        np.array([[-1e308, 1e308]]),
+        ImageError,
+        "of a range that a float can hold",
+    ),
     "no pixels": (np.zeros((0, 5)), ImageError, "must be at least 1x1 pixel, got 5x0"),
     "no pixels in colour": (np.zeros((5, 0, 3)), ImageError, "must be at least 1x1 pixel, got 0x5"),
-    "one axis": (np.zeros(5), ImageError, r"must be HxW, HxWxC or CxHxW with C 1, 3 or 4, got \(5,\)"),
+    "one axis": (
+        np.zeros(5),
+        ImageError,
+        r"must be HxW, HxWxC or CxHxW with C 1, 3 or 4, got \(5,\)",
+    ),
     "batch": (np.zeros((2, 3, 8, 8)), ImageError, "Pass one picture"),
     "two channels": (np.zeros((8, 8, 2)), ImageError, "with C 1, 3 or 4"),
     "either layout": (np.zeros((3, 8, 3)), ImageError, "a shape that is both HxWxC and CxHxW"),
@@ -240,18 +296,42 @@ BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
     "complex": (np.zeros((2, 2), complex), TypeError, "got complex128"),
     "tensor batch": (torch.zeros(1, 3, 8, 8), ImageError, r"float32, \(1, 3, 8, 8\)> must be HxW"),
     "tensor, channels last": (torch.zeros(8, 8, 3), ImageError, "channels first"),
-    "tensor without values": (torch.zeros(8, 8, device="meta"), ImageError, "must be convertible to numpy"),
+    "tensor without values": (
+        torch.zeros(8, 8, device="meta"),
+        ImageError,
+        "must be convertible to numpy",
+    ),
     "DICOM report": (without_pixels(), ImageError, r"got no pixel data \(modality SR\)"),
-    "DICOM without syntax": (without_syntax(), ImageError, "transfer syntax, got none in file_meta. Set"),
-    "DICOM frames": (dicom(RAMP, NumberOfFrames=2), ImageError, r"got 2 frames. .*pixel_array\(.*index=0"),
-    "DICOM frames not counted": (dicom(RAMP, PixelData=RAMP.tobytes() * 3), ImageError, "got 3 frames"),
-    "DICOM MPEG": (dicom(RAMP, MPEG2), ImageError, "decodable by an installed package, got .* MPEG2"),
+    "DICOM without syntax": (
+        without_syntax(),
+        ImageError,
+        "transfer syntax, got none in file_meta. Set",
+    ),
+    "DICOM frames": (
+        dicom(RAMP, NumberOfFrames=2),
+        ImageError,
+        r"got 2 frames. .*pixel_array\(.*index=0",
+    ),
+    "DICOM frames not counted": (
+        dicom(RAMP, PixelData=RAMP.tobytes() * 3),
+        ImageError,
+        "got 3 frames",
+    ),
+    "DICOM MPEG": (
+        dicom(RAMP, MPEG2),
+        ImageError,
+        "decodable by an installed package, got .* MPEG2",
+    ),
     "DICOM colours": (
         dicom(RAMP, PhotometricInterpretation="HSV"),
         ImageError,
         "must be MONOCHROME, .* 'HSV'",
     ),
-    "DICOM window": (dicom(RAMP, WindowCenter=5, WindowWidth=0), ImageError, "Window Width must be greater"),
+    "DICOM window": (
+        dicom(RAMP, WindowCenter=5, WindowWidth=0),
+        ImageError,
+        "Window Width must be greater",
+    ),
     "DICOM too short": (dicom(RAMP, Rows=7), ImageError, "must be whole and decodable"),
     "DICOM broken JPEG": (
         dicom(RAMP, JPEGBaseline8Bit, PixelData=encapsulate([b"\xff\xd8\xff\xd9"])),
@@ -262,7 +342,9 @@ BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
 }
 
 
-@pytest.mark.parametrize(("source", "error", "message"), BAD_OBJECTS.values(), ids=BAD_OBJECTS.keys())
+@pytest.mark.parametrize(
+    ("source", "error", "message"), BAD_OBJECTS.values(), ids=BAD_OBJECTS.keys()
+)
 def test_bad_object_is_refused(source, error, message):
     with pytest.raises(error, match=message):
         load_image(source)
@@ -281,13 +363,17 @@ def test_unreadable_permissions_name_the_file(tmp_path, monkeypatch):
 
     # Not by chmod: the superuser, whom tests may run as, reads everything.
     monkeypatch.setattr(mmfusion.model.images, "open", refuse, raising=False)
-    with pytest.raises(ImageError, match=r"secret.png' must be a readable file, got Permission denied"):
+    with pytest.raises(
+        ImageError, match=r"secret.png' must be a readable file, got Permission denied"
+    ):
         load_image(path)
 
 
 def test_compressed_dicom_without_decoder_names_syntax_and_packages(monkeypatch):
     monkeypatch.setattr(get_decoder(JPEGLSLossless), "_available", {})
-    with pytest.raises(ImageError, match=r"JPEG-LS Lossless .*1\.2\.840.* run: pip install pylibjpeg"):
+    with pytest.raises(
+        ImageError, match=r"JPEG-LS Lossless .*1\.2\.840.* run: pip install pylibjpeg"
+    ):
         load_image(dicom(RAMP, JPEGLSLossless))
 
 
@@ -305,7 +391,9 @@ def test_max_pixels_must_be_a_positive_int(limit):
     assert isinstance(caught.value, ValueError) or "type" in str(caught.value).lower()
 
 
-@pytest.mark.parametrize("source", [RAMP, Image.fromarray(RAMP), torch.from_numpy(RAMP), dicom(RAMP)])
+@pytest.mark.parametrize(
+    "source", [RAMP, Image.fromarray(RAMP), torch.from_numpy(RAMP), dicom(RAMP)]
+)
 def test_max_pixels_holds_for_every_source(source):
     assert load_image(source, max_pixels=30).size == (6, 5)
     with pytest.raises(ImageError, match="must be at most 29 pixels, got 6x5 = 30"):
@@ -342,22 +430,48 @@ GOOD_FILES: dict[str, tuple[str, bytes, np.ndarray]] = {
     "palette": (".png", encoded(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
     "16 bits PNG": (".png", encoded(grey16(DEEP), "PNG"), DEEP_SEEN),
     "16 bits TIFF": (".tif", encoded(grey16(DEEP + 60000), "TIFF"), DEEP_SEEN),
-    "32 bits TIFF": (".tif", encoded(Image.fromarray((DEEP - 90000).astype(np.int32)), "TIFF"), DEEP_SEEN),
-    "float TIFF": (".tif", encoded(Image.fromarray((DEEP / 9e9).astype(np.float32)), "TIFF"), DEEP_SEEN),
-    "constant 16 bits": (".png", encoded(grey16(np.full((2, 2), 700)), "PNG"), np.zeros((2, 2), np.uint8)),
-    "16 bits colour": (".png", png(1, 1, 16, 2, b"\0\xff\0\x80\x7f\x10\x00"), eight([[[255, 128, 16]]])),
-    "grey and alpha": (".png", encoded(Image.fromarray(GREY_ALPHA, "LA"), "PNG"), eight([[200, 0]])),
+    "32 bits TIFF": (
+        ".tif",
+        encoded(Image.fromarray((DEEP - 90000).astype(np.int32)), "TIFF"),
+        DEEP_SEEN,
+    ),
+    "float TIFF": (
+        ".tif",
+        encoded(Image.fromarray((DEEP / 9e9).astype(np.float32)), "TIFF"),
+        DEEP_SEEN,
+    ),
+    "constant 16 bits": (
+        ".png",
+        encoded(grey16(np.full((2, 2), 700)), "PNG"),
+        np.zeros((2, 2), np.uint8),
+    ),
+    "16 bits colour": (
+        ".png",
+        png(1, 1, 16, 2, b"\0\xff\0\x80\x7f\x10\x00"),
+        eight([[[255, 128, 16]]]),
+    ),
+    "grey and alpha": (
+        ".png",
+        encoded(Image.fromarray(GREY_ALPHA, "LA"), "PNG"),
+        eight([[200, 0]]),
+    ),
     "colour and alpha": (".png", encoded(Image.fromarray(RGBA), "PNG"), RGBA_SEEN),
     "transparent colour": (".png", TRANSPARENT_5, eight([[0, 16]])),
     "CMYK": (".tif", encoded(PLAIN_CMYK, "TIFF"), eight([[[255, 255, 255], [0, 255, 255]]])),
     "DICOM": (".dcm", GOOD_DICOM, RAMP),
     "DICOM under another name": (".png", GOOD_DICOM, RAMP),
     "DICOM without preamble": (".DCM", GOOD_DICOM[132:], RAMP),
-    "DICOM, implicit": (".dicom", written(dicom(DEEP.astype(np.uint16), ImplicitVRLittleEndian)), DEEP_SEEN),
+    "DICOM, implicit": (
+        ".dicom",
+        written(dicom(DEEP.astype(np.uint16), ImplicitVRLittleEndian)),
+        DEEP_SEEN,
+    ),
 }
 
 
-@pytest.mark.parametrize(("suffix", "content", "expected"), GOOD_FILES.values(), ids=GOOD_FILES.keys())
+@pytest.mark.parametrize(
+    ("suffix", "content", "expected"), GOOD_FILES.values(), ids=GOOD_FILES.keys()
+)
 def test_good_file_gives_the_documented_picture(suffix, content, expected, tmp_path):
     path = tmp_path / f"picture{suffix}"
     path.write_bytes(content)
@@ -405,7 +519,9 @@ def test_result_is_independent_of_the_source():
 
 def test_cmyk_jpeg_becomes_rgb(tmp_path):
     path = with_file("c.jpg", encoded(RED_CMYK, "JPEG", quality=100))(tmp_path)
-    np.testing.assert_allclose(pixels_of(load_image(path)), np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=3)
+    np.testing.assert_allclose(
+        pixels_of(load_image(path)), np.broadcast_to([255, 0, 0], (16, 16, 3)), atol=3
+    )
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
@@ -430,7 +546,9 @@ def test_sixteen_bit_tiff_with_white_as_zero_is_inverted(tmp_path):
 
 def test_multi_picture_jpeg_of_a_phone_gives_its_first_picture(tmp_path):
     first = Image.fromarray(COLOUR)
-    content = encoded(first, "MPO", save_all=True, append_images=[Image.new("RGB", (5, 5))], quality=95)
+    content = encoded(
+        first, "MPO", save_all=True, append_images=[Image.new("RGB", (5, 5))], quality=95
+    )
     path = with_file("phone.jpg", content)(tmp_path)
     with Image.open(path) as image:
         assert image.n_frames == 2
@@ -456,7 +574,9 @@ def test_truncated_file_is_not_rescued_by_pil_setting(tmp_path, monkeypatch):
 
 
 def test_warnings_of_pydicom_stay_inside_and_filters_are_restored(tmp_path):
-    path = with_file("long.dcm", written(dicom(RAMP, PixelData=RAMP.tobytes() + bytes(4))))(tmp_path)
+    path = with_file("long.dcm", written(dicom(RAMP, PixelData=RAMP.tobytes() + bytes(4))))(
+        tmp_path
+    )
     with pytest.warns(UserWarning, match="excess padding"):
         pydicom.pixels.pixel_array(pydicom.dcmread(path))
     before = list(warnings.filters)
@@ -485,21 +605,27 @@ def test_dicom_window_follows_the_standard(photometric, slope, intercept):
         WindowWidth=[400, 1500],
         PhotometricInterpretation=photometric,
     )
-    expected = np.array([[by_the_standard(v * slope + intercept, 40, 400) for v in row] for row in stored])
+    expected = np.array(
+        [[by_the_standard(v * slope + intercept, 40, 400) for v in row] for row in stored]
+    )
     expected = 255 - expected if photometric == "MONOCHROME1" else expected
     np.testing.assert_allclose(pixels_of(load_image(dataset)), expected, atol=0.5 + 1e-9)
 
 
 def test_dicom_sigmoid_window_follows_the_standard():
     stored = np.arange(0, 4096, 64, dtype=np.uint16).reshape(8, 8)
-    dataset = dicom(stored, BitsStored=12, WindowCenter=2000, WindowWidth=900, VOILUTFunction="SIGMOID")
+    dataset = dicom(
+        stored, BitsStored=12, WindowCenter=2000, WindowWidth=900, VOILUTFunction="SIGMOID"
+    )
     expected = 255 / (1 + np.exp(-4 * (stored - 2000.0) / 900))
     np.testing.assert_allclose(pixels_of(load_image(dataset)), expected, atol=0.5 + 1e-9)
 
 
 def test_dicom_voi_table_of_eight_bit_values_does_not_wrap():
     stored = np.arange(0, 4096, 13, dtype=np.uint16)[None, :]
-    dataset = dicom(stored, BitsStored=12, VOILUTSequence=lookup([4096, 0, 8], [v // 16 for v in range(4096)]))
+    dataset = dicom(
+        stored, BitsStored=12, VOILUTSequence=lookup([4096, 0, 8], [v // 16 for v in range(4096)])
+    )
     np.testing.assert_array_equal(pixels_of(load_image(dataset)), (stored // 16).astype(np.uint8))
 
 
@@ -534,7 +660,9 @@ def test_dicom_of_twelve_bits_without_window_is_stretched_and_padding_left_out()
 def test_dicom_padding_works_in_implicit_encoding(tmp_path):
     stored = np.array([[100, 600, 1100, 4095]], np.uint16)
     content = written(dicom(stored, ImplicitVRLittleEndian, BitsStored=12, PixelPaddingValue=4095))
-    assert pixels_of(load_image(with_file("i.dcm", content)(tmp_path))).tolist() == [[0, 128, 255, 255]]
+    assert pixels_of(load_image(with_file("i.dcm", content)(tmp_path))).tolist() == [
+        [0, 128, 255, 255]
+    ]
 
 
 @pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
@@ -547,7 +675,10 @@ def test_dicom_without_any_file_header_is_read_in_its_byte_order(implicit, littl
 
 
 def test_dicom_of_eight_bits_keeps_its_values():
-    assert pixels_of(load_image(dicom(RAMP, RescaleSlope=1, RescaleIntercept=0))).tolist() == RAMP.tolist()
+    assert (
+        pixels_of(load_image(dicom(RAMP, RescaleSlope=1, RescaleIntercept=0))).tolist()
+        == RAMP.tolist()
+    )
     signed = dicom(np.array([[-128, 0, 127]], np.int8))
     assert pixels_of(load_image(signed)).tolist() == [[0, 128, 255]]
     inverted = dicom(RAMP, PhotometricInterpretation="MONOCHROME1")
@@ -584,7 +715,9 @@ def test_dicom_palette():
     for name, values in palette.items():
         setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
         setattr(dataset, f"{name}PaletteColorLookupTableData", np.array(values, "<u2").tobytes())
-    assert pixels_of(load_image(dataset)).tolist() == [[[0, 0, 0], [255, 0, 0], [0, 255, 0], [1, 2, 3]]]
+    assert pixels_of(load_image(dataset)).tolist() == [
+        [[0, 0, 0], [255, 0, 0], [0, 255, 0], [1, 2, 3]]
+    ]
 
 
 def test_dicom_compressed():
@@ -607,11 +740,15 @@ def test_only_numpy_and_pil_are_imported():
     assert imported - set(sys.stdlib_module_names) == {"numpy", "PIL"}
 
 
-@pytest.mark.skipif("MMFUSION_DATA" not in os.environ, reason="MMFUSION_DATA (real X-rays) is not set")
+@pytest.mark.skipif(
+    "MMFUSION_DATA" not in os.environ, reason="MMFUSION_DATA (real X-rays) is not set"
+)
 def test_real_x_rays_load_as_pil_reads_them():
     paths = sorted(Path(os.environ["MMFUSION_DATA"]).glob("*/images/*"))[::10]
     assert paths
     for path in paths:
         with Image.open(path) as image:
-            expected = np.asarray(image.convert(image.mode if image.mode in ("L", "RGB") else "RGB"))
+            expected = np.asarray(
+                image.convert(image.mode if image.mode in ("L", "RGB") else "RGB")
+            )
         np.testing.assert_array_equal(pixels_of(load_image(path)), expected)

@@ -11,7 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmfusion.model.encoder_image import ImageEncoder
-from mmfusion.model.load_weights import load_weights, raise_for_loading_info, raise_unless_complete, read_weights
+from mmfusion.model.load_weights import (
+    load_weights,
+    raise_for_loading_info,
+    raise_unless_complete,
+    read_weights,
+)
 
 
 class Net(nn.Module):
@@ -65,7 +70,9 @@ def test_reads_a_state_dict_inside_a_training_checkpoint(tmp_path: Path, wrapper
 
 @pytest.mark.parametrize("prefix", ["module.", "model.", "backbone.", "bert.", "vit."])
 def test_reads_a_larger_models_checkpoint_behind_its_prefix(prefix: str) -> None:
-    wrapped = {prefix + key: value for key, value in state().items()} | {"classifier.weight": torch.zeros(2, 3)}
+    wrapped = {prefix + key: value for key, value in state().items()} | {
+        "classifier.weight": torch.zeros(2, 3)
+    }
     module = Net()
     load_weights(module, wrapped)
     assert equal(module, state())
@@ -80,7 +87,9 @@ def test_every_fault_is_listed() -> None:
         load_weights(Net(), wrong)
     message = str(error.value)
     assert "missing: a.bias" in message and "left over: extra.weight" in message
-    assert "mis-shaped: b.weight (4, 3) for (3, 3)" in message and message.startswith("weights must fit the model key by key")
+    assert "mis-shaped: b.weight (4, 3) for (3, 3)" in message and message.startswith(
+        "weights must fit the model key by key"
+    )
 
 
 def test_nothing_is_loaded_where_something_does_not_fit() -> None:
@@ -99,14 +108,18 @@ def test_a_long_list_is_cut_and_counted() -> None:
 
 def test_a_head_is_dropped_and_logged(log: pytest.LogCaptureFixture) -> None:
     module = Net()
-    load_weights(module, state() | {"head.weight": torch.zeros(1), "pooler.dense.bias": torch.zeros(1)})
+    load_weights(
+        module, state() | {"head.weight": torch.zeros(1), "pooler.dense.bias": torch.zeros(1)}
+    )
     assert equal(module, state())
     assert "Left out of Net: head.weight, pooler.dense.bias." in log.text
 
 
 def test_the_file_is_named(tmp_path: Path) -> None:
     save_file({"a.weight": torch.zeros(3, 2)}, tmp_path / "half.safetensors")
-    with pytest.raises(ValueError, match=r"weights '.*half\.safetensors' must fit .* missing: a\.bias, b\.weight"):
+    with pytest.raises(
+        ValueError, match=r"weights '.*half\.safetensors' must fit .* missing: a\.bias, b\.weight"
+    ):
         load_weights(Net(), tmp_path / "half.safetensors")
 
 
@@ -120,7 +133,9 @@ def test_truncated_safetensors_are_named(tmp_path: Path, keep: int) -> None:
     file = tmp_path / "w.safetensors"
     save_file(state(), file)
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"weights must be an undamaged file of tensors, got '.*w\.safetensors'"):
+    with pytest.raises(
+        ValueError, match=r"weights must be an undamaged file of tensors, got '.*w\.safetensors'"
+    ):
         read_weights(file)
 
 
@@ -128,7 +143,11 @@ def test_truncated_safetensors_are_named(tmp_path: Path, keep: int) -> None:
 def test_a_damaged_state_dict_is_named(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     torch.save(state(), file)
-    content = {"empty.pt": b"", "short.pt": file.read_bytes()[:200], "words.bin": b"not weights at all"}
+    content = {
+        "empty.pt": b"",
+        "short.pt": file.read_bytes()[:200],
+        "words.bin": b"not weights at all",
+    }
     file.write_bytes(content[name])
     with pytest.raises(ValueError, match=rf"weights must be .*, got '.*{name}'"):
         read_weights(file)
@@ -147,7 +166,10 @@ class Exploit:
 def test_a_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     torch.save({"a.weight": Exploit(touched)}, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match=r"weights must be tensors alone, got '.*bad\.pt', a pickle of other objects"):
+    with pytest.raises(
+        ValueError,
+        match=r"weights must be tensors alone, got '.*bad\.pt', a pickle of other objects",
+    ):
         read_weights(tmp_path / "bad.pt")
     (tmp_path / "plain.pkl").write_bytes(pickle.dumps(Exploit(touched)))
     with pytest.raises(ValueError, match=r"weights must be .*, got '.*plain\.pkl'"):
@@ -169,8 +191,14 @@ def test_something_else_than_a_state_dict_is_refused(tmp_path: Path, content: ob
 
 
 def test_the_info_of_from_pretrained_is_read_strictly(log: pytest.LogCaptureFixture) -> None:
-    info = {"missing_keys": ["x"], "unexpected_keys": ["bert.pooler.dense.weight", "odd"], "mismatched_keys": [("y", (1,), (2,))]}
-    with pytest.raises(ValueError, match=r"missing: x; left over: odd; mis-shaped: \('y', \(1,\), \(2,\)\)"):
+    info = {
+        "missing_keys": ["x"],
+        "unexpected_keys": ["bert.pooler.dense.weight", "odd"],
+        "mismatched_keys": [("y", (1,), (2,))],
+    }
+    with pytest.raises(
+        ValueError, match=r"missing: x; left over: odd; mis-shaped: \('y', \(1,\), \(2,\)\)"
+    ):
         raise_for_loading_info(info, what="checkpoint 'c'", known_heads=True)
     heads = {"missing_keys": [], "unexpected_keys": ["classifier.bias"], "mismatched_keys": []}
     with pytest.raises(ValueError, match=r"left over: classifier\.bias"):

@@ -26,7 +26,9 @@ def test_linear_is_one_affine_map_per_token() -> None:
     mapper, given = EmbeddingMapper("linear", 6, 8), text()
     mapped = mapper(given)
     layer = mapper.map[0]
-    torch.testing.assert_close(mapped.tokens[given.mask], given.tokens[given.mask] @ layer.weight.T + layer.bias)
+    torch.testing.assert_close(
+        mapped.tokens[given.mask], given.tokens[given.mask] @ layer.weight.T + layer.bias
+    )
     assert torch.equal(mapped.mask, given.mask)
     torch.testing.assert_close(mapped.pooled, masked_mean(mapped.tokens, given.mask))
 
@@ -37,7 +39,9 @@ def test_mlp_is_two_layers_with_gelu_per_token(hidden: int | None, expected: int
     mapped = mapper(given)
     first, last = mapper.map[0], mapper.map[3]
     assert first.out_features == expected
-    torch.testing.assert_close(mapped.tokens[given.mask], last(torch.nn.functional.gelu(first(given.tokens[given.mask]))))
+    torch.testing.assert_close(
+        mapped.tokens[given.mask], last(torch.nn.functional.gelu(first(given.tokens[given.mask])))
+    )
     torch.testing.assert_close(mapped.pooled, masked_mean(mapped.tokens, given.mask))
 
 
@@ -51,7 +55,11 @@ def test_learned_queries_attend_to_the_real_tokens() -> None:
 
 
 def test_the_images_tokens_as_queries() -> None:
-    mapper, given, seen = EmbeddingMapper("cross_attention", 6, 8, queries="image", num_heads=2), text(), image()
+    mapper, given, seen = (
+        EmbeddingMapper("cross_attention", 6, 8, queries="image", num_heads=2),
+        text(),
+        image(),
+    )
     mapped = mapper(given, seen)
     assert mapped.tokens.shape == seen.tokens.shape and torch.equal(mapped.mask, seen.mask)
     assert mapper.asks_image and not hasattr(mapper, "queries")
@@ -65,18 +73,29 @@ def test_identity_leaves_the_text_as_it_is() -> None:
 
 @pytest.mark.parametrize("kind", ["linear", "mlp", "cross_attention", "identity"])
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_pooled_is_what_forward_gives_as_pooled(kind: str, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_is_what_forward_gives_as_pooled(
+    kind: str, dropout: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mapper, given = EmbeddingMapper(kind, 6, 6, num_heads=2, dropout=dropout).double(), text()
     given = Encoded(given.tokens.double(), given.mask, given.pooled.double())
     torch.manual_seed(1)
     expected = mapper(given).pooled
     whole: list[Encoded] = []
     real = EmbeddingMapper.forward
-    monkeypatch.setattr(EmbeddingMapper, "forward", lambda self, *inputs: whole.append(inputs[0]) or real(self, *inputs))
+    monkeypatch.setattr(
+        EmbeddingMapper,
+        "forward",
+        lambda self, *inputs: whole.append(inputs[0]) or real(self, *inputs),
+    )
     torch.manual_seed(1)
     torch.testing.assert_close(mapper.pooled(given), expected)
-    # An affine map is given the mean alone, but not where each token loses other entries to dropout.
-    assert mapper.maps_the_mean == (kind == "linear" and not dropout) == (whole[-1].tokens.shape[1] == 1)
+    # An affine map is given the mean alone, but not where each token loses other entries to
+    # dropout.
+    assert (
+        mapper.maps_the_mean
+        == (kind == "linear" and not dropout)
+        == (whole[-1].tokens.shape[1] == 1)
+    )
 
 
 def test_a_text_without_a_token_has_no_mean_and_an_adapter_sees_every_token() -> None:
@@ -84,7 +103,9 @@ def test_a_text_without_a_token_has_no_mean_and_an_adapter_sees_every_token() ->
     empty = given._replace(mask=torch.tensor([[True] * 4, [False] * 4]))
     torch.testing.assert_close(mapper.pooled(empty), mapper(empty).pooled)
     assert not mapper.pooled(empty)[1].any()
-    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["map.0"], r=2, lora_dropout=0.5), mapper)
+    peft.inject_adapter_in_model(
+        peft.LoraConfig(target_modules=["map.0"], r=2, lora_dropout=0.5), mapper
+    )
     assert not mapper.maps_the_mean
 
 
@@ -104,7 +125,12 @@ def test_dropout_acts_in_training_alone(kind: str) -> None:
 
 
 def test_options_are_what_rebuilds_it() -> None:
-    options: dict[str, Any] = {"num_queries": 3, "queries": "image", "num_heads": 2, "hidden_dim": 5}
+    options: dict[str, Any] = {
+        "num_queries": 3,
+        "queries": "image",
+        "num_heads": 2,
+        "hidden_dim": 5,
+    }
     mapper = EmbeddingMapper("cross_attention", 6, 8, **options)
     assert mapper.options.items() >= {"kind": "cross_attention", **options}.items()
     again = EmbeddingMapper(in_dim=6, out_dim=8, **mapper.options)
@@ -121,7 +147,11 @@ def test_options_are_what_rebuilds_it() -> None:
         (("linear", 6, 8), {"num_queries": 0}, "num_queries must be at least 1, got 0"),
         (("linear", 6, 8), {"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1"),
         (("linear", 6, 8), {"dropout": -0.1}, r"dropout must be in \[0, 1\), got -0.1"),
-        (("cross_attention", 6, 8), {"num_heads": 3}, "num_heads must be a divisor of the width 8, got 3"),
+        (
+            ("cross_attention", 6, 8),
+            {"num_heads": 3},
+            "num_heads must be a divisor of the width 8, got 3",
+        ),
     ],
 )
 def test_refusals(arguments: tuple[str, int, int], options: dict[str, Any], message: str) -> None:

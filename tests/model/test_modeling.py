@@ -17,12 +17,26 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, MPNetConfig, ViTConfig
 
 # The public names, whose first use registers the Auto classes.
-from mmfusion import EmbeddingMapper, FusionClassifier, FusionConfig, FusionOutput, ImageEncoder, Joint, Late, TextEncoder
+from mmfusion import (
+    EmbeddingMapper,
+    FusionClassifier,
+    FusionConfig,
+    FusionOutput,
+    ImageEncoder,
+    Joint,
+    Late,
+    TextEncoder,
+)
 from mmfusion import testing as kit
 from mmfusion.model.fusion import FUSIONS
 from mmfusion.model.loss import classification_loss
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 20}
 TIMM_VIT = {"img_size": 16, "patch_size": 8, "embed_dim": 24, "depth": 3, "num_heads": 2}
 
@@ -36,7 +50,13 @@ def bert() -> BertConfig:
 
 
 def swin() -> ImageEncoder:
-    options = {"img_size": 32, "window_size": 2, "embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2)}
+    options = {
+        "img_size": 32,
+        "window_size": 2,
+        "embed_dim": 8,
+        "depths": (1, 2),
+        "num_heads": (1, 2),
+    }
     return ImageEncoder("swin_tiny_patch4_window7_224", pretrained=False, **options)
 
 
@@ -71,31 +91,47 @@ def assert_same_logits(one: nn.Module, other: nn.Module, size: int = 16) -> None
 
 def test_parts_may_be_encoders_configs_or_names() -> None:
     encoder = ImageEncoder("test_vit", pretrained=False)
-    model = FusionClassifier(image_encoder=encoder, text_encoder=bert(), mapper="mlp", fusion="late")
-    assert model.config.image_encoder["name"] == "test_vit" and model.config.mapper == {"kind": "mlp"}
+    model = FusionClassifier(
+        image_encoder=encoder, text_encoder=bert(), mapper="mlp", fusion="late"
+    )
+    assert model.config.image_encoder["name"] == "test_vit" and model.config.mapper == {
+        "kind": "mlp"
+    }
     assert model.modalities == ("image", "text") and model.mapper.out_dim == model.image_encoder.dim
-    rebuilt = FusionClassifier(FusionConfig(image_encoder="test_vit", text_encoder=model.config.text_encoder))
+    rebuilt = FusionClassifier(
+        FusionConfig(image_encoder="test_vit", text_encoder=model.config.text_encoder)
+    )
     assert rebuilt.image_encoder.dim == model.image_encoder.dim
 
 
-@pytest.mark.parametrize("image", [lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, **TIMM_VIT), swin])
+@pytest.mark.parametrize(
+    "image", [lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, **TIMM_VIT), swin]
+)
 def test_composing_leaves_pretrained_towers_bit_equal(image: Any) -> None:
     encoders = {"image_encoder": image(), "text_encoder": TextEncoder(bert())}
     before = {
-        name: {key: value.clone() for key, value in [*part.named_parameters(), *part.named_buffers()]}
+        name: {
+            key: value.clone() for key, value in [*part.named_parameters(), *part.named_buffers()]
+        }
         for name, part in encoders.items()
     }
     model = FusionClassifier(**encoders)
     for name, part in encoders.items():
         assert getattr(model, name) is part
         after = dict([*part.named_parameters(), *part.named_buffers()])
-        assert after.keys() == before[name].keys() and all(torch.equal(after[k], v) for k, v in before[name].items())
+        assert after.keys() == before[name].keys() and all(
+            torch.equal(after[k], v) for k, v in before[name].items()
+        )
 
 
 def test_parts_given_beside_a_config_take_the_place_of_its_own() -> None:
     config = classifier(num_labels=4, fusion="late").config
     model = FusionClassifier(config, fusion=Joint(at=1), num_labels=3)
-    assert model.config.fusion["name"] == "joint" and model.config.num_labels == 3 and model.fusion.at == 1
+    assert (
+        model.config.fusion["name"] == "joint"
+        and model.config.num_labels == 3
+        and model.fusion.at == 1
+    )
     assert FusionClassifier(config, id2label={0: "a", 1: "b"}).config.label2id == {"a": 0, "b": 1}
 
 
@@ -103,18 +139,32 @@ def test_a_mapper_of_ones_own() -> None:
     mapper = EmbeddingMapper("mlp", 16, 16, hidden_dim=5)
     model = classifier(mapper=mapper)
     assert model.mapper is mapper and model.config.mapper["hidden_dim"] == 5
-    with pytest.raises(ValueError, match=r"mapper must map width 16 \(text\) to 16 \(image\), got 8 to 16"):
+    with pytest.raises(
+        ValueError, match=r"mapper must map width 16 \(text\) to 16 \(image\), got 8 to 16"
+    ):
         classifier(mapper=EmbeddingMapper("linear", 8, 16))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_encoder": None, "text_encoder": None}, "image_encoder or text_encoder must be given, got neither"),
-        ({"fusion": "conct"}, "fusion must be a known strategy, got 'conct'. Did you mean 'concat'"),
+        (
+            {"image_encoder": None, "text_encoder": None},
+            "image_encoder or text_encoder must be given, got neither",
+        ),
+        (
+            {"fusion": "conct"},
+            "fusion must be a known strategy, got 'conct'. Did you mean 'concat'",
+        ),
         ({"mapper": "liner"}, "got 'liner'. Did you mean 'linear'"),
-        ({"mapper": {"kind": "mlp", "hiden_dim": 3}}, r"options of mapper 'mlp' must be what EmbeddingMapper takes, .*hiden_dim"),
-        ({"fusion": {"name": "late", "combin": "mean"}}, r"options of fusion 'late' must be what Late takes"),
+        (
+            {"mapper": {"kind": "mlp", "hiden_dim": 3}},
+            r"options of mapper 'mlp' must be what EmbeddingMapper takes, .*hiden_dim",
+        ),
+        (
+            {"fusion": {"name": "late", "combin": "mean"}},
+            r"options of fusion 'late' must be what Late takes",
+        ),
         ({"class_weights": [1.0]}, "class_weights must be 2 positive numbers"),
     ],
 )
@@ -124,7 +174,9 @@ def test_parts_that_do_not_exist_or_fit(options: dict[str, Any], message: str) -
 
 
 def test_another_kind_of_config_is_refused() -> None:
-    with pytest.raises(TypeError, match="config must be a FusionConfig, got BertConfig|parameter 'config'"):
+    with pytest.raises(
+        TypeError, match="config must be a FusionConfig, got BertConfig|parameter 'config'"
+    ):
         FusionClassifier(bert())  # type: ignore[arg-type]
 
 
@@ -154,11 +206,17 @@ def test_an_image_only_and_a_text_only_classifier(tmp_path: Path) -> None:
         assert torch.equal(again(**given).logits, outputs.logits) and not hasattr(again, "fusion")
     embedded = image(**pixels, output_embeddings=True)
     assert embedded.image_embedding.shape == (4, 16) and embedded.text_embedding is None
-    with pytest.raises(ValueError, match="input_ids must be left out of a classifier of image alone"):
+    with pytest.raises(
+        ValueError, match="input_ids must be left out of a classifier of image alone"
+    ):
         image(**pixels, **words)
-    with pytest.raises(ValueError, match="pixel_values must be left out of a classifier of text alone"):
+    with pytest.raises(
+        ValueError, match="pixel_values must be left out of a classifier of text alone"
+    ):
         text(**pixels)
-    with pytest.raises(ValueError, match=r"every sample must have an image, got none in rows \[2\]"):
+    with pytest.raises(
+        ValueError, match=r"every sample must have an image, got none in rows \[2\]"
+    ):
         image(**pixels, image_present=torch.tensor([True, True, False, True]))
     with pytest.raises(ValueError, match=r"every sample must have a text, got none in rows \[0\]"):
         text(input_ids=words["input_ids"], text_present=torch.tensor([False, True, True, True]))
@@ -171,8 +229,13 @@ def test_neither_modality_is_an_error() -> None:
     model, inputs = classifier(), batch()
     with pytest.raises(ValueError, match="pixel_values or input_ids must be given, got neither"):
         model()
-    present = {"image_present": torch.tensor([True, False, True, True]), "text_present": torch.tensor([True, False, True, True])}
-    with pytest.raises(ValueError, match=r"every sample must have an image or a text, got none in rows \[1\]"):
+    present = {
+        "image_present": torch.tensor([True, False, True, True]),
+        "text_present": torch.tensor([True, False, True, True]),
+    }
+    with pytest.raises(
+        ValueError, match=r"every sample must have an image or a text, got none in rows \[1\]"
+    ):
         model(**inputs, **present)
 
 
@@ -223,7 +286,11 @@ def test_a_replica_of_data_parallel_runs_on_its_own_weights(
     buffers = [list(model.buffers()), list(other.buffers())]
     replicate = sys.modules["torch.nn.parallel.replicate"]
     monkeypatch.setattr(replicate, "_get_device_index", lambda device, _: device)
-    monkeypatch.setattr(replicate, "_broadcast_coalesced_reshape", lambda given, *_, detach=False: buffers if detach else copies)
+    monkeypatch.setattr(
+        replicate,
+        "_broadcast_coalesced_reshape",
+        lambda given, *_, detach=False: buffers if detach else copies,
+    )
     _, replica = replicate.replicate(model, [0, 1])
     whole = kit.tiny_batch(model, 4)
     pictures = {"pixel_values": whole["pixel_values"]}
@@ -235,7 +302,9 @@ def test_a_replica_of_data_parallel_runs_on_its_own_weights(
 
 def test_presence_of_another_length_is_refused() -> None:
     # By ours, or before it by the run-time check of the shapes.
-    with pytest.raises((ValueError, TypeError), match="presence must be one flag per sample|image_present"):
+    with pytest.raises(
+        (ValueError, TypeError), match="presence must be one flag per sample|image_present"
+    ):
         classifier()(**batch(), image_present=torch.ones(3, dtype=torch.bool))
 
 
@@ -262,14 +331,18 @@ def test_class_weights_scale_each_samples_loss() -> None:
     weights = [0.5, 1.0, 4.0]
     model, labels = classifier(num_labels=3, class_weights=weights), torch.tensor([0, 2, 1, 2])
     outputs = model(**batch(), labels=labels)
-    each = [-weights[int(y)] * z.log_softmax(-1)[y] for z, y in zip(outputs.logits, labels, strict=True)]
+    each = [
+        -weights[int(y)] * z.log_softmax(-1)[y] for z, y in zip(outputs.logits, labels, strict=True)
+    ]
     torch.testing.assert_close(outputs.loss, torch.stack(each).mean())
     assert model.class_weights.tolist() == weights and "class_weights" not in model.state_dict()
 
 
 @pytest.mark.parametrize("weights", [None, [2.0, 0.5, 1.0]])
 def test_multi_label_loss_leaves_unknown_labels_out(weights: list[float] | None) -> None:
-    model = classifier(num_labels=3, problem_type="multi_label_classification", class_weights=weights)
+    model = classifier(
+        num_labels=3, problem_type="multi_label_classification", class_weights=weights
+    )
     nan = float("nan")
     labels = torch.tensor([[1.0, 0, nan], [nan, nan, nan], [0, 0, 1], [nan, 1, 0]])
     outputs = model(**batch(), labels=labels)
@@ -297,9 +370,17 @@ def test_a_batch_without_a_known_label_has_a_loss_of_zero_and_gradients() -> Non
     [
         ("single", torch.tensor([0, 1, 2, 1]), r"labels must be in 0 \.\. 1, got 2"),
         ("single", torch.tensor([0, 1, -100, 1]), r"labels must be in 0 \.\. 1, got -100"),
-        ("single", torch.tensor([0, 1]), r"labels must be class indices \[4\], got torch.int64 \(2,\)"),
+        (
+            "single",
+            torch.tensor([0, 1]),
+            r"labels must be class indices \[4\], got torch.int64 \(2,\)",
+        ),
         ("single", torch.zeros(4), r"labels must be class indices \[4\], got torch.float32"),
-        ("multi", torch.zeros(4, dtype=torch.long), r"labels must be floats \[4, 2\] \(1, 0 or NaN\), got torch.int64 \(4,\)"),
+        (
+            "multi",
+            torch.zeros(4, dtype=torch.long),
+            r"labels must be floats \[4, 2\] \(1, 0 or NaN\), got torch.int64 \(4,\)",
+        ),
         ("multi", torch.zeros(4, 3), r"labels must be floats \[4, 2\]"),
         ("multi", torch.full((4, 2), 0.5), "labels must be 1, 0 or NaN, got 0.5"),
     ],
@@ -323,7 +404,10 @@ def test_rows_that_do_not_count() -> None:
 def test_the_auxiliary_loss_is_added_in_training_alone() -> None:
     model = classifier(auxiliary_loss_weight=0.5)
     inputs, labels = batch(), torch.tensor([0, 1, 1, 0])
-    present = {"image_present": torch.tensor([True, True, False, True]), "text_present": torch.tensor([True, False, True, True])}
+    present = {
+        "image_present": torch.tensor([True, True, False, True]),
+        "text_present": torch.tensor([True, False, True, True]),
+    }
     outputs = model(**inputs, **present, labels=labels, output_embeddings=True)
     plain = nn.functional.cross_entropy(outputs.logits, labels)
     torch.testing.assert_close(outputs.loss, plain)
@@ -351,7 +435,10 @@ def test_modality_dropout_takes_one_modality_at_its_rate(monkeypatch: pytest.Mon
     present = torch.ones(rows, dtype=torch.bool)
     image_only, text_only = present.clone(), present.clone()
     image_only[:100], text_only[100:200] = False, False
-    inputs = {"pixel_values": torch.zeros(rows, 3, 16, 16), "input_ids": torch.ones(rows, 1, dtype=torch.long)}
+    inputs = {
+        "pixel_values": torch.zeros(rows, 3, 16, 16),
+        "input_ids": torch.ones(rows, 1, dtype=torch.long),
+    }
     with torch.no_grad():
         model(**inputs, image_present=image_only, text_present=text_only)
         assert torch.equal(seen[0], image_only) and torch.equal(seen[1], text_only)
@@ -403,15 +490,24 @@ def changed(folder: Path, change: Any) -> None:
         (lambda state: state.pop("fusion.head.out.bias"), r"missing: fusion\.head\.out\.bias"),
         (lambda state: state.update({"extra.weight": torch.zeros(2)}), r"left over: extra\.weight"),
         (lambda state: state.update({"head.weight": torch.zeros(2)}), r"left over: head\.weight"),
-        (lambda state: state.update({"fusion.head.out.bias": torch.zeros(5)}), r"mis-shaped: .*fusion\.head\.out\.bias"),
-        (lambda state: state.pop("image_encoder.backbone.layernorm.bias"), r"missing: image_encoder\.backbone\.layernorm\.bias"),
+        (
+            lambda state: state.update({"fusion.head.out.bias": torch.zeros(5)}),
+            r"mis-shaped: .*fusion\.head\.out\.bias",
+        ),
+        (
+            lambda state: state.pop("image_encoder.backbone.layernorm.bias"),
+            r"missing: image_encoder\.backbone\.layernorm\.bias",
+        ),
     ],
 )
 def test_loading_is_strict_both_ways(tmp_path: Path, change: Any, message: str) -> None:
     classifier().save_pretrained(tmp_path)
     changed(tmp_path, change)
     for loader in (FusionClassifier, AutoModel):
-        with pytest.raises(ValueError, match=rf"checkpoint '{tmp_path}' must fit the model key by key, got {message}"):
+        with pytest.raises(
+            ValueError,
+            match=rf"checkpoint '{tmp_path}' must fit the model key by key, got {message}",
+        ):
             loader.from_pretrained(tmp_path)
 
 
@@ -430,7 +526,9 @@ def test_a_damaged_checkpoint_and_a_missing_one_are_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("fusion", ["concat", "late"])
-def test_another_number_of_classes_draws_the_head_anew_and_leaves_all_else(tmp_path: Path, fusion: str) -> None:
+def test_another_number_of_classes_draws_the_head_anew_and_leaves_all_else(
+    tmp_path: Path, fusion: str
+) -> None:
     model = classifier(num_labels=2, fusion=fusion)
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="mis-shaped"):
@@ -438,10 +536,14 @@ def test_another_number_of_classes_draws_the_head_anew_and_leaves_all_else(tmp_p
     states = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        again = FusionClassifier.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+        again = FusionClassifier.from_pretrained(
+            tmp_path, num_labels=7, ignore_mismatched_sizes=True
+        )
         assert again(**batch()).logits.shape == (4, 7)
         states.append(again.state_dict())
-    fresh = [key for key, value in model.state_dict().items() if value.shape != states[0][key].shape]
+    fresh = [
+        key for key, value in model.state_dict().items() if value.shape != states[0][key].shape
+    ]
     assert fresh and all(key.rsplit(".", 2)[-2] == "out" for key in fresh)
     for key, value in model.state_dict().items():
         if key not in fresh:
@@ -455,7 +557,13 @@ def test_another_number_of_classes_draws_the_head_anew_and_leaves_all_else(tmp_p
 
 
 @pytest.mark.parametrize(
-    "options", [{"dtype": torch.bfloat16}, {"dtype": "float32"}, {"device_map": "cpu"}, {"attn_implementation": "eager"}]
+    "options",
+    [
+        {"dtype": torch.bfloat16},
+        {"dtype": "float32"},
+        {"device_map": "cpu"},
+        {"attn_implementation": "eager"},
+    ],
 )
 def test_what_users_of_transformers_pass(tmp_path: Path, options: dict[str, Any]) -> None:
     model = classifier(image_encoder=swin(), class_weights=[1.0, 2.0])
@@ -478,11 +586,16 @@ def test_buffers_that_are_not_saved_are_right_after_loading(tmp_path: Path) -> N
     model = classifier(image_encoder=swin())
     saved = set(model.state_dict())
     unsaved = {name: value for name, value in model.named_buffers() if name not in saved}
-    assert any("relative_position_index" in name for name in unsaved) and any("position_ids" in name for name in unsaved)
+    assert any("relative_position_index" in name for name in unsaved) and any(
+        "position_ids" in name for name in unsaved
+    )
     model.save_pretrained(tmp_path)
     again = dict(FusionClassifier.from_pretrained(tmp_path).named_buffers())
     assert unsaved.keys() <= again.keys()
-    assert all(torch.equal(again[name], value) and again[name].dtype == value.dtype for name, value in unsaved.items())
+    assert all(
+        torch.equal(again[name], value) and again[name].dtype == value.dtype
+        for name, value in unsaved.items()
+    )
 
 
 def test_a_text_tower_without_sdpa_is_read_again(tmp_path: Path) -> None:
@@ -496,12 +609,17 @@ def test_a_text_tower_without_sdpa_is_read_again(tmp_path: Path) -> None:
 CHANGES: dict[str, Any] = {
     "frozen": lambda model: model.freeze("image").freeze("text"),
     "last blocks": lambda model: model.freeze("image", keep_last=1).freeze("text", keep_last=2),
-    "lora": lambda model: (model.image_encoder.add_lora(r=2), model.text_encoder.add_lora(r=2, target_modules=["query"])),
+    "lora": lambda model: (
+        model.image_encoder.add_lora(r=2),
+        model.text_encoder.add_lora(r=2, target_modules=["query"]),
+    ),
     "unfrozen": lambda model: (model.freeze("image"), model.image_encoder.unfreeze()),
 }
 
 
-@pytest.mark.parametrize("image", [vit, lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, **TIMM_VIT)])
+@pytest.mark.parametrize(
+    "image", [vit, lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, **TIMM_VIT)]
+)
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_trains_is_saved_with_the_model(tmp_path: Path, change: str, image: Any) -> None:
     model = classifier(image_encoder=image(), fusion="joint", mapper="linear")
@@ -516,18 +634,26 @@ def test_what_trains_is_saved_with_the_model(tmp_path: Path, change: str, image:
     assert flags(again) == flags(model)
     # Beside where it was read from, the config is the same.
     assert again.config.to_dict() | {"_name_or_path": ""} == model.config.to_dict()
-    in_training = [{name for name, part in one.train().named_modules() if part.training} for one in (again, model)]
+    in_training = [
+        {name for name, part in one.train().named_modules() if part.training}
+        for one in (again, model)
+    ]
     assert in_training[0] == in_training[1]
     assert any("lora_" in name for name in flags(again)) == (change == "lora")
 
 
 def test_frozen_towers_stay_in_eval_and_get_no_gradient() -> None:
     model = classifier().freeze("text").train()
-    assert not any(module.training for module in model.text_encoder.backbone.modules()) and model.image_encoder.backbone.training
+    assert (
+        not any(module.training for module in model.text_encoder.backbone.modules())
+        and model.image_encoder.backbone.training
+    )
     model(**batch(), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
     assert all(p.grad is None for p in model.text_encoder.parameters())
     assert all(p.grad is not None for p in model.image_encoder.parameters())
-    with pytest.raises(ValueError, match="modality must be one of .* got 'txt'. Did you mean 'text'"):
+    with pytest.raises(
+        ValueError, match="modality must be one of .* got 'txt'. Did you mean 'text'"
+    ):
         model.freeze("txt")
 
 
@@ -559,21 +685,31 @@ def test_peft_wraps_the_whole_classifier(tmp_path: Path) -> None:
 # The name that transformers 5.17 knows too; 5.23 renamed it.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 @pytest.mark.parametrize("fusion", ["concat", {"name": "joint", "at": 1}, "mmtm"])
-@pytest.mark.parametrize("image", [vit, lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, **TIMM_VIT)])
+@pytest.mark.parametrize(
+    "image", [vit, lambda: ImageEncoder("vit_tiny_patch16_224", pretrained=False, **TIMM_VIT)]
+)
 def test_recomputed_activations_give_the_same_gradients(image: Any, fusion: Any) -> None:
     model = classifier(image_encoder=image(), fusion=fusion)
     gradients = []
     for recompute in (False, True):
         if recompute:
             model.gradient_checkpointing_enable()
-        assert any(getattr(part, "gradient_checkpointing", False) for part in model.text_encoder.modules()) == recompute
+        assert (
+            any(
+                getattr(part, "gradient_checkpointing", False)
+                for part in model.text_encoder.modules()
+            )
+            == recompute
+        )
         model.zero_grad()
         for part in model.modules():
             # Training mode, in which alone transformers recomputes, without anything random.
             part.training = True
         set_dropout(model, 0.0)
         model(**batch(), labels=torch.tensor([0, 1, 1, 0])).loss.backward()
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 50
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
@@ -658,13 +794,25 @@ torch.save(model(**inputs).logits.detach(), {str(folder / "logits.pt")!r})
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(cache)}
     for code, arguments in ((push, []), (RELOAD, [str(folder)])):
         command = [sys.executable, "-c", code, *arguments]
-        answer = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+        answer = subprocess.run(
+            command, capture_output=True, text=True, env=environment, cwd=tmp_path
+        )
         assert answer.returncode == 0, answer.stderr[-3000:]
-    assert answer.stdout.split()[-3:] == ["reloaded", "transformers_modules", "transformers_modules"]
+    assert answer.stdout.split()[-3:] == [
+        "reloaded",
+        "transformers_modules",
+        "transformers_modules",
+    ]
     config = json.loads((folder / "config.json").read_text())
-    assert config["auto_map"] == {"AutoConfig": "configuration.FusionConfig", "AutoModel": "modeling.FusionClassifier"}
+    assert config["auto_map"] == {
+        "AutoConfig": "configuration.FusionConfig",
+        "AutoModel": "modeling.FusionClassifier",
+    }
 
 
 def test_the_late_strategy_is_told_of_multi_label() -> None:
     model = classifier(fusion=Late("product"), problem_type="multi_label_classification")
-    assert model.fusion.multi_label and model.config.fusion == {"name": "late", "combine": "product"}
+    assert model.fusion.multi_label and model.config.fusion == {
+        "name": "late",
+        "combine": "product",
+    }

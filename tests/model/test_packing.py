@@ -41,13 +41,25 @@ from mmfusion.model.packing import (
     ungrouped,
 )
 
-WIDTHS = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
+WIDTHS = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 40,
+}
 LENGTHS = [20, 3, 1, 11, 20, 7]
 TOLERANCE = 1e-5
 
 
 def configs() -> dict[str, PreTrainedConfig]:
-    modern = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2, "pad_token_id": 0}
+    modern = {
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "cls_token_id": 1,
+        "sep_token_id": 2,
+        "pad_token_id": 0,
+    }
     return {
         "bert": BertConfig(**WIDTHS),
         "roberta": RobertaConfig(**WIDTHS),
@@ -55,7 +67,9 @@ def configs() -> dict[str, PreTrainedConfig]:
         "camembert": CamembertConfig(**{**WIDTHS, "pad_token_id": 1}),
         "distilbert": DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=24, vocab_size=40),
         # Every second layer sees 4 tokens to either side, so that the longer texts reach beyond it.
-        "modernbert": ModernBertConfig(**WIDTHS, **modern, local_attention=8, global_attn_every_n_layers=2),
+        "modernbert": ModernBertConfig(
+            **WIDTHS, **modern, local_attention=8, global_attn_every_n_layers=2
+        ),
     }
 
 
@@ -63,7 +77,9 @@ KINDS = sorted(configs())
 
 
 def batch(lengths: list[int], *, width: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
-    ids = torch.randint(4, 40, (len(lengths), width or max(lengths)), generator=torch.Generator().manual_seed(seed))
+    ids = torch.randint(
+        4, 40, (len(lengths), width or max(lengths)), generator=torch.Generator().manual_seed(seed)
+    )
     return ids, torch.arange(ids.shape[1]) < torch.tensor(lengths)[:, None]
 
 
@@ -88,7 +104,9 @@ def test_packed_texts_are_what_each_text_is_alone(kind: str, side: str) -> None:
     alone = encoder(kind, "padded")
     for row, length in enumerate(LENGTHS):
         single = alone(ids[row, mask[row]][None])
-        torch.testing.assert_close(together.tokens[row, :length], single.tokens[0], atol=TOLERANCE, rtol=0)
+        torch.testing.assert_close(
+            together.tokens[row, :length], single.tokens[0], atol=TOLERANCE, rtol=0
+        )
         torch.testing.assert_close(together.pooled[row], single.pooled[0], atol=TOLERANCE, rtol=0)
     assert not together.tokens[~together.mask].any()
 
@@ -99,7 +117,9 @@ def test_the_backbone_computes_the_real_tokens_alone(kind: str) -> None:
     rows: list[int] = []
     for module in packed.backbone.modules():
         if isinstance(module, (nn.Linear, nn.LayerNorm)):
-            module.register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel()))
+            module.register_forward_hook(
+                lambda _, inputs, __: rows.append(inputs[0].shape[:-1].numel())
+            )
     packed(*batch(LENGTHS, width=40))
     assert len(rows) > 3 and set(rows) == {sum(LENGTHS)}
 
@@ -112,11 +132,17 @@ def test_gradients_are_those_of_the_padded_batch(kind: str) -> None:
         made = encoder(kind, padding)
         encoded = made(ids, mask)
         (encoded.pooled.sin().sum() + encoded.tokens[encoded.mask].cos().sum()).backward()
-        gradients[padding] = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
+        gradients[padding] = {
+            name: p.grad for name, p in made.named_parameters() if p.grad is not None
+        }
     assert gradients["padded"].keys() == gradients["packed"].keys() != set()
     for name, gradient in gradients["padded"].items():
         torch.testing.assert_close(
-            gradients["packed"][name], gradient, atol=1e-4, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+            gradients["packed"][name],
+            gradient,
+            atol=1e-4,
+            rtol=1e-4,
+            msg=lambda text, n=name: f"{n}: {text}",
         )
 
 
@@ -133,12 +159,16 @@ def test_walking_packed_blocks_is_walking_padded_ones(kind: str) -> None:
 
 def test_attention_dropout_on_packed_texts_drops_and_repeats() -> None:
     ids, mask = batch(LENGTHS)
-    packed = encoder("bert", "packed", attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0).train()
+    packed = encoder(
+        "bert", "packed", attention_probs_dropout_prob=0.5, hidden_dropout_prob=0.0
+    ).train()
     answers = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         answers.append(packed(ids, mask).pooled)
-    assert torch.equal(answers[0], answers[1]) and not torch.allclose(answers[0], answers[2], atol=1e-3)
+    assert torch.equal(answers[0], answers[1]) and not torch.allclose(
+        answers[0], answers[2], atol=1e-3
+    )
     assert not torch.allclose(answers[0], packed.eval()(ids, mask).pooled, atol=1e-3)
 
 
@@ -149,7 +179,9 @@ def test_gradient_checkpointing_on_packed_texts() -> None:
     gradients = []
     runs: list[int] = []
     for recompute in (False, True):
-        packed = encoder("bert", "packed", attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0).train()
+        packed = encoder(
+            "bert", "packed", attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0
+        ).train()
         if recompute:
             packed.backbone.gradient_checkpointing_enable()
         first = packed.backbone.encoder.layer[0].attention
@@ -162,7 +194,8 @@ def test_gradient_checkpointing_on_packed_texts() -> None:
 
 
 def test_lora_on_packed_texts() -> None:
-    # In double precision: adapters drawn anew are large, and magnify what single precision rounds off.
+    # In double precision: adapters drawn anew are large, and magnify what single precision rounds
+    # off.
     ids, mask = batch(LENGTHS)
     adapted = encoder("roberta", "packed").add_lora(r=2).double()
     kit.redraw_parameters(adapted, 1)
@@ -196,7 +229,9 @@ def test_groups_hold_every_sample_once_and_all_its_tokens(lengths: list[int], ex
     assert sorted(torch.cat(rows).tolist()) == list(range(len(lengths)))
     for chosen, (_, places) in zip(rows, groups, strict=True):
         assert max(lengths[row] for row in chosen) <= places <= mask.shape[1]
-        assert len(groups) == 1 or (len(chosen) >= SMALLEST_GROUP and places == max(1, *(lengths[row] for row in chosen)))
+        assert len(groups) == 1 or (
+            len(chosen) >= SMALLEST_GROUP and places == max(1, *(lengths[row] for row in chosen))
+        )
     computed = sum(len(chosen) * places for chosen, (_, places) in zip(rows, groups, strict=True))
     assert len(groups) == 1 or computed < WORTH_PACKING * mask.numel()
     numbers = [chosen.float()[:, None] for chosen in rows]
@@ -210,12 +245,16 @@ def test_a_batch_of_like_lengths_or_of_few_samples_is_one_group() -> None:
     assert len(groups_by_length(batch([20, 1, 1, 1, 1, 1, 1, 1])[1])) == 2
 
 
-def test_processes_that_wait_for_each_other_take_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_wait_for_each_other_take_whole_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _, mask = batch([20, *[1] * 15])
     assert len(groups_by_length(mask)) == 4
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     for processes, groups in ((1, 4), (2, 1)):
-        monkeypatch.setattr("torch.distributed.get_world_size", lambda processes=processes: processes)
+        monkeypatch.setattr(
+            "torch.distributed.get_world_size", lambda processes=processes: processes
+        )
         assert len(groups_by_length(mask)) == groups
 
 
@@ -238,20 +277,34 @@ def test_token_by_token_computes_the_real_tokens_alone() -> None:
     assert [values.shape[0] for values in seen[1:]] == [2, 2]
 
 
-def one_by_one(query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None) -> Tensor:
+def one_by_one(
+    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None
+) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V of each text, token by token. [1, heads, T, d] -> [1, T, heads, d]."""
     attended, start = [], 0
     for length in lengths:
         for place in range(start, start + length):
-            seen = [j for j in range(start, start + length) if window is None or abs(j - place) < window]
-            scores = torch.einsum("hd,hjd->hj", query[0, :, place], key[0][:, seen]) / query.shape[-1] ** 0.5
+            seen = [
+                j for j in range(start, start + length) if window is None or abs(j - place) < window
+            ]
+            scores = (
+                torch.einsum("hd,hjd->hj", query[0, :, place], key[0][:, seen])
+                / query.shape[-1] ** 0.5
+            )
             attended.append(torch.einsum("hj,hjd->hd", scores.softmax(-1), value[0][:, seen]))
         start += length
     return torch.stack(attended)[None]
 
 
 def standing_in_for_the_kernel(
-    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k: Tensor, max_q: int, max_k: int, **options: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    **options: Any,
 ) -> Tensor:
     """What `torch.nn.attention.varlen.varlen_attn` documents, in plain torch; the kernel itself runs on CUDA alone."""
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and query.ndim == 3
@@ -260,15 +313,23 @@ def standing_in_for_the_kernel(
     for start, stop in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
         assert stop - start <= max_q == max_k
         i, j = torch.arange(stop - start)[:, None], torch.arange(stop - start)
-        seen = ((i - j <= left) if left >= 0 else i == i) & ((j - i <= right) if right >= 0 else j == j)
+        seen = ((i - j <= left) if left >= 0 else i == i) & (
+            (j - i <= right) if right >= 0 else j == j
+        )
         q, k, v = (row[start:stop].transpose(0, 1) for row in (query, key, value))
-        attended.append(F.scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=options["scale"]).transpose(0, 1))
+        attended.append(
+            F.scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, scale=options["scale"]
+            ).transpose(0, 1)
+        )
     return torch.cat(attended)
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 50])
 @pytest.mark.parametrize("road", ["text by text", "padded inside", "kernel"])
-def test_every_road_of_the_attention_is_the_formula(road: str, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_road_of_the_attention_is_the_formula(
+    road: str, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", standing_in_for_the_kernel)
     lengths = [5, 1, 8, 3]
     packing = Packing(batch(lengths, width=10)[1])
@@ -292,7 +353,9 @@ def test_the_operator_of_compiled_graphs_is_the_formula(window: int | None) -> N
     found = torch.ops.mmfusion.text_by_text(*inputs)
     torch.testing.assert_close(found, one_by_one(*rows, lengths, window), atol=1e-6, rtol=1e-5)
     # What the compiler is told of its answer is what it gives: shape, strides, type.
-    torch.library.opcheck(torch.ops.mmfusion.text_by_text, inputs, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(
+        torch.ops.mmfusion.text_by_text, inputs, test_utils=("test_schema", "test_faketensor")
+    )
 
 
 def test_without_a_packing_it_is_sdpa() -> None:
@@ -301,20 +364,28 @@ def test_without_a_packing_it_is_sdpa() -> None:
     mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])[:, None, None]
     found, weights = packed_attention(nn.Module(), *rows, mask, is_causal=False)
     assert weights is None
-    torch.testing.assert_close(found, F.scaled_dot_product_attention(*rows, attn_mask=mask).transpose(1, 2))
+    torch.testing.assert_close(
+        found, F.scaled_dot_product_attention(*rows, attn_mask=mask).transpose(1, 2)
+    )
 
 
-@pytest.mark.parametrize(("lengths", "packs"), [([20, 20, 19], False), ([20, 5, 19], True), ([20], False)])
+@pytest.mark.parametrize(
+    ("lengths", "packs"), [([20, 20, 19], False), ([20, 5, 19], True), ([20], False)]
+)
 def test_auto_packs_where_it_pays(lengths: list[int], packs: bool) -> None:
     automatic = encoder("bert", "auto")
     seen: list[int] = []
-    automatic.backbone.encoder.layer[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    automatic.backbone.encoder.layer[0].register_forward_hook(
+        lambda _, inputs, __: seen.append(len(inputs[0]))
+    )
     automatic(*batch(lengths))
     assert seen == [1 if packs else len(lengths)]
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "electra", "eager", "decoder"])
-def test_what_cannot_pack_stays_padded_and_says_so(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_pack_stays_padded_and_says_so(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
     options = {
         "mpnet": MPNetConfig(**WIDTHS),
         "electra": ElectraConfig(**WIDTHS, embedding_size=16),
@@ -330,7 +401,9 @@ def test_what_cannot_pack_stays_padded_and_says_so(kind: str, caplog: pytest.Log
     logger.addHandler(caplog.handler)
     made.padding = "packed"
     logger.removeHandler(caplog.handler)
-    assert "cannot compute packed texts" in caplog.text and type(made.backbone).__name__ in caplog.text
+    assert (
+        "cannot compute packed texts" in caplog.text and type(made.backbone).__name__ in caplog.text
+    )
     assert torch.equal(made(*batch(LENGTHS)).pooled, expected.pooled)
 
 
@@ -346,7 +419,9 @@ def test_the_attention_that_a_user_sets_later_is_kept() -> None:
 def test_packing_leaves_no_trace_in_configs(tmp_path: Path) -> None:
     mine = BertConfig(**WIDTHS)
     before = mine.to_json_string()
-    model = FusionClassifier(text_encoder=TextEncoder(mine, padding="packed", hidden_dropout_prob=0.0)).eval()
+    model = FusionClassifier(
+        text_encoder=TextEncoder(mine, padding="packed", hidden_dropout_prob=0.0)
+    ).eval()
     ids, mask = batch(LENGTHS)
     expected = model(input_ids=ids, attention_mask=mask).logits
     assert mine.to_json_string() == before and mine._attn_implementation != PACKED_ATTENTION
@@ -362,7 +437,9 @@ def test_packing_leaves_no_trace_in_configs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert"])
 @torch.no_grad()
-def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = encoder(kind, "packed")
     expected = made(*batch(LENGTHS)).pooled
     seen: list[tuple[int, ...]] = []
@@ -384,7 +461,9 @@ def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(kind: str, mon
     assert seen[4:] == [padded]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the variable-length kernel runs on CUDA alone")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="the variable-length kernel runs on CUDA alone"
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_cuda_packed_is_padded(kind: str, dtype: torch.dtype) -> None:
@@ -395,7 +474,10 @@ def test_on_cuda_packed_is_padded(kind: str, dtype: torch.dtype) -> None:
         made = encoder(kind, padding).cuda().to(dtype)
         pooled = made(ids, mask).pooled
         pooled.float().sin().sum().backward()
-        found[padding] = [pooled.detach(), *(p.grad for p in made.parameters() if p.grad is not None)]
+        found[padding] = [
+            pooled.detach(),
+            *(p.grad for p in made.parameters() if p.grad is not None),
+        ]
     for packed, padded in zip(found["packed"], found["padded"], strict=True):
         torch.testing.assert_close(packed, padded, atol=tolerance, rtol=tolerance)
 

@@ -21,11 +21,19 @@ from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
 from mmfusion.model.processing import FusionProcessor
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "lung", "disease", "clear", "##er"]
-SPEC = {"size": [8, 12], "channels": 3, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "interpolation": "bilinear"}
+SPEC = {
+    "size": [8, 12],
+    "channels": 3,
+    "mean": [0.1, 0.2, 0.3],
+    "std": [0.5, 0.6, 0.7],
+    "interpolation": "bilinear",
+}
 
 
 def tokenizer(**options: Any) -> PreTrainedTokenizerFast:
-    model = Tokenizer(WordPiece({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    model = Tokenizer(
+        WordPiece({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     model.pre_tokenizer = Whitespace()  # type: ignore[assignment]
     model.post_processor = TemplateProcessing(  # type: ignore[assignment]
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
@@ -51,7 +59,10 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 def test_a_batch_with_everything() -> None:
     processor = FusionProcessor(tokenizer(), SPEC)
     inputs = processor(images=[picture(), picture()], text=["no lung disease", "clear"])
-    assert inputs["pixel_values"].shape == (2, 3, 8, 12) and inputs["pixel_values"].dtype == torch.float32
+    assert (
+        inputs["pixel_values"].shape == (2, 3, 8, 12)
+        and inputs["pixel_values"].dtype == torch.float32
+    )
     assert inputs["input_ids"].tolist() == [[2, 4, 5, 6, 3], [2, 7, 3, 0, 0]]
     assert inputs["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     assert inputs["image_present"].tolist() == inputs["text_present"].tolist() == [True, True]
@@ -65,8 +76,12 @@ def test_one_sample_needs_no_list() -> None:
 
 @pytest.mark.parametrize("missing", [None, "", "  \n\t "])
 def test_a_missing_text(missing: str | None) -> None:
-    inputs = FusionProcessor(tokenizer(), SPEC)(images=[picture(), picture()], text=["lung", missing])
-    assert inputs["text_present"].tolist() == [True, False] and inputs["image_present"].tolist() == [True, True]
+    inputs = FusionProcessor(tokenizer(), SPEC)(
+        images=[picture(), picture()], text=["lung", missing]
+    )
+    assert inputs["text_present"].tolist() == [True, False] and inputs[
+        "image_present"
+    ].tolist() == [True, True]
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
@@ -75,7 +90,12 @@ def test_a_missing_image_and_a_whole_modality_left_out() -> None:
     inputs = processor(images=[None, picture()], text=["lung", None])
     assert inputs["image_present"].tolist() == [False, True] and not inputs["pixel_values"][0].any()
     inputs = processor(text=["lung", "no"])
-    assert inputs["image_present"].tolist() == [False, False] and inputs["pixel_values"].shape == (2, 3, 8, 12)
+    assert inputs["image_present"].tolist() == [False, False] and inputs["pixel_values"].shape == (
+        2,
+        3,
+        8,
+        12,
+    )
     inputs = processor(images=[picture()])
     assert inputs["text_present"].tolist() == [False] and not inputs["attention_mask"].any()
 
@@ -83,7 +103,12 @@ def test_a_missing_image_and_a_whole_modality_left_out() -> None:
 @pytest.mark.parametrize(
     ("images", "text", "error", "message"),
     [
-        ([None, None], ["lung", " "], ValueError, r"every sample must have an image or a text, got neither in rows \[1\]"),
+        (
+            [None, None],
+            ["lung", " "],
+            ValueError,
+            r"every sample must have an image or a text, got neither in rows \[1\]",
+        ),
         (None, None, ValueError, "images or text must be given, got neither"),
         ([], None, ValueError, "images must be at least one sample, got an empty list"),
         ([None], ["a", "b"], ValueError, "images and text must be equally many, got 1 and 2"),
@@ -91,18 +116,32 @@ def test_a_missing_image_and_a_whole_modality_left_out() -> None:
         (["/no/such/file.png"], None, ImageError, "/no/such/file.png"),
     ],
 )
-def test_what_cannot_be_processed(images: Any, text: Any, error: type[Exception], message: str) -> None:
+def test_what_cannot_be_processed(
+    images: Any, text: Any, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         FusionProcessor(tokenizer(), SPEC)(images=images, text=text)
 
 
 def test_a_processor_of_one_modality() -> None:
     image, text = FusionProcessor(input_spec=SPEC), FusionProcessor(tokenizer())
-    assert set(image(images=picture())) == {"pixel_values", "image_present"} == set(image.model_input_names)
-    assert set(text(text="lung")) == {"input_ids", "attention_mask", "text_present"} == set(text.model_input_names)
-    with pytest.raises(ValueError, match="text must be left out of a processor without that part, got 1"):
+    assert (
+        set(image(images=picture()))
+        == {"pixel_values", "image_present"}
+        == set(image.model_input_names)
+    )
+    assert (
+        set(text(text="lung"))
+        == {"input_ids", "attention_mask", "text_present"}
+        == set(text.model_input_names)
+    )
+    with pytest.raises(
+        ValueError, match="text must be left out of a processor without that part, got 1"
+    ):
         image(images=picture(), text="lung")
-    with pytest.raises(ValueError, match="images must be left out of a processor without that part, got 1"):
+    with pytest.raises(
+        ValueError, match="images must be left out of a processor without that part, got 1"
+    ):
         text(images=picture(), text="lung")
     with pytest.raises(ValueError, match=r"got neither in rows \[0\]"):
         image(images=[None])
@@ -114,15 +153,30 @@ def test_a_processor_of_one_modality() -> None:
     ("arguments", "message"),
     [
         ({}, "tokenizer or input_spec must be given, got neither"),
-        ({"input_spec": SPEC, "fit": "sqash"}, "fit must be one of .* got 'sqash'. Did you mean 'squash'"),
+        (
+            {"input_spec": SPEC, "fit": "sqash"},
+            "fit must be one of .* got 'sqash'. Did you mean 'squash'",
+        ),
         (
             {"input_spec": SPEC | {"interpolation": "bicubik"}},
             "interpolation must be one of .* got 'bicubik'. Did you mean 'bicubic'",
         ),
-        ({"input_spec": SPEC | {"sise": 3}}, "input_spec has an unknown entry 'sise'. Did you mean 'size'"),
-        ({"input_spec": {key: value for key, value in SPEC.items() if key != "std"}}, "input_spec lacks entry 'std'"),
-        ({"input_spec": SPEC | {"channels": 2}}, "channels must be 1 or 3 with a mean and std for each"),
-        ({"input_spec": SPEC | {"mean": [0.5]}}, "channels must be 1 or 3 with a mean and std for each"),
+        (
+            {"input_spec": SPEC | {"sise": 3}},
+            "input_spec has an unknown entry 'sise'. Did you mean 'size'",
+        ),
+        (
+            {"input_spec": {key: value for key, value in SPEC.items() if key != "std"}},
+            "input_spec lacks entry 'std'",
+        ),
+        (
+            {"input_spec": SPEC | {"channels": 2}},
+            "channels must be 1 or 3 with a mean and std for each",
+        ),
+        (
+            {"input_spec": SPEC | {"mean": [0.5]}},
+            "channels must be 1 or 3 with a mean and std for each",
+        ),
     ],
 )
 def test_what_cannot_be_built(arguments: dict[str, Any], message: str) -> None:
@@ -145,7 +199,13 @@ def test_pixels_are_normalised_by_the_formula() -> None:
 
 
 def test_one_channel() -> None:
-    spec = {"size": [10, 24], "channels": 1, "mean": [0.5], "std": [0.25], "interpolation": "nearest"}
+    spec = {
+        "size": [10, 24],
+        "channels": 1,
+        "mean": [0.5],
+        "std": [0.25],
+        "interpolation": "nearest",
+    }
     pixels = FusionProcessor(input_spec=spec)(images=[picture(), picture(mode="L")])["pixel_values"]
     assert pixels.shape == (2, 1, 10, 24)
     expected = (np.asarray(picture(mode="L")) / 255 - 0.5) / 0.25
@@ -169,16 +229,22 @@ def test_squash_takes_each_side_by_itself() -> None:
 
 
 def test_pad_keeps_the_shape_and_adds_black() -> None:
-    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (12, 6), 255))["pixel_values"][0, 0]
+    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (12, 6), 255))[
+        "pixel_values"
+    ][0, 0]
     assert pixels.mean(1).tolist() == [0, 1, 1, 1, 0, 0]
-    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (600, 1), 255))["pixel_values"][0, 0]
+    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (600, 1), 255))[
+        "pixel_values"
+    ][0, 0]
     assert pixels.sum() == 6
 
 
 def test_crop_keeps_the_shape_and_the_middle() -> None:
     pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=halves(24, 6))["pixel_values"][0, 0]
     assert pixels.tolist() == [[0, 0, 0, 1, 1, 1]] * 6
-    stripes = Image.fromarray(np.repeat(np.array([0, 9, 255, 9, 0], np.uint8), 6)[:, None].repeat(6, 1))
+    stripes = Image.fromarray(
+        np.repeat(np.array([0, 9, 255, 9, 0], np.uint8), 6)[:, None].repeat(6, 1)
+    )
     pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=stripes)["pixel_values"][0, 0]
     assert bool((pixels == 1).all())
 
@@ -201,13 +267,20 @@ def test_long_texts_are_cut_and_the_log_says_so(log: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_tokenizers_padding_side_is_kept(side: str) -> None:
-    inputs = FusionProcessor(tokenizer(padding_side=side), SPEC)(images=[picture()] * 3, text=["no lung", "no", None])
+    inputs = FusionProcessor(tokenizer(padding_side=side), SPEC)(
+        images=[picture()] * 3, text=["no lung", "no", None]
+    )
     rows = inputs["attention_mask"].tolist()
     assert rows[1] == ([0, 1, 1, 1] if side == "left" else [1, 1, 1, 0]) and rows[2] == [0] * 4
 
 
 def small_bert(**options: Any) -> BertConfig:
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    small = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
     return BertConfig(**{**small, "vocab_size": 9, "max_position_embeddings": 6, **options})
 
 
@@ -215,9 +288,19 @@ def test_made_from_encoders() -> None:
     image = ImageEncoder("resnet10t", pretrained=False, in_chans=1)
     text = TextEncoder(small_bert())
     processor = FusionProcessor.from_encoders(image, text, tokenizer=tokenizer())
-    assert processor.input_spec == image.input_spec and processor.max_length == 6 and processor.fit == "squash"
-    assert FusionProcessor.from_encoders(image, text, tokenizer=tokenizer(), max_length=4).max_length == 4
-    assert FusionProcessor.from_encoders(image, text, tokenizer=tokenizer(), max_length=99).max_length == 6
+    assert (
+        processor.input_spec == image.input_spec
+        and processor.max_length == 6
+        and processor.fit == "squash"
+    )
+    assert (
+        FusionProcessor.from_encoders(image, text, tokenizer=tokenizer(), max_length=4).max_length
+        == 4
+    )
+    assert (
+        FusionProcessor.from_encoders(image, text, tokenizer=tokenizer(), max_length=99).max_length
+        == 6
+    )
     assert FusionProcessor.from_encoders(image, None, fit="pad").fit == "pad"
     assert FusionProcessor.from_encoders(None, text, tokenizer=tokenizer()).input_spec is None
     with pytest.raises(ValueError, match="tokenizer or input_spec must be given"):
@@ -225,9 +308,16 @@ def test_made_from_encoders() -> None:
 
 
 def test_the_tokenizer_must_be_the_text_encoders() -> None:
-    with pytest.raises(ValueError, match="tokenizer must know at most the text encoder's 5 tokens, got 9"):
-        FusionProcessor.from_encoders(None, TextEncoder(small_bert(vocab_size=5)), tokenizer=tokenizer())
-    with pytest.raises(ValueError, match="tokenizer must be given for a text encoder without a checkpoint, and 'bert' has none"):
+    with pytest.raises(
+        ValueError, match="tokenizer must know at most the text encoder's 5 tokens, got 9"
+    ):
+        FusionProcessor.from_encoders(
+            None, TextEncoder(small_bert(vocab_size=5)), tokenizer=tokenizer()
+        )
+    with pytest.raises(
+        ValueError,
+        match="tokenizer must be given for a text encoder without a checkpoint, and 'bert' has none",
+    ):
         FusionProcessor.from_encoders(None, TextEncoder(small_bert()))
 
 
@@ -246,11 +336,17 @@ def test_saved_and_read_again(tmp_path: Path, parts: str) -> None:
     files = processor.save_pretrained(tmp_path)
     assert files and all(Path(file).suffix in (".json", ".jinja", ".txt") for file in files)
     again = FusionProcessor.from_pretrained(tmp_path)
-    assert (again.input_spec, again.max_length, again.fit) == (processor.input_spec, processor.max_length, processor.fit)
+    assert (again.input_spec, again.max_length, again.fit) == (
+        processor.input_spec,
+        processor.max_length,
+        processor.fit,
+    )
     given: dict[str, Any] = {"images": [picture()]} if spec else {}
     given |= {"text": ["no lung disease clear"]} if words else {}
     first, second = processor(**given), again(**given)
-    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    assert first.keys() == second.keys() and all(
+        torch.equal(first[key], second[key]) for key in first
+    )
     assert repr(again).startswith("FusionProcessor({") and '"fit": "crop"' in repr(again)
 
 
@@ -258,7 +354,9 @@ def test_a_misspelt_entry_of_a_saved_processor_is_refused(tmp_path: Path) -> Non
     FusionProcessor(input_spec=SPEC).save_pretrained(tmp_path)
     file = tmp_path / "processor_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"fitt": "pad"}))
-    with pytest.raises(ValueError, match=r"processor_config\.json has an unknown entry 'fitt'\. Did you mean 'fit'"):
+    with pytest.raises(
+        ValueError, match=r"processor_config\.json has an unknown entry 'fitt'\. Did you mean 'fit'"
+    ):
         FusionProcessor.from_pretrained(tmp_path)
 
 
@@ -270,9 +368,13 @@ def test_options_given_while_reading_go_before_the_saved_ones(tmp_path: Path) ->
 def test_auto_processor_finds_it_beside_the_model(tmp_path: Path) -> None:
     from mmfusion import FusionClassifier
 
-    model = FusionClassifier(image_encoder=ImageEncoder("test_vit", pretrained=False), text_encoder=small_bert())
+    model = FusionClassifier(
+        image_encoder=ImageEncoder("test_vit", pretrained=False), text_encoder=small_bert()
+    )
     model.save_pretrained(tmp_path)
-    FusionProcessor.from_encoders(model.image_encoder, model.text_encoder, tokenizer=tokenizer()).save_pretrained(tmp_path)
+    FusionProcessor.from_encoders(
+        model.image_encoder, model.text_encoder, tokenizer=tokenizer()
+    ).save_pretrained(tmp_path)
     processor = AutoProcessor.from_pretrained(tmp_path)
     assert isinstance(processor, FusionProcessor)
     outputs = model.eval()(**processor(images=[picture(), None], text=["no lung", "clear"]))

@@ -33,7 +33,9 @@ def test_masked_mean_gives_no_gradient_to_the_padding() -> None:
 
 
 def test_masked_mean_of_nothing_is_zero_and_keeps_the_dtype() -> None:
-    mean = masked_mean(torch.ones(1, 2, 3, dtype=torch.bfloat16), torch.zeros(1, 2, dtype=torch.bool))
+    mean = masked_mean(
+        torch.ones(1, 2, 3, dtype=torch.bfloat16), torch.zeros(1, 2, dtype=torch.bool)
+    )
     assert mean.dtype == torch.bfloat16 and mean.tolist() == [[0, 0, 0]]
 
 
@@ -48,5 +50,7 @@ def test_hidden_defaults_say_that_every_place_is_real() -> None:
 
 
 def test_encoded_unpacks_in_the_order_of_the_contract() -> None:
-    tokens, mask, pooled = Encoded(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 3))
+    tokens, mask, pooled = Encoded(
+        torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool), torch.ones(1, 3)
+    )
     assert (tokens.shape, mask.dtype, pooled.shape) == ((1, 2, 3), torch.bool, (1, 3))

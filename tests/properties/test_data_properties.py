@@ -6,16 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfusion.data.splits import components, folds, normalise_text, split
+from mmfusion.data.splits import components, fold_indices, split
+from mmfusion.data.text import normalise_text
 
-cells = st.one_of(st.none(), st.sampled_from(["a", "A.", " a", "b", "b b", "B  b!", "c", "d", "...", ""]))
+cells = st.one_of(
+    st.none(), st.sampled_from(["a", "A.", " a", "b", "b b", "B  b!", "c", "d", "...", ""])
+)
 row = st.tuples(st.one_of(st.none(), st.integers(0, 12)), cells, st.integers(0, 2))
 
 
 def dataset(rows: list[tuple[int | None, str | None, int]]) -> datasets.Dataset:
     groups, texts, labels = (list(column) for column in zip(*rows, strict=True))
-    features = datasets.Features(group=datasets.Value("int64"), text=datasets.Value("string"), label=datasets.Value("int64"))
-    return datasets.Dataset.from_dict({"group": groups, "text": texts, "label": labels}, features=features)
+    features = datasets.Features(
+        group=datasets.Value("int64"), text=datasets.Value("string"), label=datasets.Value("int64")
+    )
+    return datasets.Dataset.from_dict(
+        {"group": groups, "text": texts, "label": labels}, features=features
+    )
 
 
 def brute_force(rows: list[tuple[int | None, str | None, int]]) -> list[set[int]]:
@@ -36,7 +43,9 @@ def brute_force(rows: list[tuple[int | None, str | None, int]]) -> list[set[int]
     return sorted(sets, key=min)
 
 
-def tied(one: tuple[int | None, str | None, int], other: tuple[int | None, str | None, int]) -> bool:
+def tied(
+    one: tuple[int | None, str | None, int], other: tuple[int | None, str | None, int]
+) -> bool:
     same_group = one[0] is not None and one[0] == other[0]
     texts = [normalise_text(text or "") for text in (one[1], other[1])]
     return same_group or (texts[0] != "" and texts[0] == texts[1])
@@ -44,19 +53,25 @@ def tied(one: tuple[int | None, str | None, int], other: tuple[int | None, str |
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(row, min_size=1, max_size=14))
-def test_components_are_the_brute_force_union(rows: list[tuple[int | None, str | None, int]]) -> None:
+def test_components_are_the_brute_force_union(
+    rows: list[tuple[int | None, str | None, int]],
+) -> None:
     component = components(dataset(rows))
-    found = [set(np.flatnonzero(component == number).tolist()) for number in range(component.max() + 1)]
+    found = [
+        set(np.flatnonzero(component == number).tolist()) for number in range(component.max() + 1)
+    ]
     assert found == brute_force(rows)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(row, min_size=4, max_size=40), st.integers(2, 4), st.integers(0, 9))
-def test_folds_separate_no_component(rows: list[tuple[int | None, str | None, int]], n: int, seed: int) -> None:
+def test_folds_separate_no_component(
+    rows: list[tuple[int | None, str | None, int]], n: int, seed: int
+) -> None:
     data = dataset(rows)
     component = components(data)
     try:
-        pairs = folds(data, n=n, seed=seed)
+        pairs = fold_indices(data, n=n, seed=seed)
     except ValueError as error:
         # Only a set that is too large, or too few of them, may be refused.
         assert "inseparable sets" in str(error)

@@ -49,7 +49,10 @@ def encoded(kind: str) -> bytes:
     return buffer.getvalue()
 
 
-FILES = {kind: encoded(kind) for kind in ("PNG", "PNG16", "JPEG", "TIFF", "LZW", "BMP", "WEBP", "GIF", "DICOM")}
+FILES = {
+    kind: encoded(kind)
+    for kind in ("PNG", "PNG16", "JPEG", "TIFF", "LZW", "BMP", "WEBP", "GIF", "DICOM")
+}
 
 
 def seen(source: object) -> np.ndarray:
@@ -86,7 +89,12 @@ def test_sixteen_bits_look_the_same_by_every_road(pixels):
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     expected = seen(pixels)
-    for source in (Image.fromarray(pixels), Image.open(buffer), dicom(pixels), pixels.astype(np.int64)):
+    for source in (
+        Image.fromarray(pixels),
+        Image.open(buffer),
+        dicom(pixels),
+        pixels.astype(np.int64),
+    ):
         np.testing.assert_array_equal(seen(source), expected)
 
 

@@ -34,7 +34,13 @@ def _batches(draw: st.DrawFn) -> kit.Batch:
     """Texts of 1 to 12 tokens with the presence of both modalities drawn; every sample has one of them."""
     rows = draw(st.integers(1, 5))
     lengths = draw(st.lists(st.integers(1, 12), min_size=rows, max_size=rows))
-    presence = draw(st.lists(st.sampled_from([(True, True), (True, False), (False, True)]), min_size=rows, max_size=rows))
+    presence = draw(
+        st.lists(
+            st.sampled_from([(True, True), (True, False), (False, True)]),
+            min_size=rows,
+            max_size=rows,
+        )
+    )
     noise = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     image, text = torch.tensor(presence).T
@@ -60,10 +66,15 @@ def _close(expected: torch.Tensor, got: torch.Tensor) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(MODELS)), _batches(), st.data())
-def test_any_choice_and_order_of_samples_gives_the_same_answers(name: str, batch: kit.Batch, data: st.DataObject) -> None:
+def test_any_choice_and_order_of_samples_gives_the_same_answers(
+    name: str, batch: kit.Batch, data: st.DataObject
+) -> None:
     rows = len(batch["input_ids"])
     order = data.draw(st.lists(st.integers(0, rows - 1), min_size=1, max_size=6))
-    _close(_logits(name, batch)[order], _logits(name, {key: value[order] for key, value in batch.items()}))
+    _close(
+        _logits(name, batch)[order],
+        _logits(name, {key: value[order] for key, value in batch.items()}),
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -74,11 +85,17 @@ def test_any_choice_and_order_of_samples_gives_the_same_answers(name: str, batch
     st.integers(0, 9),
     st.integers(0, 99),
 )
-def test_any_padding_gives_the_same_answers(name: str, batch: kit.Batch, side: str, extra: int, seed: int) -> None:
-    _close(_logits(name, batch), _logits(name, kit.repadded(batch, side=side, extra=extra, seed=seed)))
+def test_any_padding_gives_the_same_answers(
+    name: str, batch: kit.Batch, side: str, extra: int, seed: int
+) -> None:
+    _close(
+        _logits(name, batch), _logits(name, kit.repadded(batch, side=side, extra=extra, seed=seed))
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(sorted(MODELS)), _batches(), st.integers(0, 99))
-def test_any_content_of_an_absent_slot_gives_the_same_answers(name: str, batch: kit.Batch, seed: int) -> None:
+def test_any_content_of_an_absent_slot_gives_the_same_answers(
+    name: str, batch: kit.Batch, seed: int
+) -> None:
     _close(_logits(name, batch), _logits(name, kit.corrupted(batch, seed)))

@@ -7,9 +7,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from mmfusion.metrics.functional import (
-    Accuracy,
-    CrossEntropy,
-    Dice,
     accuracy,
     auroc,
     balanced_accuracy,
@@ -18,6 +15,7 @@ from mmfusion.metrics.functional import (
     expected_calibration_error,
     weighted_form,
 )
+from mmfusion.metrics.streaming import Accuracy, CrossEntropy, Dice
 
 # A busy machine slows torch's threads a hundredfold: that is no failure of a property.
 quick = settings(max_examples=50, deadline=None)
@@ -67,7 +65,9 @@ def test_a_weight_is_a_number_of_repetitions(metric, problem, data):
 def test_the_order_of_samples_does_not_matter(metric, problem, data):
     scores, labels = fit_for(metric, *problem), problem[1]
     order = data.draw(st.permutations(range(len(labels))))
-    assert metric(scores[order], labels[order]) == pytest.approx(metric(scores, labels), abs=1e-9, nan_ok=True)
+    assert metric(scores[order], labels[order]) == pytest.approx(
+        metric(scores, labels), abs=1e-9, nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -84,16 +84,25 @@ def test_bounds(metric, problem):
 def test_the_score_of_an_unknown_label_does_not_matter(metric, problem, junk):
     scores, labels = problem
     changed = np.where(np.isnan(labels), float(junk), scores) if labels.ndim == 2 else scores
-    before, after = (metric(fit_for(metric, values, labels), labels) for values in (scores, changed))
+    before, after = (
+        metric(fit_for(metric, values, labels), labels) for values in (scores, changed)
+    )
     assert after == pytest.approx(before, abs=1e-9, nan_ok=True)
 
 
 @quick
 @given(problem=problems())
 def test_auroc_of_reversed_scores_is_the_complement(problem):
-    scores, labels = problem[0][:, 0], (problem[1] if problem[1].ndim == 1 else problem[1][:, 0]) == 1
-    assert auroc(-scores, labels) == pytest.approx(1 - auroc(scores, labels), abs=1e-12, nan_ok=True)
-    assert auroc(np.exp(scores) - 7, labels) == pytest.approx(auroc(scores, labels), abs=1e-12, nan_ok=True)
+    scores, labels = (
+        problem[0][:, 0],
+        (problem[1] if problem[1].ndim == 1 else problem[1][:, 0]) == 1,
+    )
+    assert auroc(-scores, labels) == pytest.approx(
+        1 - auroc(scores, labels), abs=1e-12, nan_ok=True
+    )
+    assert auroc(np.exp(scores) - 7, labels) == pytest.approx(
+        auroc(scores, labels), abs=1e-12, nan_ok=True
+    )
 
 
 @quick
@@ -106,12 +115,16 @@ def test_dice_is_symmetric_and_one_only_where_equal(pair):
     assert (value == 1) == bool((prediction == target).all())
 
 
-@pytest.mark.parametrize(("metric_class", "function"), [(Accuracy, accuracy), (CrossEntropy, cross_entropy)])
+@pytest.mark.parametrize(
+    ("metric_class", "function"), [(Accuracy, accuracy), (CrossEntropy, cross_entropy)]
+)
 @quick
 @given(problem=problems(), data=st.data())
 def test_streaming_equals_the_whole(metric_class, function, problem, data):
     scores, labels = problem
-    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(labels) - 1)))) & set(range(1, len(labels))))
+    cuts = sorted(
+        data.draw(st.sets(st.integers(1, max(1, len(labels) - 1)))) & set(range(1, len(labels)))
+    )
     metric = metric_class()
     for batch in zip(np.split(scores, cuts), np.split(labels, cuts), strict=True):
         metric.update(*batch)

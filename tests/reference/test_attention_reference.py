@@ -23,7 +23,9 @@ def copied(ours: Attention, dim: int, context_dim: int, heads: int) -> nn.Multih
     return theirs
 
 
-@pytest.mark.parametrize(("dim", "context_dim", "heads"), [(8, 8, 2), (12, 5, 3), (6, 9, 1), (16, 16, 16)])
+@pytest.mark.parametrize(
+    ("dim", "context_dim", "heads"), [(8, 8, 2), (12, 5, 3), (6, 9, 1), (16, 16, 16)]
+)
 def test_equals_multihead_attention_under_a_mask(dim: int, context_dim: int, heads: int) -> None:
     torch.manual_seed(dim)
     ours = Attention(dim, context_dim, num_heads=heads)
@@ -43,13 +45,17 @@ def test_gradients_equal_those_of_multihead_attention() -> None:
     theirs(x, x, x, key_padding_mask=~mask, need_weights=False)[0].square().sum().backward()
     gradients = [layer.weight.grad for layer in (ours.query, ours.key, ours.value)]
     assert theirs.in_proj_weight.grad is not None
-    torch.testing.assert_close(torch.cat([g for g in gradients if g is not None]), theirs.in_proj_weight.grad)
+    torch.testing.assert_close(
+        torch.cat([g for g in gradients if g is not None]), theirs.in_proj_weight.grad
+    )
 
 
 def test_a_block_of_self_attention_equals_a_pre_norm_encoder_layer() -> None:
     torch.manual_seed(0)
     ours = AttentionBlock(8, num_heads=4, hidden_dim=20).eval()
-    theirs = nn.TransformerEncoderLayer(8, 4, 20, activation="gelu", batch_first=True, norm_first=True).eval()
+    theirs = nn.TransformerEncoderLayer(
+        8, 4, 20, activation="gelu", batch_first=True, norm_first=True
+    ).eval()
     for norm in (ours.norm, ours.norm_out):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)

@@ -22,13 +22,26 @@ from transformers import (
 from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
 from mmfusion.model.processing import FusionProcessor
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24, "pad_token_id": 1}
 SPECIAL = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 TEXT: list[PreTrainedConfig] = [
     BertConfig(**SMALL, **WORDS),
     RobertaConfig(**SMALL, **WORDS),
-    DistilBertConfig(dim=16, n_layers=2, n_heads=2, hidden_dim=16, vocab_size=30, max_position_embeddings=24, pad_token_id=1),
+    DistilBertConfig(
+        dim=16,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=16,
+        vocab_size=30,
+        max_position_embeddings=24,
+        pad_token_id=1,
+    ),
     MPNetConfig(**SMALL, **WORDS),
     ModernBertConfig(**SMALL, **WORDS, **SPECIAL, local_attention=4, global_attn_every_n_layers=2),
 ]
@@ -41,7 +54,9 @@ def test_texts_as_transformers_encodes_them_one_by_one(config: PreTrainedConfig)
     plain = AutoModel.from_config(config).eval()
     # Strict both ways but for the pooler, which ours is built without.
     answer = plain.load_state_dict(encoder.backbone.state_dict(), strict=False)
-    assert not answer.unexpected_keys and all(key.startswith("pooler.") for key in answer.missing_keys)
+    assert not answer.unexpected_keys and all(
+        key.startswith("pooler.") for key in answer.missing_keys
+    )
     torch.manual_seed(0)
     lengths, width = (9, 4, 1), 11
     ids, mask = torch.full((6, width), 1), torch.zeros(6, width, dtype=torch.long)
@@ -55,18 +70,32 @@ def test_texts_as_transformers_encodes_them_one_by_one(config: PreTrainedConfig)
         for row, text in enumerate(texts):
             expected = plain(input_ids=text).last_hidden_state[0]
             for at in (row, 3 + row):
-                torch.testing.assert_close(ours.tokens[at, : len(expected)], expected, rtol=0, atol=1e-5)
+                torch.testing.assert_close(
+                    ours.tokens[at, : len(expected)], expected, rtol=0, atol=1e-5
+                )
                 torch.testing.assert_close(ours.pooled[at], expected.mean(0), rtol=0, atol=1e-5)
                 assert int(ours.mask[at].sum()) == len(expected)
 
 
 TIMM: list[tuple[str, dict[str, Any], int]] = [
     ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2}, 32),
-    ("vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "global_pool": "avg"}, 32),
-    ("deit_tiny_distilled_patch16_224", {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2}, 32),
+    (
+        "vit_tiny_patch16_224",
+        {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2, "global_pool": "avg"},
+        32,
+    ),
+    (
+        "deit_tiny_distilled_patch16_224",
+        {"img_size": 32, "depth": 2, "embed_dim": 24, "num_heads": 2},
+        32,
+    ),
     ("resnet10t", {}, 64),
     ("test_convnext", {}, 64),
-    ("swin_tiny_patch4_window7_224", {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)}, 64),
+    (
+        "swin_tiny_patch4_window7_224",
+        {"img_size": 64, "window_size": 2, "depths": (1, 1, 1, 1)},
+        64,
+    ),
 ]
 
 
@@ -80,7 +109,10 @@ def test_images_as_timm_pools_them(name: str, options: dict[str, Any], size: int
     with torch.no_grad():
         torch.testing.assert_close(encoder(pixels).pooled, plain(pixels), rtol=0, atol=1e-5)
         torch.testing.assert_close(
-            encoder(pixels).pooled, plain.forward_head(plain.forward_features(pixels), pre_logits=True), rtol=0, atol=1e-5
+            encoder(pixels).pooled,
+            plain.forward_head(plain.forward_features(pixels), pre_logits=True),
+            rtol=0,
+            atol=1e-5,
         )
 
 
@@ -97,7 +129,9 @@ def test_images_as_transformers_encodes_them() -> None:
 
 
 def picture(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 INTERPOLATION = {
@@ -112,7 +146,13 @@ INTERPOLATION = {
 @pytest.mark.parametrize("size", [(32, 32), (20, 48)])
 def test_pixels_as_torchvision_prepares_them(interpolation: str, size: tuple[int, int]) -> None:
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    spec = {"size": list(size), "channels": 3, "mean": mean, "std": std, "interpolation": interpolation}
+    spec = {
+        "size": list(size),
+        "channels": 3,
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+    }
     ours = FusionProcessor(input_spec=spec)(images=picture(61, 47))["pixel_values"][0]
     theirs = v2.Compose(
         [
@@ -129,7 +169,12 @@ def test_pixels_as_torchvision_prepares_them(interpolation: str, size: tuple[int
 def test_pixels_as_timms_own_transform_prepares_them(name: str) -> None:
     encoder = ImageEncoder(name, pretrained=False)
     processor = FusionProcessor.from_encoders(encoder, None)
-    config = timm.data.resolve_model_data_config(encoder.backbone) | {"crop_pct": 1.0, "crop_mode": "squash"}
+    config = timm.data.resolve_model_data_config(encoder.backbone) | {
+        "crop_pct": 1.0,
+        "crop_mode": "squash",
+    }
     transform = timm.data.create_transform(**config, is_training=False)
     image = picture(300, 200)
-    torch.testing.assert_close(processor(images=image)["pixel_values"][0], transform(image), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        processor(images=image)["pixel_values"][0], transform(image), rtol=0, atol=1e-5
+    )

@@ -14,7 +14,12 @@ from mmfusion.model.fusion import Late
 from mmfusion.model.modeling import FusionClassifier
 from mmfusion.model.types import Encoded, Hidden
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
 Array = NDArray[np.float64]
 
 
@@ -71,12 +76,18 @@ def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
     """One sample's tokens [N, D] through a pre-norm block whose context holds real tokens alone."""
     attention, width = block.attention, x.shape[-1] // heads
     seen = layer_norm(context, block.norm_context or block.norm)
-    q, k, v = affine(layer_norm(x, block.norm), attention.query), affine(seen, attention.key), affine(seen, attention.value)
+    q, k, v = (
+        affine(layer_norm(x, block.norm), attention.query),
+        affine(seen, attention.key),
+        affine(seen, attention.value),
+    )
     taken = np.zeros_like(q)
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
         for n in range(len(x)):
-            scores = np.array([q[n, part] @ k[m, part] / np.sqrt(width) for m in range(len(context))])
+            scores = np.array(
+                [q[n, part] @ k[m, part] / np.sqrt(width) for m in range(len(context))]
+            )
             taken[n, part] = softmax(scores) @ v[:, part]
     x = x + affine(taken, attention.out)
     inner = affine(layer_norm(x, block.norm_out), block.feed_forward[0])
@@ -86,7 +97,9 @@ def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
 
 def encoded(model: FusionClassifier, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
     with torch.no_grad():
-        return model.image_encoder(inputs["pixel_values"]), model.text_encoder(inputs["input_ids"], inputs["attention_mask"])
+        return model.image_encoder(inputs["pixel_values"]), model.text_encoder(
+            inputs["input_ids"], inputs["attention_mask"]
+        )
 
 
 def real(encoded: Encoded, row: int) -> Array:
@@ -104,7 +117,10 @@ def mapped(model: FusionClassifier, tokens: Array) -> Array:
 def test_concat() -> None:
     model, inputs = classifier(fusion="concat"), batch()
     image, text = encoded(model, inputs)
-    expected = [head(model.fusion.head, array(image.pooled[row]), mapped(model, real(text, row)).mean(0)) for row in range(3)]
+    expected = [
+        head(model.fusion.head, array(image.pooled[row]), mapped(model, real(text, row)).mean(0))
+        for row in range(3)
+    ]
     close(model(**inputs).logits, expected)
 
 
@@ -116,12 +132,17 @@ def test_cross_attention() -> None:
         x = real(image, row)
         moved = attention_block(model.fusion.block, x, mapped(model, real(text, row)), heads=4)
         gated = x + np.tanh(array(model.fusion.gate)) * (moved - x)
-        expected.append(head(model.fusion.head, array(image.pooled[row]) + gated.mean(0) - x.mean(0)))
+        expected.append(
+            head(model.fusion.head, array(image.pooled[row]) + gated.mean(0) - x.mean(0))
+        )
     close(model(**inputs).logits, expected)
 
 
 def test_joint_after_the_tower() -> None:
-    model, inputs = classifier(fusion={"name": "joint", "at": 3, "shared_blocks": 2, "num_heads": 4}), batch()
+    model, inputs = (
+        classifier(fusion={"name": "joint", "at": 3, "shared_blocks": 2, "num_heads": 4}),
+        batch(),
+    )
     image, text = encoded(model, inputs)
     expected = []
     for row in range(3):
@@ -172,20 +193,29 @@ def test_mmtm_with_a_vit() -> None:
                 for block in range(walked[1], j):
                     text = text_encoder.block(block, text)
                 walked = [i, j]
-                for_image, for_text = gates(unit, array(image.values[0]).mean(0), array(text.values[0]).mean(0))
+                for_image, for_text = gates(
+                    unit, array(image.values[0]).mean(0), array(text.values[0]).mean(0)
+                )
                 image = image._replace(values=image.values * torch.from_numpy(for_image).float())
                 text = text._replace(values=text.values * torch.from_numpy(for_text).float())
             seen = image_encoder.pool(image_encoder.block(2, image)).pooled[0]
             read = text_encoder.pool(text_encoder.block(2, text)).tokens[0]
-            expected.append(head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0)))
+            expected.append(
+                head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0))
+            )
     close(model(**inputs).logits, expected)
 
 
 def test_mmtm_scales_the_channels_of_a_cnn() -> None:
     encoder = ImageEncoder("resnet10t", pretrained=False)
-    model, inputs = classifier(image_encoder=encoder, fusion={"name": "mmtm", "blocks": [[3, 2]]}), batch(32)
+    model, inputs = (
+        classifier(image_encoder=encoder, fusion={"name": "mmtm", "blocks": [[3, 2]]}),
+        batch(32),
+    )
     # Random batch norms of a drawn network explode; those of a fresh one do not.
-    encoder.backbone.load_state_dict(ImageEncoder("resnet10t", pretrained=False).backbone.state_dict())
+    encoder.backbone.load_state_dict(
+        ImageEncoder("resnet10t", pretrained=False).backbone.state_dict()
+    )
     unit, expected = model.fusion.units[0], []
     with torch.no_grad():
         for row in range(3):
@@ -196,14 +226,20 @@ def test_mmtm_scales_the_channels_of_a_cnn() -> None:
             text = model.text_encoder.embed(inputs["input_ids"][row : row + 1, :length])
             for block in range(2):
                 text = model.text_encoder.block(block, text)
-            for_image, for_text = gates(unit, array(image.values[0]).mean((1, 2)), array(text.values[0]).mean(0))
+            for_image, for_text = gates(
+                unit, array(image.values[0]).mean((1, 2)), array(text.values[0]).mean(0)
+            )
             scaled = np.empty_like(array(image.values[0]))
             for channel in range(len(for_image)):
                 scaled[channel] = array(image.values[0, channel]) * for_image[channel]
-            seen = encoder.pool(encoder.block(3, Hidden(torch.from_numpy(scaled).float().unsqueeze(0)))).pooled[0]
+            seen = encoder.pool(
+                encoder.block(3, Hidden(torch.from_numpy(scaled).float().unsqueeze(0)))
+            ).pooled[0]
             text = text._replace(values=text.values * torch.from_numpy(for_text).float())
             read = model.text_encoder.pool(model.text_encoder.block(2, text)).tokens[0]
-            expected.append(head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0)))
+            expected.append(
+                head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0))
+            )
     close(model(**inputs).logits, expected)
 
 
@@ -219,7 +255,11 @@ def joined(combine: str, experts: list[Array], weights: list[float], multi_label
         return product / (product + against) if multi_label else product / against
     if combine == "mean":
         weights = [1.0] * len(experts)
-    share = np.exp(weights) / np.exp(weights).sum() if combine == "learned" else np.array(weights) / len(weights)
+    share = (
+        np.exp(weights) / np.exp(weights).sum()
+        if combine == "learned"
+        else np.array(weights) / len(weights)
+    )
     return sum(w * p for w, p in zip(share, experts, strict=True))  # type: ignore[return-value]
 
 
@@ -227,9 +267,15 @@ def joined(combine: str, experts: list[Array], weights: list[float], multi_label
 @pytest.mark.parametrize("combine", ["mean", "learned", "product"])
 def test_late(combine: str, problem: str) -> None:
     multi_label = problem.startswith("multi")
-    model, inputs = classifier(fusion={"name": "late", "combine": combine}, problem_type=problem), batch()
+    model, inputs = (
+        classifier(fusion={"name": "late", "combine": combine}, problem_type=problem),
+        batch(),
+    )
     image, text = encoded(model, inputs)
-    present = {"image_present": torch.tensor([True, False, True]), "text_present": torch.tensor([True, True, False])}
+    present = {
+        "image_present": torch.tensor([True, False, True]),
+        "text_present": torch.tensor([True, True, False]),
+    }
     logits = model(**inputs, **present).logits
     learned = array(model.fusion.weights) if combine == "learned" else np.zeros(2)
     for row in range(3):
@@ -251,4 +297,6 @@ def test_late_is_exact_where_probabilities_underflow() -> None:
     late.multi_label = False
     scores = torch.tensor([[[0.0, -300.0]], [[0.0, -200.0]]])
     joint = late._joined(scores, torch.ones(2, 1, dtype=torch.bool)).log_softmax(-1)
-    torch.testing.assert_close(joint[0, 1], torch.tensor(-200.0 - float(np.log(2))), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        joint[0, 1], torch.tensor(-200.0 - float(np.log(2))), rtol=1e-6, atol=0
+    )

@@ -16,10 +16,14 @@ def test_it_is_the_plain_u_net(training):
     generator = np.random.default_rng(0)
     for weight in model.weights:
         values = generator.normal(0, 0.3, weight.shape)
-        weight.assign(np.abs(values) + 0.5 if weight.path.endswith(("variance", "gamma")) else values)
+        weight.assign(
+            np.abs(values) + 0.5 if weight.path.endswith(("variance", "gamma")) else values
+        )
     plain = plain_copy(model).double().train(training)
     inputs = generator.random((3, 32, 48, 1))
-    wanted = plain(torch.from_numpy(inputs).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
+    wanted = (
+        plain(torch.from_numpy(inputs).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
+    )
     got = keras.ops.convert_to_numpy(model(inputs, training=training))
     assert wanted.std() > 0.01
     np.testing.assert_allclose(got, wanted, atol=1e-5)

@@ -18,24 +18,33 @@ OTHER = "tensorflow" if keras.backend.backend() == "torch" else "torch"
 
 def run(*command, backend=OTHER):
     environment = os.environ | {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("options", [{}, {"patch_size": 2, "num_classes": 3, "normalization": "group"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"patch_size": 2, "num_classes": 3, "normalization": "group"}]
+)
 def test_both_backends_answer_alike(options, tmp_path):
     generator = np.random.default_rng(0)
     model = UNetSegmenter(8, 3, **options)
     for weight in model.weights:
         # Statistics of normalisations too: their starting values would hide a fault.
-        weight.assign(np.abs(generator.normal(0, 0.3, weight.shape)) + (0.5 if weight.path.endswith("variance") else -0.2))
+        weight.assign(
+            np.abs(generator.normal(0, 0.3, weight.shape))
+            + (0.5 if weight.path.endswith("variance") else -0.2)
+        )
     inputs = generator.random((2, 64, 48, 1), dtype=np.float32)
     np.save(tmp_path / "inputs.npy", inputs)
     (tmp_path / "config.json").write_text(json.dumps(model.get_config()))
     model.save(tmp_path / "model.keras")
     model.save_weights(tmp_path / "model.weights.h5")
     here = keras.ops.convert_to_numpy(model(inputs))
-    done = run(HERE.parent / "workers" / "unet_answers.py", tmp_path, "model.keras", "model.weights.h5")
+    done = run(
+        HERE.parent / "workers" / "unet_answers.py", tmp_path, "model.keras", "model.weights.h5"
+    )
     assert done.returncode == 0, done.stderr
     for name in ("model.keras", "model.weights.h5"):
         assert here.std() > 0.01
@@ -48,7 +57,16 @@ def test_both_backends_answer_alike(options, tmp_path):
 @pytest.mark.skipif(OTHER == "torch", reason="this is the run on tensorflow")
 def test_all_of_this_holds_on_tensorflow():
     done = run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", HERE, "--deselect", f"{HERE.name}/{Path(__file__).name}", "-n", "0"
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        HERE,
+        "--deselect",
+        f"{HERE.name}/{Path(__file__).name}",
+        "-n",
+        "0",
     )
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
@@ -61,12 +79,18 @@ def test_the_backend_is_left_to_the_user():
 
 
 def test_after_tensorflow_it_still_loads():
-    done = run("-c", "import keras, tensorflow; from mmfusion import LungSegmenter; print('fine')", backend="tensorflow")
+    done = run(
+        "-c",
+        "import keras, tensorflow; from mmfusion import LungSegmenter; print('fine')",
+        backend="tensorflow",
+    )
     assert done.stdout.strip() == "fine", done.stderr
 
 
 def test_a_backend_that_is_not_there_is_explained(tmp_path):
-    (tmp_path / "tensorflow.py").write_text("raise ImportError('No module named tensorflow', name='tensorflow')")
+    (tmp_path / "tensorflow.py").write_text(
+        "raise ImportError('No module named tensorflow', name='tensorflow')"
+    )
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from mmfusion import UNetSegmenter"
     done = run("-c", code, backend="tensorflow")
     assert "Set KERAS_BACKEND=torch, or install it." in done.stderr

@@ -6,9 +6,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mmfusion import dice
-from mmfusion.segmentation.losses import BCEDiceLoss, DiceLoss, DiceScore, IoUScore, segmentation_loss
+from mmfusion.segmentation.losses import (
+    BCEDiceLoss,
+    DiceLoss,
+    DiceScore,
+    IoUScore,
+    segmentation_loss,
+)
 
-masks = st.integers(1, 4).flatmap(lambda count: st.tuples(*[arrays(np.bool_, (count, 3, 4)) for _ in range(2)]))
+masks = st.integers(1, 4).flatmap(
+    lambda count: st.tuples(*[arrays(np.bool_, (count, 3, 4)) for _ in range(2)])
+)
 
 
 def value(tensor):
@@ -17,13 +25,17 @@ def value(tensor):
 
 def drawn(*shape):
     generator = np.random.default_rng(0)
-    return (generator.random(shape) > 0.5).astype("float32"), generator.uniform(0.05, 0.95, shape).astype("float32")
+    return (generator.random(shape) > 0.5).astype("float32"), generator.uniform(
+        0.05, 0.95, shape
+    ).astype("float32")
 
 
 def test_dice_loss_is_its_formula():
     true, predicted = drawn(3, 4, 5, 2)
     losses = [
-        1 - (2 * (true[b, ..., c] * predicted[b, ..., c]).sum() + 1) / (true[b, ..., c].sum() + predicted[b, ..., c].sum() + 1)
+        1
+        - (2 * (true[b, ..., c] * predicted[b, ..., c]).sum() + 1)
+        / (true[b, ..., c].sum() + predicted[b, ..., c].sum() + 1)
         for b in range(3)
         for c in range(2)
     ]
@@ -45,14 +57,18 @@ def test_an_empty_mask_pulls_the_prediction_down():
 def test_bce_dice_adds_the_cross_entropy():
     true, predicted = drawn(2, 4, 4, 1)
     entropy = -(true * np.log(predicted) + (1 - true) * np.log(1 - predicted)).mean()
-    assert value(BCEDiceLoss()(true, predicted)) == pytest.approx(entropy + value(DiceLoss()(true, predicted)), abs=1e-5)
+    assert value(BCEDiceLoss()(true, predicted)) == pytest.approx(
+        entropy + value(DiceLoss()(true, predicted)), abs=1e-5
+    )
 
 
 def test_bce_dice_of_several_classes_takes_the_categorical_cross_entropy():
     predicted = np.random.default_rng(0).dirichlet([1, 1, 1], (2, 4, 4)).astype("float32")
     true = np.eye(3, dtype="float32")[np.random.default_rng(1).integers(0, 3, (2, 4, 4))]
     entropy = -np.log((true * predicted).sum(-1)).mean()
-    assert value(BCEDiceLoss()(true, predicted)) == pytest.approx(entropy + value(DiceLoss()(true, predicted)), abs=1e-5)
+    assert value(BCEDiceLoss()(true, predicted)) == pytest.approx(
+        entropy + value(DiceLoss()(true, predicted)), abs=1e-5
+    )
 
 
 def test_focal_is_the_papers_formula():
@@ -73,14 +89,18 @@ def test_the_metrics_agree_with_the_librarys_dice_over_batches(batches):
     true, predicted = (np.concatenate([batch[side] for batch in batches]) for side in (0, 1))
     assert value(score.result()) == pytest.approx(dice(predicted, true), abs=1e-5)
     single = [dice(a, b) for a, b in zip(predicted, true, strict=True)]
-    assert value(overlap.result()) == pytest.approx(np.mean([d / (2 - d) for d in single]), abs=1e-5)
+    assert value(overlap.result()) == pytest.approx(
+        np.mean([d / (2 - d) for d in single]), abs=1e-5
+    )
 
 
 def test_a_sample_of_no_weight_does_not_count():
     true, predicted = drawn(2, 4, 4, 1)
     metric = DiceScore()
     metric.update_state(true, predicted, sample_weight=np.array([1.0, 0.0]))
-    assert value(metric.result()) == pytest.approx(dice(predicted[0, ..., 0] > 0.5, true[0, ..., 0]), abs=1e-6)
+    assert value(metric.result()) == pytest.approx(
+        dice(predicted[0, ..., 0] > 0.5, true[0, ..., 0]), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("made", [DiceLoss(0.5), BCEDiceLoss(2.0), DiceScore(0.3), IoUScore(0.7)])

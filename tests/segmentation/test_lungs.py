@@ -60,7 +60,12 @@ def test_the_mask_has_the_pictures_size(shipped, size):
 def test_kinds_of_sources_agree(shipped, tmp_path):
     Image.fromarray(chest()).save(tmp_path / "x.png")
     first = quiet(shipped, chest()).mask
-    for source in (tmp_path / "x.png", str(tmp_path / "x.png"), Image.open(tmp_path / "x.png"), chest()[..., None]):
+    for source in (
+        tmp_path / "x.png",
+        str(tmp_path / "x.png"),
+        Image.open(tmp_path / "x.png"),
+        chest()[..., None],
+    ):
         np.testing.assert_array_equal(quiet(shipped, source).mask, first)
     sixteen = chest().astype(np.uint16) * 257
     assert dice(quiet(shipped, sixteen).mask, first) > 0.98
@@ -81,7 +86,9 @@ def test_confidence_is_the_expected_dice(shipped):
     inside, outside = 2 * 140 * 65, 256 * 256 - 2 * 140 * 65
     with Fixed(shipped, probability):
         confidence = quiet(shipped, np.zeros((256, 256), np.uint8)).confidence
-    assert confidence == pytest.approx(2 * 0.8 * inside / (inside + 0.8 * inside + 0.02 * outside), rel=1e-4)
+    assert confidence == pytest.approx(
+        2 * 0.8 * inside / (inside + 0.8 * inside + 0.02 * outside), rel=1e-4
+    )
     with Fixed(shipped, np.zeros((256, 256), np.float32)):
         assert quiet(shipped, np.zeros((256, 256), np.uint8)).confidence == 0
 
@@ -95,7 +102,12 @@ def test_masked_and_cropped(shipped):
     np.testing.assert_array_equal(np.asarray(masked), np.where(found.mask, picture, 0))
     left, top, right, bottom = found.box()
     rows, columns = np.nonzero(found.mask)
-    assert (left, top, right, bottom) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert (left, top, right, bottom) == (
+        columns.min(),
+        rows.min(),
+        columns.max() + 1,
+        rows.max() + 1,
+    )
     np.testing.assert_array_equal(np.asarray(exact), picture[top:bottom, left:right])
     assert cropped.width == right - left + 2 * round(0.05 * (right - left))
     assert found.box(margin=9) == (0, 0, 300, 200)
@@ -177,10 +189,16 @@ class TestRealXrays:
         import pandas as pd
 
         table = pd.read_csv(folder / "labels.csv").dropna(subset="mask")
-        return [(folder / row.image, np.asarray(Image.open(folder / row.mask).convert("L")) > 127) for row in table.itertuples()]
+        return [
+            (folder / row.image, np.asarray(Image.open(folder / row.mask).convert("L")) > 127)
+            for row in table.itertuples()
+        ]
 
     def test_shenzhen_is_found_again(self, shipped, real_data):
-        scores = [dice(quiet(shipped, image).mask, mask) for image, mask in self.masks(real_data / "shenzhen")[::12]]
+        scores = [
+            dice(quiet(shipped, image).mask, mask)
+            for image, mask in self.masks(real_data / "shenzhen")[::12]
+        ]
         assert np.mean(scores) > 0.95
 
     def test_another_hospitals_x_rays_are_taken_for_what_they_are(self, shipped, real_data):
@@ -192,7 +210,10 @@ class TestRealXrays:
             picture = Image.open(image).convert("L")
             half = picture.crop((0, 0, picture.width // 2, picture.height))
             assert quiet(shipped, picture).is_chest_xray
-            assert not quiet(shipped, half).is_chest_xray and not quiet(shipped, picture.rotate(90)).is_chest_xray
+            assert (
+                not quiet(shipped, half).is_chest_xray
+                and not quiet(shipped, picture.rotate(90)).is_chest_xray
+            )
 
     def test_inverted_it_finds_the_same_lungs(self, shipped, real_data):
         for image, _ in self.masks(real_data / "shenzhen")[::80]:

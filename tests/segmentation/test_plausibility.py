@@ -37,7 +37,9 @@ def test_the_features_measure_what_they_name():
     assert found["distance of the lungs' centres along"] == pytest.approx(10 / 256, abs=1e-6)
     assert found["height of the left-hand lung"] == pytest.approx(119 / 256, abs=0.01)
     assert found["share of the heights in common"] == pytest.approx(109 / 119, abs=0.01)
-    assert found["how full the right-hand lung's box is"] == pytest.approx(np.pi * 60 * 30 / (119 * 59), rel=0.01)
+    assert found["how full the right-hand lung's box is"] == pytest.approx(
+        np.pi * 60 * 30 / (119 * 59), rel=0.01
+    )
     assert found["share of doubtful pixels"] == 0
 
 
@@ -49,18 +51,28 @@ def test_one_part_or_none_has_no_features(centres):
 
 def test_shapes_far_from_the_usual_are_far():
     generator = np.random.default_rng(0)
-    usual = [features(ellipses(*(np.array([(120, 70), (120, 185)]) + generator.normal(0, 4, (2, 2))))) for _ in range(200)]
+    usual = [
+        features(ellipses(*(np.array([(120, 70), (120, 185)]) + generator.normal(0, 4, (2, 2)))))
+        for _ in range(200)
+    ]
     judge = Plausibility.fitted(usual, 0.95)
-    assert np.mean([judge.distance(shape) <= judge.limit for shape in usual]) == pytest.approx(0.95, abs=0.01)
+    assert np.mean([judge.distance(shape) <= judge.limit for shape in usual]) == pytest.approx(
+        0.95, abs=0.01
+    )
     above_each_other = features(ellipses((60, 128), (190, 128)))
     assert judge.distance(above_each_other) > 3 * judge.limit
     again = Plausibility.from_json(judge.to_json())
-    assert again.distance(usual[0]) == pytest.approx(judge.distance(usual[0])) and again.limit == judge.limit
+    assert (
+        again.distance(usual[0]) == pytest.approx(judge.distance(usual[0]))
+        and again.limit == judge.limit
+    )
 
 
 @given(arrays(np.uint8, (12, 12)), st.floats(0.1, 10), st.floats(-100, 100))
 def test_brightness_and_contrast_do_not_matter(pixels, contrast, brightness):
-    np.testing.assert_allclose(standardized(pixels * contrast + brightness), standardized(pixels), atol=2e-3)
+    np.testing.assert_allclose(
+        standardized(pixels * contrast + brightness), standardized(pixels), atol=2e-3
+    )
 
 
 def test_a_picture_of_one_value_becomes_zero():

@@ -17,7 +17,9 @@ def redrawn(model):
     generator = np.random.default_rng(1)
     for weight in model.weights:
         values = generator.normal(0, 0.3, weight.shape)
-        weight.assign(np.abs(values) + 0.5 if weight.path.endswith(("variance", "gamma")) else values)
+        weight.assign(
+            np.abs(values) + 0.5 if weight.path.endswith(("variance", "gamma")) else values
+        )
     return model
 
 
@@ -29,7 +31,9 @@ def numpy(tensor):
     return keras.ops.convert_to_numpy(tensor)
 
 
-@pytest.mark.parametrize("options", [{}, {"num_classes": 3}, {"input_channels": 3}, {"patch_size": 2}, {"max_width": 8}])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_classes": 3}, {"input_channels": 3}, {"patch_size": 2}, {"max_width": 8}]
+)
 def test_a_probability_per_pixel_and_class(options):
     model = tiny(**options)
     answer = numpy(model(pictures(2, 16, 32, options.get("input_channels", 1))))
@@ -40,7 +44,11 @@ def test_a_probability_per_pixel_and_class(options):
 
 
 def test_width_depth_and_limit_decide_the_channels():
-    names = {layer.name: layer.filters for layer in tiny(depth=3, max_width=16).layers if isinstance(layer, ConvBlock)}
+    names = {
+        layer.name: layer.filters
+        for layer in tiny(depth=3, max_width=16).layers
+        if isinstance(layer, ConvBlock)
+    }
     assert [names[f"down{level}_1"] for level in range(4)] == [4, 8, 16, 16]
 
 
@@ -67,7 +75,8 @@ def test_a_misspelt_option_is_an_error():
 
 
 @pytest.mark.parametrize(
-    ("shape", "said"), [((1, 18, 16, 1), "H must be a multiple of 4"), ((1, 16, 18, 1), "W must be a multiple")]
+    ("shape", "said"),
+    [((1, 18, 16, 1), "H must be a multiple of 4"), ((1, 16, 18, 1), "W must be a multiple")],
 )
 def test_a_side_that_cannot_be_halved_is_named(shape, said):
     with pytest.raises(ValueError, match=said):
@@ -102,7 +111,9 @@ def test_a_picture_does_not_depend_on_the_others_of_its_batch():
     model, inputs = tiny(), pictures(3, 16, 16, 1)
     together = numpy(model(inputs))
     for number in range(3):
-        np.testing.assert_allclose(numpy(model(inputs[number : number + 1]))[0], together[number], atol=1e-5)
+        np.testing.assert_allclose(
+            numpy(model(inputs[number : number + 1]))[0], together[number], atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -128,7 +139,16 @@ OPTIONS = {
 def test_its_configuration_builds_it_again():
     model = tiny(**OPTIONS)
     config = model.get_config()
-    assert config.items() >= {"width": 4, "depth": 2, "patch_size": 2, "normalization": "group", "name": "lungs"}.items()
+    assert (
+        config.items()
+        >= {
+            "width": 4,
+            "depth": 2,
+            "patch_size": 2,
+            "normalization": "group",
+            "name": "lungs",
+        }.items()
+    )
     again = UNetSegmenter.from_config(config)
     assert again.get_config() == config
     assert [weight.shape for weight in again.weights] == [weight.shape for weight in model.weights]
@@ -152,7 +172,9 @@ def test_saved_and_loaded_it_answers_the_same(options, tmp_path):
 def test_it_learns_a_disc(loss):
     keras.utils.set_random_seed(0)
     rows, columns = np.mgrid[:16, :16]
-    masks = np.stack([(rows - 8) ** 2 + (columns - 8) ** 2 < radius**2 for radius in (3, 4, 5, 6)])[..., None].astype("float32")
+    masks = np.stack([(rows - 8) ** 2 + (columns - 8) ** 2 < radius**2 for radius in (3, 4, 5, 6)])[
+        ..., None
+    ].astype("float32")
     inputs = masks + np.random.default_rng(0).normal(0, 0.2, masks.shape).astype("float32")
     model = UNetSegmenter(4, 2, dropout=0.1)
     model.compile(keras.optimizers.Adam(1e-2), loss=segmentation_loss(loss))
@@ -167,5 +189,6 @@ def test_bfloat16_agrees_with_float32():
     inputs = pictures(2, 32, 32, 1)
     answer = numpy(half(inputs))
     assert answer.dtype == np.float32
-    # The largest of 2,048 differences depends on the order in which a processor rounds; their mean hardly does.
+    # The largest of 2,048 differences depends on the order in which a processor rounds; their mean
+    # hardly does.
     assert 0 < np.abs(answer - numpy(full(inputs))).mean() < 0.005

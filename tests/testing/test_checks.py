@@ -8,7 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmfusion import EmbeddingMapper, Fused, Fusion, FusionClassifier, ImageEncoder, Late, TextEncoder
+from mmfusion import (
+    EmbeddingMapper,
+    Fused,
+    Fusion,
+    FusionClassifier,
+    ImageEncoder,
+    Late,
+    TextEncoder,
+)
 from mmfusion import testing as kit
 from mmfusion.model.fusion import register_fusion
 from mmfusion.model.fusion_base import Head, TowerShapes
@@ -77,7 +85,9 @@ def test_a_lawful_plug_in_passes() -> None:
 
 def test_the_batch_law_catches_attention_across_samples() -> None:
     model = _plug_in("across", _across_the_batch)
-    with pytest.raises(AssertionError, match=r"batch law \(alone and in a batch\): answers differ by \d"):
+    with pytest.raises(
+        AssertionError, match=r"batch law \(alone and in a batch\): answers differ by \d"
+    ):
         kit.check_batch_law(model, kit.tiny_batch(model))
 
 
@@ -96,7 +106,9 @@ def test_the_missing_law_catches_compute_for_absent_samples() -> None:
 def test_the_missing_law_catches_a_slot_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
     monkeypatch.setattr(Tower, "_rows", lambda self: None)
-    with pytest.raises(AssertionError, match=r"missing law \(contents of the slot\): answers differ by nan"):
+    with pytest.raises(
+        AssertionError, match=r"missing law \(contents of the slot\): answers differ by nan"
+    ):
         kit.check_missing_law(model, kit.tiny_batch(model))
 
 
@@ -111,7 +123,9 @@ def test_the_missing_law_wants_an_error_for_neither(monkeypatch: pytest.MonkeyPa
     ("spare", _plain, True, r"fusion\.spare \(0\)"),
     ("no-text", _leaves_the_text_out, False, r"absent_text .*mapper\.map\.0\.weight"),
 ])  # fmt: skip
-def test_the_gradient_law_names_the_parameter(name: str, act: Act, spare: bool, culprit: str) -> None:
+def test_the_gradient_law_names_the_parameter(
+    name: str, act: Act, spare: bool, culprit: str
+) -> None:
     model = _plug_in(name, act, spare=spare)
     with pytest.raises(AssertionError, match=f"gradient law: no gradient for .*{culprit}"):
         kit.check_gradient_law(model, kit.tiny_batch(model))
@@ -148,7 +162,9 @@ def test_the_walk_law_catches_a_block_left_out() -> None:
 def test_the_composing_law_catches_weights_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
     monkeypatch.setattr(FusionClassifier, "post_init", lambda self: kit.redraw_parameters(self, 1))
-    with pytest.raises(AssertionError, match=r"composing law \(image_encoder\): 2 of 2 tensors changed"):
+    with pytest.raises(
+        AssertionError, match=r"composing law \(image_encoder\): 2 of 2 tensors changed"
+    ):
         kit.check_composing_law(model)
 
 
@@ -166,7 +182,9 @@ def test_the_repeatable_law_catches_weights_from_elsewhere() -> None:
 
 def test_the_round_trip_law_reports_what_the_new_process_says() -> None:
     model = _plug_in("known-here-alone", _plain)
-    with pytest.raises(AssertionError, match=r"(?s)the new process failed:.*got 'known-here-alone'"):
+    with pytest.raises(
+        AssertionError, match=r"(?s)the new process failed:.*got 'known-here-alone'"
+    ):
         kit.check_round_trip_law((model, kit.tiny_batch(model)))
 
 
@@ -265,8 +283,12 @@ def test_redraw_leaves_no_parameter_as_it_was_and_depends_on_the_seed_alone() ->
     kit.redraw_parameters(model, 1)
     assert all(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     again = kit.tiny_classifier("cross_attention", image="cnn", seed=1)
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True))
-    assert all((value > 0).all() for name, value in model.named_buffers() if name.endswith("running_var"))
+    assert all(
+        torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters(), strict=True)
+    )
+    assert all(
+        (value > 0).all() for name, value in model.named_buffers() if name.endswith("running_var")
+    )
 
 
 def test_the_tiny_kinds_name_the_closest() -> None:

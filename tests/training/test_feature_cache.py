@@ -10,12 +10,27 @@ import torch
 from PIL import Image
 from transformers import BertConfig, ViTConfig
 
-from mmfusion import FusionClassifier, FusionCollator, FusionProcessor, ImageEncoder, Joint, TextEncoder, load_manifest
+from mmfusion import (
+    FusionClassifier,
+    FusionCollator,
+    FusionProcessor,
+    ImageEncoder,
+    Joint,
+    TextEncoder,
+    load_manifest,
+)
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.training.arguments import training_arguments
+from mmfusion.training.evaluate import predict
 from mmfusion.training.feature_cache import cache_features
-from mmfusion.training.fit import fit, predict, training_arguments
+from mmfusion.training.fit import fit
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +38,25 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
     return load_manifest(draw_shapes(tmp_path_factory.mktemp("shapes"), 24, missing=0.15, size=32))
 
 
-def compose(rows: datasets.Dataset, fusion: object = "concat", image: str = "vit", seed: int = 0, **options: object):
+def compose(
+    rows: datasets.Dataset,
+    fusion: object = "concat",
+    image: str = "vit",
+    seed: int = 0,
+    **options: object,
+):
     torch.manual_seed(seed)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
     vit = ViTConfig(**SMALL, image_size=32, patch_size=8)
     encoder = ImageEncoder(vit) if image == "vit" else ImageEncoder("resnet10t", pretrained=False)
     text = TextEncoder(BertConfig(**SMALL, vocab_size=len(tokenizer)))
-    model = FusionClassifier(image_encoder=encoder.freeze(), text_encoder=text.freeze(), fusion=fusion, num_labels=4, **options)
+    model = FusionClassifier(
+        image_encoder=encoder.freeze(),
+        text_encoder=text.freeze(),
+        fusion=fusion,
+        num_labels=4,
+        **options,
+    )
     return model.eval(), FusionProcessor.from_encoders(encoder, text, tokenizer=tokenizer)
 
 
@@ -44,7 +71,15 @@ def both_ways(model, processor, rows, folder):
 
 
 @pytest.mark.parametrize(
-    "fusion", ["concat", Joint(at=2), Joint(shared_blocks=1), "cross_attention", "mmtm", {"name": "late", "combine": "learned"}]
+    "fusion",
+    [
+        "concat",
+        Joint(at=2),
+        Joint(shared_blocks=1),
+        "cross_attention",
+        "mmtm",
+        {"name": "late", "combine": "learned"},
+    ],
 )
 @pytest.mark.parametrize("mapper", ["linear", {"kind": "cross_attention", "queries": "image"}])
 def test_cached_is_uncached(fusion, mapper, rows, tmp_path):
@@ -67,7 +102,9 @@ def test_cached_is_uncached(fusion, mapper, rows, tmp_path):
     ],
 )
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_of_a_text_no_more_is_stored_than_is_looked_at(fusion, mapper, one, pooling, rows, tmp_path):
+def test_of_a_text_no_more_is_stored_than_is_looked_at(
+    fusion, mapper, one, pooling, rows, tmp_path
+):
     model, processor = compose(rows, fusion, mapper=mapper)
     model.text_encoder.config["pooling"] = pooling
     model.text_encoder._family = model.text_encoder._make_family()
@@ -79,7 +116,9 @@ def test_of_a_text_no_more_is_stored_than_is_looked_at(fusion, mapper, one, pool
 
 
 @pytest.mark.parametrize("mapper", ["linear", "identity", "mlp"])
-def test_a_text_without_a_token_is_a_missing_one_from_the_cache_too(mapper, rows, tmp_path, monkeypatch):
+def test_a_text_without_a_token_is_a_missing_one_from_the_cache_too(
+    mapper, rows, tmp_path, monkeypatch
+):
     model, processor = compose(rows, mapper=mapper)
     here = next(index for index in range(len(rows)) if rows[index]["text"] and rows[index]["image"])
     real = type(processor.tokenizer).__call__
@@ -121,7 +160,9 @@ def test_a_partly_frozen_tower_is_stored_up_to_its_first_training_block(rows, tm
 def test_what_is_stored_is_not_encoded_again(rows, tmp_path, monkeypatch):
     model, processor = compose(rows)
     cache_features(model, processor, rows, tmp_path)
-    monkeypatch.setattr(model.image_encoder, "forward", lambda *_: pytest.fail("the image tower ran"))
+    monkeypatch.setattr(
+        model.image_encoder, "forward", lambda *_: pytest.fail("the image tower ran")
+    )
     monkeypatch.setattr(model.text_encoder, "forward", lambda *_: pytest.fail("the text tower ran"))
     cached, collate = cache_features(model, processor, rows, tmp_path)
     model(**collate([cached[0], cached[1]]))
@@ -132,7 +173,9 @@ def test_only_what_is_new_is_encoded(rows, tmp_path, monkeypatch):
     cache_features(model, processor, rows.select(range(10)), tmp_path)
     counted = []
     own = model.image_encoder.forward
-    monkeypatch.setattr(model.image_encoder, "forward", lambda pixels: counted.append(len(pixels)) or own(pixels))
+    monkeypatch.setattr(
+        model.image_encoder, "forward", lambda pixels: counted.append(len(pixels)) or own(pixels)
+    )
     cache_features(model, processor, rows.select(range(14)), tmp_path)
     new = {rows[i]["image"] for i in range(10, 14)} - {None}
     assert sum(counted) == len(new)
@@ -140,7 +183,9 @@ def test_only_what_is_new_is_encoded(rows, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("change", ["weights", "preprocessing", "content", "strategy"])
 def test_a_stale_entry_cannot_be_read(change, rows, tmp_path):
-    folder = Path(shutil.copytree(Path(next(x for x in rows["image"] if x)).parent, tmp_path / "copy"))
+    folder = Path(
+        shutil.copytree(Path(next(x for x in rows["image"] if x)).parent, tmp_path / "copy")
+    )
     own = load_manifest(folder / "manifest.csv")
     model, processor = compose(own, "cross_attention")
     both_ways(model, processor, own, tmp_path / "cache")
@@ -176,7 +221,11 @@ def test_training_from_the_cache_ends_where_training_without_ends(rows, tmp_path
     for name, cache in (("without", None), ("with", tmp_path / "cache")):
         model, processor = compose(rows, "cross_attention")
         arguments = training_arguments(
-            tmp_path / name, num_train_epochs=2, per_device_train_batch_size=6, learning_rate=1e-3, disable_tqdm=True
+            tmp_path / name,
+            num_train_epochs=2,
+            per_device_train_batch_size=6,
+            learning_rate=1e-3,
+            disable_tqdm=True,
         )
         result = fit(model, processor, rows, rows, arguments=arguments, cache=cache)
         assert result.epochs == 2 and result.seconds_per_epoch > 0
@@ -188,7 +237,14 @@ def test_training_from_the_cache_ends_where_training_without_ends(rows, tmp_path
 def test_augmentation_and_cache_exclude_each_other(rows, tmp_path):
     model, processor = compose(rows)
     with pytest.raises(ValueError, match="augment must be None with a cache, got both"):
-        fit(model, processor, rows, arguments=training_arguments(tmp_path), augment=lambda image, rng: image, cache=tmp_path)
+        fit(
+            model,
+            processor,
+            rows,
+            arguments=training_arguments(tmp_path),
+            augment=lambda image, rng: image,
+            cache=tmp_path,
+        )
 
 
 def test_a_model_with_nothing_frozen_has_nothing_to_store(rows, tmp_path):

@@ -16,10 +16,18 @@ from transformers import BertConfig, ViTConfig
 from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.metrics.functional import accuracy
-from mmfusion.training.fit import evaluate, fit, last_complete_checkpoint, predict, training_arguments
+from mmfusion.training.arguments import training_arguments
+from mmfusion.training.evaluate import evaluate, predict
+from mmfusion.training.fit import fit
+from mmfusion.training.resume import last_complete_checkpoint
 
 WORKERS = Path(__file__).parents[1] / "workers"
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +45,38 @@ def compose(rows, **options):
 
 
 def quiet(folder, **options):
-    defaults = {"num_train_epochs": 1, "per_device_train_batch_size": 8, "learning_rate": 1e-3, "disable_tqdm": True}
+    defaults = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-3,
+        "disable_tqdm": True,
+    }
     return training_arguments(folder, **(defaults | options))
 
 
 def run(*command: str, timeout: int = 300) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.xdist_group("processes")
 def test_killed_at_ten_random_moments_it_ends_at_the_same_weights(tmp_path):
-    last = run(sys.executable, str(WORKERS / "kill_and_resume.py"), str(tmp_path), "10").splitlines()[-1]
+    last = run(
+        sys.executable, str(WORKERS / "kill_and_resume.py"), str(tmp_path), "10"
+    ).splitlines()[-1]
     result = json.loads(last)
     assert result["different"] == []
     assert result["killed"] == 10
-    assert result["half_written"] >= 2, "no checkpoint was being written when a kill came: the test shows nothing"
+    assert result["half_written"] >= 2, (
+        "no checkpoint was being written when a kill came: the test shows nothing"
+    )
 
 
 @pytest.mark.xdist_group("processes")
@@ -74,22 +97,31 @@ def test_two_processes_are_one(tmp_path):
         str(tmp_path / "two"),
         "2",
     )
-    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two")
+    )
     assert (one["world"], two["world"]) == (1, 2)
     assert one["samples"] == two["samples"] == 37
     for name, metric in one["before"].items():
         assert two["before"][name] == pytest.approx(metric, abs=1e-6)
-    # With one sample per process, a process whose sample lacks its picture runs no image tower in that step.
+    # With one sample per process, a process whose sample lacks its picture runs no image tower in
+    # that step.
     assert two["image_batches"] < 36
     first, second = (load_file(tmp_path / name / "weights.safetensors") for name in ("one", "two"))
-    assert max(float((first[key].float() - second[key].float()).abs().max()) for key in first) <= 1e-5
-    fresh = compose(load_manifest(rows_folder / "manifest.csv"), fusion="cross_attention")[0].state_dict()
+    assert (
+        max(float((first[key].float() - second[key].float()).abs().max()) for key in first) <= 1e-5
+    )
+    fresh = compose(load_manifest(rows_folder / "manifest.csv"), fusion="cross_attention")[
+        0
+    ].state_dict()
     assert any(not torch.equal(first[key], fresh[key]) for key in first), "nothing was trained"
 
 
 def test_training_learns_and_is_saved(rows, tmp_path):
     model, processor = compose(rows)
-    arguments = quiet(tmp_path, num_train_epochs=14, learning_rate=5e-3, metric_for_best_model="auroc")
+    arguments = quiet(
+        tmp_path, num_train_epochs=14, learning_rate=5e-3, metric_for_best_model="auroc"
+    )
     result = fit(model, processor, rows, rows, arguments=arguments)
     evaluation = evaluate(model, processor, rows, resamples=200)
     assert evaluation.metrics["auroc"].estimate == pytest.approx(result.best_metric, abs=1e-6)
@@ -104,7 +136,13 @@ def test_training_learns_and_is_saved(rows, tmp_path):
 
 def test_the_best_epoch_is_the_one_that_stays(rows, tmp_path):
     model, processor = compose(rows)
-    result = fit(model, processor, rows, rows.select(range(8)), arguments=quiet(tmp_path, num_train_epochs=6, learning_rate=2e-2))
+    result = fit(
+        model,
+        processor,
+        rows,
+        rows.select(range(8)),
+        arguments=quiet(tmp_path, num_train_epochs=6, learning_rate=2e-2),
+    )
     losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
     assert result.best_metric == min(losses)
     evaluation = evaluate(model, processor, rows.select(range(8)), resamples=10)
@@ -114,7 +152,12 @@ def test_the_best_epoch_is_the_one_that_stays(rows, tmp_path):
 def test_without_a_metric_the_last_epoch_is_the_one_that_stays(rows, tmp_path):
     # The better the model learns, the worse it does on validation data whose labels are wrong.
     wrong = rows.map(lambda row: {"label": (row["label"] + 1) % 4})
-    options = {"num_train_epochs": 4, "learning_rate": 5e-3, "metric_for_best_model": None, "save_strategy": "no"}
+    options = {
+        "num_train_epochs": 4,
+        "learning_rate": 5e-3,
+        "metric_for_best_model": None,
+        "save_strategy": "no",
+    }
     model, processor = compose(rows)
     result = fit(model, processor, rows, wrong, arguments=quiet(tmp_path / "watched", **options))
     losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
@@ -122,13 +165,22 @@ def test_without_a_metric_the_last_epoch_is_the_one_that_stays(rows, tmp_path):
     evaluation = evaluate(model, processor, wrong, resamples=10)
     assert evaluation.metrics["cross_entropy"].estimate == pytest.approx(losses[-1], abs=1e-5)
     assert not training_arguments(tmp_path, metric_for_best_model=None).load_best_model_at_end
-    with pytest.raises(ValueError, match="patience must be None where metric_for_best_model is None"):
+    with pytest.raises(
+        ValueError, match="patience must be None where metric_for_best_model is None"
+    ):
         fit(model, processor, rows, rows, arguments=quiet(tmp_path, **options), patience=3)
 
 
 def test_patience_stops_early(rows, tmp_path):
     model, processor = compose(rows)
-    result = fit(model, processor, rows, rows, arguments=quiet(tmp_path, num_train_epochs=9, learning_rate=0.0), patience=2)
+    result = fit(
+        model,
+        processor,
+        rows,
+        rows,
+        arguments=quiet(tmp_path, num_train_epochs=9, learning_rate=0.0),
+        patience=2,
+    )
     assert result.epochs == 3
 
 
@@ -153,17 +205,26 @@ def test_gradient_accumulation_is_a_larger_batch(rows, tmp_path):
             model,
             processor,
             rows,
-            arguments=quiet(tmp_path / name, per_device_train_batch_size=batch, gradient_accumulation_steps=steps),
+            arguments=quiet(
+                tmp_path / name,
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=steps,
+            ),
         )
         weights.append(model.state_dict())
     assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 1e-5
 
 
-@pytest.mark.parametrize("damage", ["cut_state", "no_state", "no_optimizer", "cut_weights", "cut_optimizer", "no_random_state"])
+@pytest.mark.parametrize(
+    "damage",
+    ["cut_state", "no_state", "no_optimizer", "cut_weights", "cut_optimizer", "no_random_state"],
+)
 def test_a_damaged_checkpoint_is_passed_over(damage, rows, tmp_path, caplog):
     model, processor = compose(rows)
     fit(model, processor, rows, rows, arguments=quiet(tmp_path, num_train_epochs=2))
-    first, second = sorted(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    first, second = sorted(
+        tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1])
+    )
     assert last_complete_checkpoint(tmp_path) == str(second)
     target = (
         second
@@ -174,7 +235,9 @@ def test_a_damaged_checkpoint_is_passed_over(damage, rows, tmp_path, caplog):
             "random_state": "rng_state.pth",
         }[damage.split("_", 1)[1]]
     )
-    target.unlink() if damage.startswith("no") else target.write_bytes(target.read_bytes()[: target.stat().st_size // 2])
+    target.unlink() if damage.startswith("no") else target.write_bytes(
+        target.read_bytes()[: target.stat().st_size // 2]
+    )
     assert last_complete_checkpoint(tmp_path) == str(first)
 
 
@@ -215,7 +278,9 @@ def test_a_checkpoint_of_the_trainer_is_read_without_pickle(rows, tmp_path, monk
     fit(model, processor, rows, rows, arguments=quiet(tmp_path, num_train_epochs=2))
     asked = []
     own = torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **k: asked.append(k.get("weights_only")) or own(*a, **k))
+    monkeypatch.setattr(
+        torch, "load", lambda *a, **k: asked.append(k.get("weights_only")) or own(*a, **k)
+    )
     model, processor = compose(rows)
     fit(model, processor, rows, rows, arguments=quiet(tmp_path, num_train_epochs=3))
     assert asked and all(asked)

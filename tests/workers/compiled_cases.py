@@ -1,6 +1,7 @@
 """Run by test_compiled.py without the run-time check of shapes.
 
-The compiled classifier answers as the eager one, whatever the shape, and compiles no more graphs than it has shapes."""
+The compiled classifier answers as the eager one, whatever the shape, and compiles no more graphs
+than it has shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,20 +39,33 @@ def inputs_of(model: Any, rows: int, *, columns: int = 0, seed: int = 0) -> dict
 
 @pytest.mark.parametrize(
     ("image", "text", "fusion"),
-    [("timm_vit", "bert", "concat"), ("cnn", "roberta", "mmtm"), ("transformers_vit", "modernbert", "joint")],
+    [
+        ("timm_vit", "bert", "concat"),
+        ("cnn", "roberta", "mmtm"),
+        ("transformers_vit", "modernbert", "joint"),
+    ],
 )
-def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(image: str, text: str, fusion: str) -> None:
+def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(
+    image: str, text: str, fusion: str
+) -> None:
     model = kit.tiny_classifier(fusion, "linear", image, text)
     backend = Counting()
     fast = CompiledClassifier(model, batch_sizes=(1, 4), lengths=(4, 8), backend=backend)
-    for seed, (rows, columns) in enumerate([(1, 0), (2, 0), (3, 5), (4, 1), (11, 0), (1, 2), (4, 0)]):
+    for seed, (rows, columns) in enumerate(
+        [(1, 0), (2, 0), (3, 5), (4, 1), (11, 0), (1, 2), (4, 0)]
+    ):
         inputs = inputs_of(model, rows, columns=columns, seed=seed)
         with torch.no_grad():
-            torch.testing.assert_close(fast(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                fast(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0
+            )
     assert 2 <= backend.graphs <= len(fast.shapes) == 4
 
 
-@pytest.mark.parametrize(("text", "fusion", "dtype"), [("roberta", "mmtm", None), ("modernbert", "concat", torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("text", "fusion", "dtype"),
+    [("roberta", "mmtm", None), ("modernbert", "concat", torch.bfloat16)],
+)
 def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
     text: str, fusion: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,28 +74,37 @@ def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
     fast = CompiledClassifier(model, dtype=dtype, batch_sizes=(4,), lengths=(16,))
     attended: list[int] = []
     real = packing._text_by_text
-    monkeypatch.setattr(packing, "_text_by_text", lambda *args: attended.append(args[0].shape[2]) or real(*args))
+    monkeypatch.setattr(
+        packing, "_text_by_text", lambda *args: attended.append(args[0].shape[2]) or real(*args)
+    )
     torch._dynamo.utils.counters.clear()
     for seed, (rows, columns) in enumerate([(4, 0), (3, 5), (2, 0), (9, 1)]):
         inputs = inputs_of(model, rows, columns=columns, seed=seed)
         with torch.no_grad():
             expected = model(**inputs).logits
         attended.clear()
-        torch.testing.assert_close(fast(**inputs).logits.float(), expected, atol=1e-5 if dtype is None else 0.1, rtol=0)
+        torch.testing.assert_close(
+            fast(**inputs).logits.float(), expected, atol=1e-5 if dtype is None else 0.1, rtol=0
+        )
         assert not fast._for_cpu or tokens(inputs, rows) in attended
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def tokens(inputs: dict[str, Tensor], rows: int) -> int:
     """How many a graph of four samples computes of its first piece: an absent text has one, and spare rows repeat the first."""
-    counts = [int(mask.sum()) if here else 1 for mask, here in zip(inputs["attention_mask"], inputs["text_present"], strict=True)]
+    counts = [
+        int(mask.sum()) if here else 1
+        for mask, here in zip(inputs["attention_mask"], inputs["text_present"], strict=True)
+    ]
     first = counts[:4]
     return sum(first) + first[0] * (4 - len(first))
 
 
 def test_other_weights_and_another_type_are_compiled_anew() -> None:
     """A graph of a CPU holds its weights: one that was not made anew would go on with the old ones."""
-    model, other = (kit.tiny_classifier("concat", "linear", "cnn", "bert", seed=seed) for seed in (0, 1))
+    model, other = (
+        kit.tiny_classifier("concat", "linear", "cnn", "bert", seed=seed) for seed in (0, 1)
+    )
     fast = CompiledClassifier(model, batch_sizes=(2,), lengths=(8,))
     inputs = inputs_of(model, 2)
     fast(**inputs)
@@ -97,7 +120,11 @@ def test_a_graph_packs_on_a_cpu_unless_told_otherwise() -> None:
     seen: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
-        seen.append(sum(node.target is torch.ops.mmfusion.text_by_text.default for node in graph.graph.nodes))
+        seen.append(
+            sum(
+                node.target is torch.ops.mmfusion.text_by_text.default for node in graph.graph.nodes
+            )
+        )
         return graph.forward
 
     for padding in ("auto", "padded"):
@@ -111,7 +138,9 @@ def test_a_graph_packs_on_a_cpu_unless_told_otherwise() -> None:
 def test_more_shapes_than_torch_allows_by_itself() -> None:
     model = kit.tiny_classifier(image=None, text="bert")
     backend = Counting()
-    fast = CompiledClassifier(model, batch_sizes=(1, 2, 3), lengths=(2, 3, 4, 5), backend=backend).warm_up()
+    fast = CompiledClassifier(
+        model, batch_sizes=(1, 2, 3), lengths=(2, 3, 4, 5), backend=backend
+    ).warm_up()
     assert backend.graphs == len(fast.shapes) == 12 > torch._dynamo.config.recompile_limit
     # Whatever mode the caller is in: a graph of inference mode would be another one.
     for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
@@ -123,24 +152,42 @@ def test_more_shapes_than_torch_allows_by_itself() -> None:
 def test_several_live_ones_do_not_share_a_budget() -> None:
     model = kit.tiny_classifier(image=None, text="bert")
     backend = Counting()
-    alive = [CompiledClassifier(model, batch_sizes=(1, 2), lengths=(3, 4), backend=backend).warm_up() for _ in range(4)]
+    alive = [
+        CompiledClassifier(model, batch_sizes=(1, 2), lengths=(3, 4), backend=backend).warm_up()
+        for _ in range(4)
+    ]
     assert backend.graphs == sum(len(fast.shapes) for fast in alive) == 16
 
 
 def test_what_is_not_saved_keeps_its_precision() -> None:
     model = kit.tiny_classifier("concat", "linear", None, "modernbert")
     fast = CompiledClassifier(model, dtype=torch.bfloat16, backend="eager", lengths=(8,))
-    buffers = {name: buffer.dtype for name, buffer in fast.model.named_buffers() if "inv_freq" in name}
+    buffers = {
+        name: buffer.dtype for name, buffer in fast.model.named_buffers() if "inv_freq" in name
+    }
     assert buffers and set(buffers.values()) == {torch.float32}
     model.text_encoder.bfloat16()
-    assert {p.dtype for p in CompiledClassifier(model, backend="eager").parameters()} == {torch.float32, torch.bfloat16}
+    assert {p.dtype for p in CompiledClassifier(model, backend="eager").parameters()} == {
+        torch.float32,
+        torch.bfloat16,
+    }
 
 
 def test_the_model_stays_as_it_is_and_the_copy_is_in_half_precision() -> None:
     model = kit.tiny_classifier("late", "linear", "timm_vit", "bert").train()
-    fast = CompiledClassifier(model, dtype=torch.bfloat16, batch_sizes=(4,), lengths=(8,), backend="eager")
-    assert model.training and model.dtype == torch.float32 and all(p.requires_grad for p in model.parameters())
-    assert fast.dtype == torch.bfloat16 and not fast.train().training and not any(p.requires_grad for p in fast.parameters())
+    fast = CompiledClassifier(
+        model, dtype=torch.bfloat16, batch_sizes=(4,), lengths=(8,), backend="eager"
+    )
+    assert (
+        model.training
+        and model.dtype == torch.float32
+        and all(p.requires_grad for p in model.parameters())
+    )
+    assert (
+        fast.dtype == torch.bfloat16
+        and not fast.train().training
+        and not any(p.requires_grad for p in fast.parameters())
+    )
     inputs = inputs_of(model, 3)
     logits = fast(**inputs).logits.float()
     with torch.no_grad():
@@ -151,14 +198,22 @@ def test_the_model_stays_as_it_is_and_the_copy_is_in_half_precision() -> None:
 
 def test_it_streams() -> None:
     model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
-    processor = FusionProcessor(word_tokenizer(["clear lungs effusion"]), model.image_encoder.input_spec)
+    processor = FusionProcessor(
+        word_tokenizer(["clear lungs effusion"]), model.image_encoder.input_spec
+    )
     noise = np.random.default_rng(0).integers(0, 256, (9, 20, 20), dtype=np.uint8)
     samples = [
-        {"image": None if i == 4 else noise[i], "text": "clear lungs effusion"[: 5 + i] if i % 3 else None} for i in range(9)
+        {
+            "image": None if i == 4 else noise[i],
+            "text": "clear lungs effusion"[: 5 + i] if i % 3 else None,
+        }
+        for i in range(9)
     ]
     fast = CompiledClassifier(model, batch_sizes=(2, 4), lengths=(8,), backend="eager")
     found = list(predict_stream(fast, processor, samples, batch_size=4, progress=False))
-    for answer, expected in zip(found, predict_stream(model, processor, samples, batch_size=4, progress=False), strict=True):
+    for answer, expected in zip(
+        found, predict_stream(model, processor, samples, batch_size=4, progress=False), strict=True
+    ):
         np.testing.assert_allclose(answer.logits, expected.logits, atol=1e-5)
         assert answer.missing == expected.missing
 
@@ -167,27 +222,43 @@ def test_lengths_go_up_to_the_encoders_limit() -> None:
     model = kit.tiny_classifier(image=None, text="bert")
     limit = model.text_encoder.max_length
     assert [length for _, length in CompiledClassifier(model, batch_sizes=(1,)).shapes][-1] == limit
-    assert CompiledClassifier(kit.tiny_classifier(image="cnn", text=None), batch_sizes=(2, 2)).shapes == [(2, 0)]
+    assert CompiledClassifier(
+        kit.tiny_classifier(image="cnn", text=None), batch_sizes=(2, 2)
+    ).shapes == [(2, 0)]
 
 
 def test_what_it_refuses() -> None:
     model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
-    with pytest.raises(ValueError, match=r"batch_sizes must be one or more numbers of at least 1, got \(0,\)"):
+    with pytest.raises(
+        ValueError, match=r"batch_sizes must be one or more numbers of at least 1, got \(0,\)"
+    ):
         CompiledClassifier(model, batch_sizes=(0,))
-    with pytest.raises(ValueError, match=r"lengths must be one or more numbers of at least 1, got \(\)"):
+    with pytest.raises(
+        ValueError, match=r"lengths must be one or more numbers of at least 1, got \(\)"
+    ):
         CompiledClassifier(model, lengths=())
-    with pytest.raises(ValueError, match=r"lengths must be at most \d+, the text encoder's limit, got 100000"):
+    with pytest.raises(
+        ValueError, match=r"lengths must be at most \d+, the text encoder's limit, got 100000"
+    ):
         CompiledClassifier(model, lengths=(100_000,))
     fast = CompiledClassifier(model, batch_sizes=(4,), lengths=(3,), backend="eager")
     with pytest.raises(ValueError, match="inputs must hold at least one sample"):
         fast(**{name: value[:0] for name, value in inputs_of(model, 2).items()})
     inputs = inputs_of(model, 4)
-    with pytest.raises(ValueError, match=r"texts must have at most 3 tokens, got \d. Give larger lengths"):
+    with pytest.raises(
+        ValueError, match=r"texts must have at most 3 tokens, got \d. Give larger lengths"
+    ):
         fast(**inputs)
-    with pytest.raises(ValueError, match=r"inputs must be those of the towers \(image, text\), got none for input_ids"):
+    with pytest.raises(
+        ValueError,
+        match=r"inputs must be those of the towers \(image, text\), got none for input_ids",
+    ):
         fast(pixel_values=inputs["pixel_values"])
     with pytest.raises(ValueError, match="got pixel_values too"):
         CompiledClassifier(kit.tiny_classifier(image=None, text="bert"))(**inputs)
     inputs["text_present"][:] = False
-    with pytest.raises(ValueError, match=r"every sample must have an image or a text, got none in rows \[0\] of the batch"):
+    with pytest.raises(
+        ValueError,
+        match=r"every sample must have an image or a text, got none in rows \[0\] of the batch",
+    ):
         fast(**inputs)

@@ -19,7 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from safetensors.torch import load_file
 from small_training import brighten, compose, rows_in
 
-from mmfusion.training.fit import fit, last_complete_checkpoint, training_arguments
+from mmfusion.training.arguments import training_arguments
+from mmfusion.training.fit import fit
+from mmfusion.training.resume import last_complete_checkpoint
 
 
 def train(folder: Path, data: Path) -> None:
@@ -39,7 +41,15 @@ def train(folder: Path, data: Path) -> None:
         disable_tqdm=True,
         logging_strategy="no",
     )
-    fit(model, processor, rows, rows.select(range(12)), arguments=arguments, augment=brighten, patience=50)
+    fit(
+        model,
+        processor,
+        rows,
+        rows.select(range(12)),
+        arguments=arguments,
+        augment=brighten,
+        patience=50,
+    )
 
 
 def attempt(folder: Path, data: Path) -> int:
@@ -89,7 +99,9 @@ def main() -> None:
     while killed < kills:
         child = attempt(broken, data)
         if killed % 2:
-            alive = wait_for_a_half_written_checkpoint(broken, child, set(broken.glob("checkpoint-*")))
+            alive = wait_for_a_half_written_checkpoint(
+                broken, child, set(broken.glob("checkpoint-*"))
+            )
         else:
             time.sleep(random.uniform(0.02, 0.5) * whole)
             alive = os.waitpid(child, os.WNOHANG) == (0, 0)
@@ -98,7 +110,9 @@ def main() -> None:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         killed += 1
-        newest = max(broken.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), default=None)
+        newest = max(
+            broken.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), default=None
+        )
         if newest is not None and str(newest) != last_complete_checkpoint(broken):
             half_written += 1
     _, status = os.waitpid(attempt(broken, data), 0)
@@ -106,7 +120,16 @@ def main() -> None:
         raise SystemExit((broken / "fault.txt").read_text())
     first, second = (load_file(folder / "model.safetensors") for folder in (straight, broken))
     different = [key for key in first if not torch.equal(first[key], second[key])]
-    print(json.dumps({"killed": killed, "half_written": half_written, "tensors": len(first), "different": different}))
+    print(
+        json.dumps(
+            {
+                "killed": killed,
+                "half_written": half_written,
+                "tensors": len(first),
+                "different": different,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -11,13 +11,20 @@ from transformers import BertConfig, ViTConfig
 from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 def rows_in(folder: Path, n: int = 36, missing: float = 0.15) -> Any:
     """The made-up samples, drawn once."""
     manifest = folder / "manifest.csv"
-    return load_manifest(manifest if manifest.exists() else draw_shapes(folder, n, size=32, missing=missing))
+    return load_manifest(
+        manifest if manifest.exists() else draw_shapes(folder, n, size=32, missing=missing)
+    )
 
 
 def compose(rows: Any, dropout: float, **options: Any) -> tuple[FusionClassifier, FusionProcessor]:
@@ -25,11 +32,22 @@ def compose(rows: Any, dropout: float, **options: Any) -> tuple[FusionClassifier
     torch.manual_seed(0)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
     image = ViTConfig(**SMALL, image_size=32, patch_size=8, hidden_dropout_prob=dropout)
-    text = BertConfig(**SMALL, vocab_size=len(tokenizer), hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    model = FusionClassifier(
-        image_encoder=ImageEncoder(image), text_encoder=TextEncoder(text), num_labels=4, fusion="cross_attention", **options
+    text = BertConfig(
+        **SMALL,
+        vocab_size=len(tokenizer),
+        hidden_dropout_prob=dropout,
+        attention_probs_dropout_prob=dropout,
     )
-    return model, FusionProcessor.from_encoders(model.image_encoder, model.text_encoder, tokenizer=tokenizer)
+    model = FusionClassifier(
+        image_encoder=ImageEncoder(image),
+        text_encoder=TextEncoder(text),
+        num_labels=4,
+        fusion="cross_attention",
+        **options,
+    )
+    return model, FusionProcessor.from_encoders(
+        model.image_encoder, model.text_encoder, tokenizer=tokenizer
+    )
 
 
 def brighten(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -1,7 +1,7 @@
 """Evaluate and train; run by itself or by torchrun, the results must be the same.
 
-Usage: [torchrun --nproc_per_node 2] two_processes.py FOLDER GLOBAL_BATCH. Process 0 writes FOLDER/weights.safetensors and
-metrics.json.
+Usage: [torchrun --nproc_per_node 2] two_processes.py FOLDER GLOBAL_BATCH. Process 0 writes
+FOLDER/weights.safetensors and metrics.json.
 """
 
 import json
@@ -16,7 +16,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from safetensors.torch import save_file
 from small_training import compose, rows_in
 
-from mmfusion.training.fit import evaluate, fit, training_arguments
+from mmfusion.training.arguments import training_arguments
+from mmfusion.training.evaluate import evaluate
+from mmfusion.training.fit import fit
 
 
 def main() -> None:
@@ -51,7 +53,10 @@ def main() -> None:
     after = evaluate(model, processor, rows, arguments=arguments, resamples=100)
     if int(os.environ.get("RANK", "0")) == 0:
         folder.mkdir(exist_ok=True)
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "weights.safetensors")
+        save_file(
+            {key: value.contiguous() for key, value in model.state_dict().items()},
+            folder / "weights.safetensors",
+        )
         result = {
             "before": before.to_dict(),
             "after": after.to_dict(),

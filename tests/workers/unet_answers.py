@@ -18,7 +18,10 @@ def main(folder, names):
         else:
             model = UNetSegmenter.from_config(json.loads((folder / "config.json").read_text()))
             model.load_weights(folder / name)
-        np.save(folder / f"{name}.{keras.backend.backend()}.npy", keras.ops.convert_to_numpy(model(inputs)))
+        np.save(
+            folder / f"{name}.{keras.backend.backend()}.npy",
+            keras.ops.convert_to_numpy(model(inputs)),
+        )
 
 
 if __name__ == "__main__":

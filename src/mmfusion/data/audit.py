@@ -13,7 +13,9 @@ import datasets
 import numpy as np
 
 from ..model.images import ImageError, load_image
-from .splits import find_column, is_blank, normalise_text
+from ..model.missing import is_blank
+from .splits import find_column
+from .text import normalise_text
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +35,8 @@ class Finding:
 
     Args:
         kind: What it is, such as "text_across_splits".
-        severity: "error" (the evaluation would be wrong or training would stop), "warning" or "info".
+        severity: "error" (the evaluation would be wrong or training would stop), "warning" or
+            "info".
         count: How many there are.
         message: One sentence for people.
         examples: Up to five of them; `train[3]` is row 3, counted from 0, of the split "train".
@@ -75,7 +78,9 @@ class Audit:
         """Return the audit as what `json.dumps` takes: `ok` and the list `findings`."""
         return {
             "ok": self.ok,
-            "findings": [asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings],
+            "findings": [
+                asdict(finding) | {"examples": list(finding.examples)} for finding in self.findings
+            ],
         }
 
     def __str__(self) -> str:
@@ -100,20 +105,21 @@ def audit(
 ) -> Audit:
     """Return what would spoil an evaluation or stop a training, and what is worth knowing besides.
 
-    Errors are groups, identical normalised texts and identical pictures in more than one split, pictures that
-    cannot be read, and rows with neither image nor text. Pictures are compared by their decoded pixels, so
-    that a copy under another name or in another lossless format is found. Every picture is decoded once,
-    on several threads. A row without a group is its own group.
+    Errors are groups, identical normalised texts and identical pictures in more than one split,
+    pictures that cannot be read, and rows with neither image nor text. Pictures are compared by
+    their decoded pixels, so that a copy under another name or in another lossless format is found.
+    Every picture is decoded once, on several threads. A row without a group is its own group.
 
     Args:
         splits: The splits by name, or one dataset.
-        group: Column that names the patient. None leaves the check out. The default name may be absent.
-        text: Column of texts. None leaves its checks out (for texts such as "male, 45", which are no leak).
-            The default name may be absent.
+        group: Column that names the patient. None leaves the check out. The default name may be
+            absent.
+        text: Column of texts. None leaves its checks out (for texts such as "male, 45", which are
+            no leak). The default name may be absent.
         image: Column of pictures. None leaves its checks out. The default name may be absent.
         label: Column of labels. None leaves its check out. The default name may be absent.
-        tokenizer: Measures texts in tokens, as `tokenizer(list of texts)["input_ids"]`. None: in words. Texts
-            longer than its `model_max_length`, if it has one, are a warning.
+        tokenizer: Measures texts in tokens, as `tokenizer(list of texts)["input_ids"]`. None: in
+            words. Texts longer than its `model_max_length`, if it has one, are a warning.
 
     Returns:
         The findings; `Audit.ok` says whether there is no error.
@@ -146,7 +152,9 @@ def audit(
 
 def _as_parts(splits: object) -> Parts:
     parts = {"all": splits} if isinstance(splits, datasets.Dataset) else splits
-    if not isinstance(parts, Mapping) or not all(isinstance(part, datasets.Dataset) for part in parts.values()):
+    if not isinstance(parts, Mapping) or not all(
+        isinstance(part, datasets.Dataset) for part in parts.values()
+    ):
         raise TypeError(
             f"splits must be a datasets.Dataset or a mapping of names to them, got {type(splits).__name__}. "
             "Pass what load_manifest or split returned."
@@ -163,7 +171,9 @@ def _values(parts: Parts, name: str | None, role: str) -> dict[str, list[Any]]:
     return {key: list(part[column]) for key, part in parts.items() if column in part.column_names}
 
 
-def _places(values: Mapping[str, Sequence[Any]], key: Callable[[Any], Any]) -> dict[Any, list[Place]]:
+def _places(
+    values: Mapping[str, Sequence[Any]], key: Callable[[Any], Any]
+) -> dict[Any, list[Place]]:
     """Where each key stands; values whose key is blank stand nowhere."""
     found: dict[Any, list[Place]] = defaultdict(list)
     for name, column in values.items():
@@ -178,7 +188,9 @@ def _across(places: Mapping[Any, list[Place]]) -> dict[Any, list[Place]]:
 
 
 def _within(places: Mapping[Any, list[Place]]) -> dict[Any, list[Place]]:
-    return {key: where for key, where in places.items() if len({name for name, _ in where}) < len(where)}
+    return {
+        key: where for key, where in places.items() if len({name for name, _ in where}) < len(where)
+    }
 
 
 def _show(where: Sequence[Place]) -> str:
@@ -186,7 +198,9 @@ def _show(where: Sequence[Place]) -> str:
     first = dict.fromkeys(next(place for place in where if place[0] == name) for name, _ in where)
     shown = list(dict.fromkeys([*first, *where]))[: max(len(first), 3)]
     rest = len(where) - len(shown)
-    return ", ".join(f"{name}[{row}]" for name, row in shown) + (f" and {rest} more" if rest else "")
+    return ", ".join(f"{name}[{row}]" for name, row in shown) + (
+        f" and {rest} more" if rest else ""
+    )
 
 
 def _quote(text: str) -> str:
@@ -194,7 +208,9 @@ def _quote(text: str) -> str:
 
 
 def _named(places: Mapping[Any, list[Place]]) -> tuple[str, ...]:
-    return tuple(f"{_quote(key)} in {_show(where)}" for key, where in list(places.items())[:EXAMPLES])
+    return tuple(
+        f"{_quote(key)} in {_show(where)}" for key, where in list(places.items())[:EXAMPLES]
+    )
 
 
 def _check_groups(groups: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
@@ -215,7 +231,12 @@ def _check_texts(texts: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
 
 
 def _check_images(images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    cells = [((name, row), value) for name, column in images.items() for row, value in enumerate(column) if not is_blank(value)]
+    cells = [
+        ((name, row), value)
+        for name, column in images.items()
+        for row, value in enumerate(column)
+        if not is_blank(value)
+    ]
     # The same file is often used by several rows; it is decoded once.
     sources = {_source_key(value): value for _, value in cells}
     logger.info("Decoding %d pictures.", len(sources))
@@ -228,15 +249,23 @@ def _check_images(images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
         (broken if isinstance(result, ImageError) else places)[str(result)].append(place)
     if broken:
         count = sum(map(len, broken.values()))
-        examples = tuple(f"{_show(where)}: {reason}" for reason, where in list(broken.items())[:EXAMPLES])
+        examples = tuple(
+            f"{_show(where)}: {reason}" for reason, where in list(broken.items())[:EXAMPLES]
+        )
         message = f"{count} pictures cannot be read. Mend or remove them."
         yield Finding("unreadable_image", "error", count, message, examples)
     if shared := _across(places):
-        message = f"{len(shared)} pictures occur in more than one split, by their pixels. Group them."
-        yield Finding("image_across_splits", "error", len(shared), message, _pictured(shared, images))
+        message = (
+            f"{len(shared)} pictures occur in more than one split, by their pixels. Group them."
+        )
+        yield Finding(
+            "image_across_splits", "error", len(shared), message, _pictured(shared, images)
+        )
     if repeated := _within(places):
         message = f"{len(repeated)} pictures occur more than once within a split, by their pixels."
-        yield Finding("image_within_split", "warning", len(repeated), message, _pictured(repeated, images))
+        yield Finding(
+            "image_within_split", "warning", len(repeated), message, _pictured(repeated, images)
+        )
 
 
 def _source_key(value: object) -> object:
@@ -253,7 +282,9 @@ def _pixels(source: Any) -> str | ImageError:
     return digest.hexdigest()
 
 
-def _pictured(places: Mapping[str, list[Place]], images: Mapping[str, Sequence[Any]]) -> tuple[str, ...]:
+def _pictured(
+    places: Mapping[str, list[Place]], images: Mapping[str, Sequence[Any]]
+) -> tuple[str, ...]:
     examples = []
     for where in list(places.values())[:EXAMPLES]:
         sources = dict.fromkeys(str(images[name][row]) for name, row in where)
@@ -261,7 +292,9 @@ def _pictured(places: Mapping[str, list[Place]], images: Mapping[str, Sequence[A
     return tuple(examples)
 
 
-def _check_presence(texts: Mapping[str, Sequence[Any]], images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
+def _check_presence(
+    texts: Mapping[str, Sequence[Any]], images: Mapping[str, Sequence[Any]]
+) -> Iterator[Finding]:
     for kind, what, values in (("empty_text", "text", texts), ("missing_image", "image", images)):
         for name, column in values.items():
             missing = [(name, row) for row, value in enumerate(column) if is_blank(value)]
@@ -279,13 +312,25 @@ def _check_presence(texts: Mapping[str, Sequence[Any]], images: Mapping[str, Seq
         yield Finding("nothing_to_classify", "error", len(empty), message, (_show(empty),))
 
 
-def _check_labels(parts: Parts, labels: Mapping[str, Sequence[Any]], column: str | None) -> Iterator[Finding]:
-    counted = {name: _counts(values, parts[name].features[column]) for name, values in labels.items()}
+def _check_labels(
+    parts: Parts, labels: Mapping[str, Sequence[Any]], column: str | None
+) -> Iterator[Finding]:
+    counted = {
+        name: _counts(values, parts[name].features[column]) for name, values in labels.items()
+    }
     for name, counts in counted.items():
-        shares = ", ".join(f"{label} {count} ({count / max(len(labels[name]), 1):.0%})" for label, count in counts.items())
+        shares = ", ".join(
+            f"{label} {count} ({count / max(len(labels[name]), 1):.0%})"
+            for label, count in counts.items()
+        )
         yield Finding("class_balance", "info", len(labels[name]), f"{name}: {shares or 'no rows'}.")
     everywhere = list(dict.fromkeys(label for counts in counted.values() for label in counts))
-    absent = [f"{label!r} in {name}" for name, counts in counted.items() for label in everywhere if counts.get(label, 0) == 0]
+    absent = [
+        f"{label!r} in {name}"
+        for name, counts in counted.items()
+        for label in everywhere
+        if counts.get(label, 0) == 0
+    ]
     if absent:
         message = f"{len(absent)} classes have no sample in a split."
         yield Finding("absent_class", "warning", len(absent), message, tuple(absent[:EXAMPLES]))
@@ -301,7 +346,9 @@ def _counts(values: Sequence[Any], feature: Any) -> dict[str, int]:
     return dict(sorted(Counter(map(str, values)).items()))
 
 
-def _check_lengths(texts: Mapping[str, Sequence[Any]], tokenizer: Tokenizer | None) -> Iterator[Finding]:
+def _check_lengths(
+    texts: Mapping[str, Sequence[Any]], tokenizer: Tokenizer | None
+) -> Iterator[Finding]:
     unit = "words" if tokenizer is None else "tokens"
     limit = getattr(tokenizer, "model_max_length", None)
     for name, column in texts.items():
@@ -319,10 +366,14 @@ def _check_lengths(texts: Mapping[str, Sequence[Any]], tokenizer: Tokenizer | No
             yield Finding("text_too_long", "warning", cut, message, examples[:cut])
 
 
-def _lengths(texts: Sequence[str], tokenizer: Tokenizer | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _lengths(
+    texts: Sequence[str], tokenizer: Tokenizer | None
+) -> np.ndarray[Any, np.dtype[np.int64]]:
     if tokenizer is None:
         return np.array([len(text.split()) for text in texts], dtype=np.int64)
     lengths: list[int] = []
     for start in range(0, len(texts), TOKENIZER_BATCH):
-        lengths.extend(map(len, tokenizer(list(texts[start : start + TOKENIZER_BATCH]))["input_ids"]))
+        lengths.extend(
+            map(len, tokenizer(list(texts[start : start + TOKENIZER_BATCH]))["input_ids"])
+        )
     return np.array(lengths, dtype=np.int64)

@@ -1,8 +1,4 @@
-"""From a manifest on disk to the batches a model is trained on.
-
-`load_manifest` reads the table, `split` and `folds` divide it without leaks, `audit` says what is wrong with
-it, `Augmented` and `FusionCollator` turn its rows into tensors.
-"""
+"""Rows of a dataset in, the tensors of a batch out; augmentation that a run can repeat."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,21 +11,7 @@ import torch
 from PIL import Image
 
 from ..model.images import load_image
-from .audit import Audit, Finding, audit
-from .manifest import load_manifest
-from .splits import folds, is_blank, normalise_text, split
-
-__all__ = [
-    "Audit",
-    "Augmented",
-    "Finding",
-    "FusionCollator",
-    "audit",
-    "folds",
-    "load_manifest",
-    "normalise_text",
-    "split",
-]
+from ..model.missing import is_blank
 
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -38,8 +20,8 @@ Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 class Augmented(torch.utils.data.Dataset[dict[str, Any]]):
     """A dataset whose rows also carry "seed", "epoch" and "index", from which `FusionCollator` augments.
 
-    Accelerate and the Trainer call `set_epoch`. The epoch lies in shared memory, so that workers that outlive
-    an epoch see it change. A Trainer must be told `remove_unused_columns=False`.
+    Accelerate and the Trainer call `set_epoch`. The epoch lies in shared memory, so that workers
+    that outlive an epoch see it change. A Trainer must be told `remove_unused_columns=False`.
 
     Args:
         dataset: The rows; none of the three columns may be there already.
@@ -98,23 +80,26 @@ class Augmented(torch.utils.data.Dataset[dict[str, Any]]):
 class FusionCollator:
     """Rows of a dataset in, the tensors of one batch out: what the processor returns, and the labels.
 
-    Pictures are decoded here. `labels` is int64 [B], or float32 [B,C] where the rows' labels are lists; it is
-    left out where the rows have none. A column that no row has is not given to the processor at all.
+    Pictures are decoded here. `labels` is int64 [B], or float32 [B,C] where the rows' labels are
+    lists; it is left out where the rows have none. A column that no row has is not given to the
+    processor at all.
 
     Args:
-        processor: Called as `processor(images=[...], text=[...])`, with None for what a row lacks; returns
-            a mapping of tensors.
-        augment: `augment(image, rng)` returns another picture, for the rows of an `Augmented` dataset alone
-            (other rows, such as those of an evaluation, stay as they are). The generator is seeded with the
-            row's (seed, epoch, index): the same whatever the number of workers. None: no augmentation.
+        processor: Called as `processor(images=[...], text=[...])`, with None for what a row lacks;
+            returns a mapping of tensors.
+        augment: `augment(image, rng)` returns another picture, for the rows of an `Augmented`
+            dataset alone (other rows, such as those of an evaluation, stay as they are). The
+            generator is seeded with the row's (seed, epoch, index): the same whatever the number of
+            workers. None: no augmentation.
 
     Raises:
         TypeError: When `augment` returns something other than a PIL image.
-        ValueError: When called on no row, on rows with neither column, or on labels that differ in kind.
+        ValueError: When called on no row, on rows with neither column, or on labels that differ in
+            kind.
 
     Shape:
-        As the processor's: pixel_values [B,3,H,W], input_ids and attention_mask [B,L], image_present and
-        text_present [B]; labels [B] or [B,C].
+        As the processor's: pixel_values [B,3,H,W], input_ids and attention_mask [B,L],
+        image_present and text_present [B]; labels [B] or [B,C].
 
     Example:
         >>> def count_words(text):
@@ -123,7 +108,12 @@ class FusionCollator:
         {'words': tensor([2, 0]), 'labels': tensor([1, 0])}
     """
 
-    def __init__(self, processor: Callable[..., Mapping[str, torch.Tensor]], *, augment: Augment | None = None) -> None:
+    def __init__(
+        self,
+        processor: Callable[..., Mapping[str, torch.Tensor]],
+        *,
+        augment: Augment | None = None,
+    ) -> None:
         self.processor = processor
         self.augment = augment
 
@@ -152,7 +142,9 @@ class FusionCollator:
         picture = load_image(source)
         if self.augment is None or "epoch" not in row:
             return picture
-        changed = self.augment(picture, np.random.default_rng([row["seed"], row["epoch"], row["index"]]))
+        changed = self.augment(
+            picture, np.random.default_rng([row["seed"], row["epoch"], row["index"]])
+        )
         if not isinstance(changed, Image.Image):
             raise TypeError(
                 f"augment must be a function that returns a PIL image, got {type(changed).__name__} for "
@@ -163,7 +155,9 @@ class FusionCollator:
 
 def _whole(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be a whole number of at least 0, got {value!r}. Count from 0.")
+        raise ValueError(
+            f"{name} must be a whole number of at least 0, got {value!r}. Count from 0."
+        )
     return value
 
 

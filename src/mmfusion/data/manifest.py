@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from .splits import closest, is_blank
+from ..model.missing import is_blank
+from ..model.validation import did_you_mean
 from .tables import read_table
 
 logger = logging.getLogger(__name__)
@@ -37,23 +38,26 @@ def load_manifest(
 ) -> datasets.Dataset:
     r"""Return the samples that a manifest lists, one row each, with the pictures left undecoded on disk.
 
-    Columns of the result: `image` (absolute path or None), `text` (or None), `label`, `group`, then all
-    further columns of the manifest but those whose name is taken. Empty cells and white space are None.
-    Control characters in a text become spaces; a text of any length is kept (the tokenizer cuts it). Cells of
-    a CSV file stay strings, so that "007" keeps its zeros. Rows are counted from 1 in every message.
+    Columns of the result: `image` (absolute path or None), `text` (or None), `label`, `group`, then
+    all further columns of the manifest but those whose name is taken. Empty cells and white space
+    are None. Control characters in a text become spaces; a text of any length is kept (the
+    tokenizer cuts it). Cells of a CSV file stay strings, so that "007" keeps its zeros. Rows are
+    counted from 1 in every message.
 
     Args:
-        path: A table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or .parquet.
-        image: Column of paths, relative to the manifest's folder (or to `root`, where they are not found
-            there). None: there are no pictures, and the result has no such column.
+        path: A table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or
+            .parquet.
+        image: Column of paths, relative to the manifest's folder (or to `root`, where they are not
+            found there). None: there are no pictures, and the result has no such column.
         text: Column of texts. None: there are no texts, and the result has no such column.
-        label: A column of class names or whole numbers gives a `ClassLabel`; a list of columns of 0, 1 or
-            nothing gives multi-label rows of 1, 0 and NaN (unknown), in that order. None: nothing to learn
-            from, for prediction.
-        group: Column that names the patient. None, or the default name where it is absent: each row is a
-            group of its own, as is a row whose cell is empty.
-        label_names: The classes in order, for one label column; cells then hold these names or their numbers
-            from 0. None: the names that occur, sorted (by value if all are whole numbers).
+        label: A column of class names or whole numbers gives a `ClassLabel`; a list of columns of
+            0, 1 or nothing gives multi-label rows of 1, 0 and NaN (unknown), in that order. None:
+            nothing to learn from, for prediction.
+        group: Column that names the patient. None, or the default name where it is absent: each row
+            is a group of its own, as is a row whose cell is empty.
+        label_names: The classes in order, for one label column; cells then hold these names or
+            their numbers from 0. None: the names that occur, sorted (by value if all are whole
+            numbers).
         root: Folder that must contain the pictures. None: the manifest's folder.
 
     Returns:
@@ -61,9 +65,10 @@ def load_manifest(
 
     Raises:
         TypeError: If `label_names` is not a list of strings.
-        ValueError: If the manifest cannot be read, is empty or lacks a column; if a picture is missing or
-            lies outside the folder (by "..", an absolute path or a link); if a label is missing, unknown or
-            not 0 or 1; if a row has neither image nor text. The message names the rows and values.
+        ValueError: If the manifest cannot be read, is empty or lacks a column; if a picture is
+            missing or lies outside the folder (by "..", an absolute path or a link); if a label is
+            missing, unknown or not 0 or 1; if a row has neither image nor text. The message names
+            the rows and values.
 
     Example:
         >>> import pathlib, tempfile
@@ -78,14 +83,18 @@ def load_manifest(
     table = read_table(manifest)
     labels = () if label is None else (label,) if isinstance(label, str) else tuple(label)
     if label is not None and not (labels and all(isinstance(name, str) for name in labels)):
-        raise ValueError(f"label must be a column, a list of columns or None, got {label!r}. Name the columns.")
+        raise ValueError(
+            f"label must be a column, a list of columns or None, got {label!r}. Name the columns."
+        )
     _check_roles(manifest, table, image, text, labels, group, label_names)
     result: dict[str, pa.Array] = {}
     features = datasets.Features()
 
     def add(name: str, values: Sequence[object], feature: Any) -> None:
         features[name] = feature
-        result[name] = pa.array(values, type=datasets.Features({name: feature}).arrow_schema.field(name).type)
+        result[name] = pa.array(
+            values, type=datasets.Features({name: feature}).arrow_schema.field(name).type
+        )
 
     def cells(column: str) -> list[Any]:
         values: list[Any] = table[column].to_pylist()
@@ -105,7 +114,11 @@ def load_manifest(
     add("group", _groups(manifest, patients), datasets.Value("string"))
     for name in table.column_names:
         if name in RESULT_COLUMNS and name not in (image, text, group, *labels):
-            logger.info("%s: column %r is left out, the name stands for something else here.", manifest, name)
+            logger.info(
+                "%s: column %r is left out, the name stands for something else here.",
+                manifest,
+                name,
+            )
         elif name not in (image, text, group, *labels):
             feature, values = _further(manifest, name, table[name])
             features[name], result[name] = feature, values
@@ -123,20 +136,29 @@ def _check_roles(
 ) -> None:
     names = table.column_names
     if image is None and text is None:
-        raise ValueError("image and text must be not both None, got None twice. Name at least one column.")
+        raise ValueError(
+            "image and text must be not both None, got None twice. Name at least one column."
+        )
     asked = [("image", image), ("text", text), *(("label", name) for name in labels)]
-    # The default name is a guess where patients are concerned, a promise where samples and labels are.
+    # The default name is a guess where patients are concerned, a promise where samples and labels
+    # are.
     if group != "group":
         asked.append(("group", group))
     for role, name in asked:
         if name is not None and name not in names:
-            hint = f"{closest(name, names)}Pass {role}=None if there is no such column."
+            hint = (
+                f"{did_you_mean(name, names)} Pass {role}=None if there is no such column.".strip()
+            )
             if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                 hint = "The columns must be separated by commas."
-            raise ValueError(f"{role} must be one of the columns {names} of {path}, got {name!r}. {hint}")
+            raise ValueError(
+                f"{role} must be one of the columns {names} of {path}, got {name!r}. {hint}"
+            )
     used = [name for role, name in asked if role != "group" and name is not None]
     if len(set(used)) < len(used):
-        raise ValueError(f"image, text and label must be different columns, got {used!r}. Name each once.")
+        raise ValueError(
+            f"image, text and label must be different columns, got {used!r}. Name each once."
+        )
     if group is not None and group not in names:
         logger.warning("%s has no column %r: every row counts as a group of its own.", path, group)
     if label_names is None:
@@ -146,19 +168,38 @@ def _check_roles(
             f"label_names must be None unless there is one label column, got {label_names!r}. "
             "With several columns their own names are the classes."
         )
-    if isinstance(label_names, str) or not all(isinstance(name, str) and name for name in label_names):
-        raise TypeError(f'label_names must be a list of strings, got {label_names!r}. Write ["no", "yes"].')
+    if isinstance(label_names, str) or not all(
+        isinstance(name, str) and name for name in label_names
+    ):
+        raise TypeError(
+            f'label_names must be a list of strings, got {label_names!r}. Write ["no", "yes"].'
+        )
     if not label_names or len(set(label_names)) < len(label_names):
-        raise ValueError(f"label_names must be one or more different names, got {label_names!r}. Name each once.")
+        raise ValueError(
+            f"label_names must be one or more different names, got {label_names!r}. Name each once."
+        )
 
 
-def _refuse_other_than_strings(path: Path, column: str, values: Sequence[object], what: str) -> None:
-    found = [(row, value) for row, value in enumerate(values, start=1) if not isinstance(value, str) and not is_blank(value)]
+def _refuse_other_than_strings(
+    path: Path, column: str, values: Sequence[object], what: str
+) -> None:
+    found = [
+        (row, value)
+        for row, value in enumerate(values, start=1)
+        if not isinstance(value, str) and not is_blank(value)
+    ]
     if found:
-        _refuse(f"column {column!r} of {path}", f"{what} or nothing in every row", found, "Write strings.")
+        _refuse(
+            f"column {column!r} of {path}",
+            f"{what} or nothing in every row",
+            found,
+            "Write strings.",
+        )
 
 
-def _image_paths(manifest: Path, column: str, values: Sequence[Any], root: str | os.PathLike[str] | None) -> list[str | None]:
+def _image_paths(
+    manifest: Path, column: str, values: Sequence[Any], root: str | os.PathLike[str] | None
+) -> list[str | None]:
     _refuse_other_than_strings(manifest, column, values, "a path")
     folder = manifest.parent
     inside = Path(os.path.realpath(folder if root is None else root))
@@ -181,23 +222,44 @@ def _image_paths(manifest: Path, column: str, values: Sequence[Any], root: str |
             (missing if candidates else outside).append((row, value))
     name = f"column {column!r} of {manifest}"
     if outside:
-        _refuse(name, f"a path inside {inside}", outside, "Pass root= to name a folder that holds all pictures.")
+        _refuse(
+            name,
+            f"a path inside {inside}",
+            outside,
+            "Pass root= to name a folder that holds all pictures.",
+        )
     if missing:
-        _refuse(name, "an existing file in every row", missing, "Correct the paths, or leave the cells empty.")
+        _refuse(
+            name,
+            "an existing file in every row",
+            missing,
+            "Correct the paths, or leave the cells empty.",
+        )
     return paths
 
 
 def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
     _refuse_other_than_strings(path, column, values, "a text")
-    cleaned = (None if value is None else CONTROL.sub(" ", value.replace("\r\n", "\n")) for value in values)
+    cleaned = (
+        None if value is None else CONTROL.sub(" ", value.replace("\r\n", "\n")) for value in values
+    )
     return [None if is_blank(value) else value for value in cleaned]
 
 
 def _check_presence(path: Path, result: dict[str, pa.Array]) -> None:
     columns = [result[name].to_pylist() for name in ("image", "text") if name in result]
-    empty = [(row, None) for row, cells in enumerate(zip(*columns, strict=True), start=1) if not any(cells)]
+    empty = [
+        (row, None)
+        for row, cells in enumerate(zip(*columns, strict=True), start=1)
+        if not any(cells)
+    ]
     if empty:
-        _refuse(f"{path}", "a table with a picture or a text in every row", empty, "Leave such rows out.")
+        _refuse(
+            f"{path}",
+            "a table with a picture or a text in every row",
+            empty,
+            "Leave such rows out.",
+        )
 
 
 def _written(value: object) -> str | None:
@@ -215,14 +277,24 @@ def _class_numbers(
     where = f"column {column!r} of {path}"
     empty = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key is None]
     if empty:
-        _refuse(where, "a label in every row", empty, "Leave such rows out, or pass label=None to predict.")
+        _refuse(
+            where,
+            "a label in every row",
+            empty,
+            "Leave such rows out, or pass label=None to predict.",
+        )
     odd = [
         (row, value)
         for row, value in enumerate(values, start=1)
         if isinstance(value, list | dict) or (isinstance(value, float) and not value.is_integer())
     ]
     if odd:
-        _refuse(where, "a name or a whole number in every row", odd, "Several labels need a column each.")
+        _refuse(
+            where,
+            "a name or a whole number in every row",
+            odd,
+            "Several labels need a column each.",
+        )
     found = {key for key in keys if key is not None}
     if label_names is not None:
         names = list(label_names)
@@ -234,7 +306,7 @@ def _class_numbers(
     number.update({name: at for at, name in enumerate(names)})
     unknown = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in number]
     if unknown:
-        advice = f"{closest(str(unknown[0][1]), names)}Correct the cells, or extend label_names."
+        advice = f"{did_you_mean(unknown[0][1], names)} Correct the cells, or extend label_names.".strip()
         _refuse(where, f"one of {names} or a number from 0 to {len(names) - 1}", unknown, advice)
     return [number[key] for key in keys if key is not None], datasets.ClassLabel(names=names)
 
@@ -244,7 +316,9 @@ def _yes_no(path: Path, column: str, values: Sequence[object]) -> NDArray[np.flo
     keys = [_written(value) for value in values]
     wrong = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in meaning]
     if wrong:
-        _refuse(f"column {column!r} of {path}", "0, 1 or nothing (unknown)", wrong, "Correct the cells.")
+        _refuse(
+            f"column {column!r} of {path}", "0, 1 or nothing (unknown)", wrong, "Correct the cells."
+        )
     return np.array([meaning[key] for key in keys], dtype=np.float32)
 
 

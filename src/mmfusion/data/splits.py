@@ -1,60 +1,44 @@
 """Splits that tear apart neither the samples of one patient nor identical texts.
 
-Rows that share a group or a normalised text are inseparable: they form the connected components of the
-bipartite graph whose nodes are groups and texts and whose edges are the rows.
+Rows that share a group or a normalised text are inseparable: they form the connected components of
+the bipartite graph whose nodes are groups and texts and whose edges are the rows.
 """
 
-import difflib
 import logging
 import math
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from types import MappingProxyType
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model.missing import is_blank
+from ..model.validation import did_you_mean
+from .text import normalise_text
+
 logger = logging.getLogger(__name__)
 
-DEFAULT_SIZES: Mapping[str, float] = MappingProxyType({"train": 0.7, "validation": 0.15, "test": 0.15})
+DEFAULT_SIZES: Mapping[str, float] = MappingProxyType(
+    {"train": 0.7, "validation": 0.15, "test": 0.15}
+)
 LEAST_SHARE = 0.5
 GLUED_SHARE = 0.1
 
 
-def normalise_text(text: str) -> str:
-    r"""Return what makes two texts the same text: letters, digits and symbols, without case or layout.
-
-    NFKC and case folding, then every run of white space, punctuation and control characters becomes one
-    space. Invisible format characters such as the soft hyphen vanish. A text of nothing but punctuation
-    gives the empty string, which counts as no text.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The normalised text; normalising it again changes nothing.
-
-    Source: Unicode Standard Annex 15 (NFKC) and section 3.13 of the standard (case folding).
-
-    Example:
-        >>> normalise_text("  The LUNGS\nare clear. ")
-        'the lungs are clear'
-    """
-    visible = _keep(unicodedata.normalize("NFKC", text)).casefold()
-    return " ".join(_keep(unicodedata.normalize("NFKC", visible)).split())
-
-
-def components(dataset: datasets.Dataset, *, group: str | None = "group", text: str | None = "text") -> NDArray[np.int64]:
+def components(
+    dataset: datasets.Dataset, *, group: str | None = "group", text: str | None = "text"
+) -> NDArray[np.int64]:
     """Return for each row the number of the inseparable set it belongs to, counted by first appearance.
 
     A row without group (None, NaN or blank) shares none; a row without text shares none either.
 
     Args:
         dataset: The samples.
-        group: Column that names the patient. None: each row is its own group. The default name may be absent.
-        text: Column of texts. None: identical texts may be separated. The default name may be absent.
+        group: Column that names the patient. None: each row is its own group. The default name may
+            be absent.
+        text: Column of texts. None: identical texts may be separated. The default name may be
+            absent.
 
     Returns:
         An array of the dataset's length.
@@ -76,7 +60,10 @@ def components(dataset: datasets.Dataset, *, group: str | None = "group", text: 
     groups = _codes(_column(dataset, group, "group"))
     if len(groups) == 0:
         return groups
-    texts = _codes(None if is_blank(value) else normalise_text(str(value)) for value in _column(dataset, text, "text"))
+    texts = _codes(
+        None if is_blank(value) else normalise_text(str(value))
+        for value in _column(dataset, text, "text")
+    )
     nodes = int(groups.max()) + int(texts.max()) + 2
     edges = (np.ones(len(groups)), (groups, texts + groups.max() + 1))
     _, of_node = connected_components(coo_matrix(edges, shape=(nodes, nodes)), directed=False)
@@ -94,31 +81,34 @@ def split(
 ) -> datasets.DatasetDict:
     """Return the dataset in named parts that share neither a group nor a normalised text.
 
-    Inseparable sets of rows (see `components`) are handed out from the largest to the smallest, each to the
-    part p that it fills best: the one with the least sum over labels c of x_c (2 a_pc + x_c) / (T_c f_p),
-    where the set has x_c rows of label c, the part a_pc, the dataset T_c, and f_p is the asked fraction.
-    Being a row at all counts as one more label. For single rows of one label this is the Webster /
-    Sainte-Lague apportionment. scikit-learn's StratifiedGroupKFold, which spreads the labels of equal parts
-    just as well, knows neither unequal parts nor several labels per row.
+    Inseparable sets of rows (see `components`) are handed out from the largest to the smallest,
+    each to the part p that it fills best: the one with the least sum over labels c of x_c (2 a_pc +
+    x_c) / (T_c f_p), where the set has x_c rows of label c, the part a_pc, the dataset T_c, and f_p
+    is the asked fraction. Being a row at all counts as one more label. For single rows of one label
+    this is the Webster / Sainte-Lague apportionment. scikit-learn's StratifiedGroupKFold, which
+    spreads the labels of equal parts just as well, knows neither unequal parts nor several labels
+    per row.
 
     Args:
         dataset: The samples.
         sizes: Fraction of the rows for each part; positive, together 1.
         seed: Not negative; the same seed gives the same parts.
-        group: Column that names the patient. None: each row is its own group. The default name may be absent.
-        text: Column of texts. None separates identical texts: right where the text says so little, such as
-            "male, 45", that equal texts are no leak and would glue everything together. The default name may
+        group: Column that names the patient. None: each row is its own group. The default name may
             be absent.
-        label: Column to stratify by, of names, numbers or, for multi-label, lists. None: no stratification.
-            The default name may be absent.
+        text: Column of texts. None separates identical texts: right where the text says so little,
+            such as "male, 45", that equal texts are no leak and would glue everything together. The
+            default name may be absent.
+        label: Column to stratify by, of names, numbers or, for multi-label, lists. None: no
+            stratification. The default name may be absent.
 
     Returns:
         The parts under the names of `sizes`, each in the dataset's own order.
 
     Raises:
         TypeError: If `dataset` is not a `datasets.Dataset`.
-        ValueError: If sizes, seed or a column's name are wrong, or if the inseparable sets are so few or so
-            large that a part would get less than half of the rows asked for it (rounded down), or none.
+        ValueError: If sizes, seed or a column's name are wrong, or if the inseparable sets are so
+            few or so large that a part would get less than half of the rows asked for it (rounded
+            down), or none.
 
     Example:
         >>> rows = datasets.Dataset.from_dict({"group": list("aabbccdd"), "label": [0, 0, 1, 1] * 2})
@@ -127,13 +117,19 @@ def split(
         ([0, 0, 1, 1], set())
     """
     fractions = [float(size) for size in sizes.values()]
-    if len(sizes) < 2 or any(not 0 < size < 1 for size in fractions) or not math.isclose(sum(fractions), 1):
+    if (
+        len(sizes) < 2
+        or any(not 0 < size < 1 for size in fractions)
+        or not math.isclose(sum(fractions), 1)
+    ):
         raise ValueError(
             f"sizes must be two or more positive fractions that add up to 1, got {dict(sizes)!r}. "
             'Write for example {"train": 0.8, "test": 0.2}.'
         )
     part = _parts(dataset, list(sizes), fractions, seed=seed, group=group, text=text, label=label)
-    return datasets.DatasetDict({name: dataset.select(np.flatnonzero(part == number)) for number, name in enumerate(sizes)})
+    return datasets.DatasetDict(
+        {name: dataset.select(np.flatnonzero(part == number)) for number, name in enumerate(sizes)}
+    )
 
 
 def folds(
@@ -144,33 +140,76 @@ def folds(
     group: str | None = "group",
     text: str | None = "text",
     label: str | None = "label",
-) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Return `n` pairs of train and test indices; no group and no normalised text is on both sides of a pair.
+) -> list[datasets.DatasetDict]:
+    """Returns `n` pairs of "train" and "test" parts; no group and no text is on both sides of a pair.
 
-    The test halves are disjoint and together hold every row once. They are made as in `split`.
+    The test parts are disjoint and together hold every row once. They are made as in `split`.
 
     Args:
-        dataset: The samples.
-        n: Number of folds, at least 2.
-        seed: Not negative; the same seed gives the same folds.
-        group: As in `split`.
-        text: As in `split`.
-        label: As in `split`.
+        dataset: the samples.
+        n: number of folds, at least 2.
+        seed: not negative; the same seed gives the same folds.
+        group: as in `split`.
+        text: as in `split`.
+        label: as in `split`.
+
+    Returns:
+        For each fold its two parts, each in the dataset's own order.
+
+    Raises:
+        TypeError: if `dataset` is not a `datasets.Dataset`.
+        ValueError: as in `split`, and if `n` is below 2.
+
+    Example:
+        >>> rows = datasets.Dataset.from_dict({"group": list("aabb"), "label": [0, 1, 0, 1]})
+        >>> [(fold["train"]["group"][:], fold["test"]["group"][:]) for fold in folds(rows, n=2)]
+        [(['a', 'a'], ['b', 'b']), (['b', 'b'], ['a', 'a'])]
+    """
+    pairs = fold_indices(dataset, n=n, seed=seed, group=group, text=text, label=label)
+    return [
+        datasets.DatasetDict({"train": dataset.select(train), "test": dataset.select(test)})
+        for train, test in pairs
+    ]
+
+
+def fold_indices(
+    dataset: datasets.Dataset,
+    *,
+    n: int = 5,
+    seed: int = 0,
+    group: str | None = "group",
+    text: str | None = "text",
+    label: str | None = "label",
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Returns the row numbers of the parts that `folds` gives.
+
+    They serve where several datasets of the same samples are divided alike, such as X-rays before
+    and after segmentation.
+
+    Args:
+        dataset: as in `folds`.
+        n: as in `folds`.
+        seed: as in `folds`.
+        group: as in `folds`.
+        text: as in `folds`.
+        label: as in `folds`.
 
     Returns:
         For each fold the sorted train indices and the sorted test indices.
 
     Raises:
-        TypeError: If `dataset` is not a `datasets.Dataset`.
-        ValueError: As in `split`, and if `n` is below 2.
+        TypeError: as in `folds`.
+        ValueError: as in `folds`.
 
     Example:
         >>> rows = datasets.Dataset.from_dict({"group": list("aabb"), "label": [0, 1, 0, 1]})
-        >>> sorted((train.tolist(), test.tolist()) for train, test in folds(rows, n=2))
+        >>> sorted((train.tolist(), test.tolist()) for train, test in fold_indices(rows, n=2))
         [([0, 1], [2, 3]), ([2, 3], [0, 1])]
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 2:
-        raise ValueError(f"n must be a whole number of at least 2, got {n!r}. Five folds are customary.")
+        raise ValueError(
+            f"n must be a whole number of at least 2, got {n!r}. Five folds are customary."
+        )
     names = [f"fold {number}" for number in range(n)]
     part = _parts(dataset, names, [1 / n] * n, seed=seed, group=group, text=text, label=label)
     return [(np.flatnonzero(part != number), np.flatnonzero(part == number)) for number in range(n)]
@@ -179,7 +218,8 @@ def folds(
 def find_column(columns: Sequence[str], name: str | None, role: str) -> str | None:
     """Return the column that plays a role, or None where there is none.
 
-    The default name of a role is the role itself, and may be absent; a name of the user's own may not.
+    The default name of a role is the role itself, and may be absent; a name of the user's own may
+    not.
 
     Args:
         columns: The columns there are.
@@ -198,54 +238,15 @@ def find_column(columns: Sequence[str], name: str | None, role: str) -> str | No
     if name == role:
         return None
     raise ValueError(
-        f"{role} must be one of the columns {list(columns)}, got {name!r}. {closest(name, columns)}"
+        f"{role} must be one of the columns {list(columns)}, got {name!r}.{did_you_mean(name, columns)} "
         f"Pass {role}=None if there is no such column."
     )
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """Return a question that proposes the known name closest to a misspelt one, or the empty string.
-
-    Args:
-        name: What was written.
-        known: What could have been meant.
-
-    Example:
-        >>> closest("imgae", ["image", "text"])
-        "Did you mean 'image'? "
-    """
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"Did you mean {matches[0]!r}? " if matches else ""
-
-
-def is_blank(value: object) -> bool:
-    """Return whether a cell says nothing: None, NaN, or a string of white space.
-
-    Args:
-        value: Any cell.
-
-    Example:
-        >>> is_blank("  "), is_blank(float("nan")), is_blank(0)
-        (True, True, False)
-    """
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
-def _keep(text: str) -> str:
-    return "".join(map(_visible, text))
-
-
-@cache
-def _visible(character: str) -> str:
-    category = unicodedata.category(character)
-    if category == "Cf":
-        return ""
-    return " " if category[0] in "PZC" else character
-
-
 def _codes(values: Iterable[object]) -> NDArray[np.int64]:
     seen: dict[object, int] = {}
-    # A blank cell is keyed by its row number, which no string can equal, and so is shared with no other row.
+    # A blank cell is keyed by its row number, which no string can equal, and so is shared with no
+    # other row.
     keys = (row if is_blank(value) else str(value) for row, value in enumerate(values))
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
 
@@ -301,7 +302,9 @@ def _parts(
             f"(the largest set then has {untied} rows)."
         )
         if largest > GLUED_SHARE * len(component):
-            logger.warning("Identical texts tie %d of %d rows together. %s", largest, len(component), way_out)
+            logger.warning(
+                "Identical texts tie %d of %d rows together. %s", largest, len(component), way_out
+            )
     for name, rows, asked in zip(names, got, np.asarray(fractions) * len(component), strict=True):
         if rows < max(1, math.floor(LEAST_SHARE * asked)):
             raise ValueError(
@@ -314,7 +317,10 @@ def _parts(
 
 
 def _hand_out(
-    component: NDArray[np.int64], strata: NDArray[np.float64], fractions: NDArray[np.float64], seed: int
+    component: NDArray[np.int64],
+    strata: NDArray[np.float64],
+    fractions: NDArray[np.float64],
+    seed: int,
 ) -> NDArray[np.int64]:
     """The part of each row, by the rule in the docstring of `split`."""
     counts = np.zeros((int(component.max()) + 1, strata.shape[1]))

@@ -17,8 +17,8 @@ SENTINEL = "\x1f"
 def read_table(path: Path) -> pa.Table:
     """Return the table that a file holds: at least one row, and distinct column names.
 
-    Cells of a CSV file stay strings; empty ones are null. A byte order mark, Windows line ends and breaks
-    within quotation marks are understood. Blank lines of a CSV or JSON file are no rows.
+    Cells of a CSV file stay strings; empty ones are null. A byte order mark, Windows line ends and
+    breaks within quotation marks are understood. Blank lines of a CSV or JSON file are no rows.
 
     Args:
         path: A .csv, .jsonl, .json (one object per line) or .parquet file; all text in UTF-8.
@@ -34,20 +34,33 @@ def read_table(path: Path) -> pa.Table:
         ...     read_table(path).to_pylist()
         [{'text': 'clear', 'age': 45}]
     """
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_jsonl, ".parquet": _read_parquet}
+    readers = {
+        ".csv": _read_csv,
+        ".jsonl": _read_jsonl,
+        ".json": _read_jsonl,
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. Save it as one.")
+        raise ValueError(
+            f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. Save it as one."
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ValueError(f"path must be a readable file, got {str(path)!r} ({error.strerror}). Check the path.") from error
+        raise ValueError(
+            f"path must be a readable file, got {str(path)!r} ({error.strerror}). Check the path."
+        ) from error
     table = reader(path, content)
     if table.num_rows == 0:
-        raise ValueError(f"{path} must be a table with at least one row, got 0 rows. Add the samples.")
+        raise ValueError(
+            f"{path} must be a table with at least one row, got 0 rows. Add the samples."
+        )
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path} must be a table with distinct column names, got {twice!r} twice. Rename one.")
+        raise ValueError(
+            f"{path} must be a table with distinct column names, got {twice!r} twice. Rename one."
+        )
     return table
 
 
@@ -66,10 +79,15 @@ def _read_csv(path: Path, content: bytes) -> pa.Table:
     try:
         header = next(csv.reader(io.StringIO(text, newline="")), [])
     except csv.Error as error:
-        raise ValueError(f"{path} must begin with a row of column names, got none ({error}). Add it.") from error
+        raise ValueError(
+            f"{path} must begin with a row of column names, got none ({error}). Add it."
+        ) from error
     if not header:
-        raise ValueError(f"{path} must begin with a row of column names, got an empty line. Add it.")
-    # A quotation mark left open swallows the rest of the file without complaint, and so this last row too.
+        raise ValueError(
+            f"{path} must begin with a row of column names, got an empty line. Add it."
+        )
+    # A quotation mark left open swallows the rest of the file without complaint, and so this last
+    # row too.
     ended = f"{text.rstrip(NEWLINES)}\n{','.join([SENTINEL] * len(header))}\n".encode()
     try:
         table = pyarrow.csv.read_csv(
@@ -116,15 +134,21 @@ def _read_jsonl(path: Path, content: bytes) -> pa.Table:
             )
         rows.append(row)
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _json_column(path, name, [row.get(name) for row in rows]) for name in names})
+    return pa.table(
+        {name: _json_column(path, name, [row.get(name) for row in rows]) for name in names}
+    )
 
 
 def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, UnicodeError, OverflowError) as error:
-        first = {type(value).__name__: row for row, value in reversed(list(enumerate(values, start=1)))}
-        kinds = ", ".join(f"{kind} in row {row}" for kind, row in sorted(first.items()) if kind != "NoneType")
+        first = {
+            type(value).__name__: row for row, value in reversed(list(enumerate(values, start=1)))
+        }
+        kinds = ", ".join(
+            f"{kind} in row {row}" for kind, row in sorted(first.items()) if kind != "NoneType"
+        )
         raise ValueError(
             f"column {name!r} of {path} must be values of one kind, got {kinds} ({error}). Write strings."
         ) from error
@@ -132,7 +156,11 @@ def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
 
 def _read_parquet(path: Path, content: bytes) -> pa.Table:
     try:
-        return pyarrow.parquet.ParquetFile(pa.BufferReader(content)).read().replace_schema_metadata(None)
+        return (
+            pyarrow.parquet.ParquetFile(pa.BufferReader(content))
+            .read()
+            .replace_schema_metadata(None)
+        )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
             f"{path} must be a Parquet file, got {len(content)} bytes that are not ({error}). Write it anew."

@@ -18,14 +18,29 @@ _OPENINGS = (
     "the colour is",
     "seen from afar it is",
 )
-_ENDINGS = ("and rather small", "on a dark wall", "drawn by hand", "as far as one can tell", "in poor light", "with a rough edge")
+_ENDINGS = (
+    "and rather small",
+    "on a dark wall",
+    "drawn by hand",
+    "as far as one can tell",
+    "in poor light",
+    "with a rough edge",
+)
 
 
-def draw_shapes(folder: str | os.PathLike[str], n: int = 200, *, seed: int = 0, size: int = 64, missing: float = 0.0) -> Path:
+def draw_shapes(
+    folder: str | os.PathLike[str],
+    n: int = 200,
+    *,
+    seed: int = 0,
+    size: int = 64,
+    missing: float = 0.0,
+) -> Path:
     """The path of a manifest of `n` made-up samples: a grey picture of a circle or a square, and a text that tells its colour.
 
-    The four classes are "red circle", "blue circle", "red square" and "blue square": the picture tells the shape, the text the
-    colour, so each modality alone gets half of them right and both together all.
+    The four classes are "red circle", "blue circle", "red square" and "blue square": the picture
+    tells the shape, the text the colour, so each modality alone gets half of them right and both
+    together all.
 
     Args:
         folder: where `manifest.csv` and the pictures are written; made if it does not exist.
@@ -44,7 +59,9 @@ def draw_shapes(folder: str | os.PathLike[str], n: int = 200, *, seed: int = 0, 
         image,text,label,group
     """
     if n < 1 or not 0 <= missing <= 0.5:
-        raise ValueError(f"n must be at least 1 and missing in [0, 0.5], got {n!r} and {missing!r}.")
+        raise ValueError(
+            f"n must be at least 1 and missing in [0, 0.5], got {n!r} and {missing!r}."
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
@@ -58,7 +75,14 @@ def draw_shapes(folder: str | os.PathLike[str], n: int = 200, *, seed: int = 0, 
             text = f"{generator.choice(_OPENINGS)} {colour} {generator.choice(_ENDINGS)}, number {index}"
             draw = generator.random()
             image = "" if draw < missing else f"{index:05d}.png"
-            writer.writerow([image, "" if missing <= draw < 2 * missing else text, f"{colour} {shape}", f"sheet {index // 2}"])
+            writer.writerow(
+                [
+                    image,
+                    "" if missing <= draw < 2 * missing else text,
+                    f"{colour} {shape}",
+                    f"sheet {index // 2}",
+                ]
+            )
     return path
 
 
@@ -75,9 +99,15 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
     )
 
 

@@ -20,30 +20,36 @@ from ..model.types import FusionOutput
 class CompiledClassifier(nn.Module):
     """A copy of a classifier for inference alone: in half precision if asked for, compiled, for a few shapes.
 
-    A compiled graph holds for one shape, and compiling takes from seconds to minutes. So a batch is filled up to the next of a
-    few batch sizes, and its texts to the next of a few lengths; what was filled up is cut off the answer, and by the laws
-    changes nothing in it. At most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
+    A compiled graph holds for one shape, and compiling takes from seconds to minutes. So a batch is
+    filled up to the next of a few batch sizes, and its texts to the next of a few lengths; what was
+    filled up is cut off the answer, and by the laws changes nothing in it. At most
+    `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
 
-    On a CPU, from torch 2.14 on, the text tower of a graph computes real tokens alone, as that of the classifier does (see
-    `TextEncoder.padding`; batches of one stay padded), and torch lays the weights out for the processor, in copies that a graph
-    keeps: weights that are changed in place afterwards go unseen. Elsewhere texts are padded inside a graph; where their lengths
-    differ much, `python -m benchmarks --case compiled` tells whether the classifier itself is the faster one. Moved to another
-    device or given other weights by `load_state_dict`, it compiles anew.
+    On a CPU, from torch 2.14 on, the text tower of a graph computes real tokens alone, as that of
+    the classifier does (see `TextEncoder.padding`; batches of one stay padded), and torch lays the
+    weights out for the processor, in copies that a graph keeps: weights that are changed in place
+    afterwards go unseen. Elsewhere texts are padded inside a graph; where their lengths differ
+    much, `python -m benchmarks --case compiled` tells whether the classifier itself is the faster
+    one. Moved to another device or given other weights by `load_state_dict`, it compiles anew.
 
     Args:
         model: the classifier; it stays as it is.
         dtype: of the copy's weights; None leaves each as it is.
-        batch_sizes: the batch sizes that are compiled; a larger batch is cut into pieces of the largest.
-        lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the text encoder's limit.
-        mode: as `torch.compile` takes it; None means "reduce-overhead" (CUDA graphs) on CUDA and "default" elsewhere.
+        batch_sizes: the batch sizes that are compiled; a larger batch is cut into pieces of the
+            largest.
+        lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the
+            text encoder's limit.
+        mode: as `torch.compile` takes it; None means "reduce-overhead" (CUDA graphs) on CUDA and
+            "default" elsewhere.
         backend: as `torch.compile` takes it.
 
     Raises:
-        ValueError: for a batch size or length below 1, or a length above the text encoder's limit; in use, for texts longer than
-            the largest length.
+        ValueError: for a batch size or length below 1, or a length above the text encoder's limit;
+            in use, for texts longer than the largest length.
 
     Shape:
-        as `FusionClassifier`'s: pixel_values [B, C, H, W], input_ids and attention_mask [B, L], presence [B] -> logits [B, C].
+        as `FusionClassifier`'s: pixel_values [B, C, H, W], input_ids and attention_mask [B, L],
+        presence [B] -> logits [B, C].
 
     Example:
         >>> from mmfusion.testing import tiny_batch, tiny_classifier
@@ -68,10 +74,16 @@ class CompiledClassifier(nn.Module):
         if lengths is None:
             lengths = _doubled(limit or 512) if model.text_encoder is not None else ()
         for name, values in (("batch_sizes", batch_sizes), ("lengths", lengths)):
-            if any(value < 1 for value in values) or (not values and (name == "batch_sizes" or model.text_encoder is not None)):
-                raise ValueError(f"{name} must be one or more numbers of at least 1, got {tuple(values)!r}.")
+            if any(value < 1 for value in values) or (
+                not values and (name == "batch_sizes" or model.text_encoder is not None)
+            ):
+                raise ValueError(
+                    f"{name} must be one or more numbers of at least 1, got {tuple(values)!r}."
+                )
         if limit is not None and lengths and max(lengths) > limit:
-            raise ValueError(f"lengths must be at most {limit}, the text encoder's limit, got {max(lengths)}. Leave it out.")
+            raise ValueError(
+                f"lengths must be at most {limit}, the text encoder's limit, got {max(lengths)}. Leave it out."
+            )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if dtype is not None:
             _cast(self.model, dtype)
@@ -82,13 +94,24 @@ class CompiledClassifier(nn.Module):
     def _start_anew(self) -> None:
         """Forget all graphs: those of a CPU hold its weights, and another device asks for others."""
         device = self.model.device.type
-        # Before 2.14 torch cannot lay weights out for a number of tokens that it does not know. (Versions, not texts.)
+        # Before 2.14 torch cannot lay weights out for a number of tokens that it does not know.
+        # (Versions, not texts.)
         self._for_cpu = device == "cpu" and torch.__version__ >= "2.14"
         if self.model.text_encoder is not None:
             self.model.text_encoder.pack_in_graphs(self._for_cpu)
-        mode = ("reduce-overhead" if device == "cuda" else "default") if self._mode is None else self._mode
+        mode = (
+            ("reduce-overhead" if device == "cuda" else "default")
+            if self._mode is None
+            else self._mode
+        )
         chosen: dict[str, Any] = {"mode": mode} if self._backend == "inductor" else {}
-        self._run = torch.compile(_with_own_code(self._logits), dynamic=False, fullgraph=True, backend=self._backend, **chosen)
+        self._run = torch.compile(
+            _with_own_code(self._logits),
+            dynamic=False,
+            fullgraph=True,
+            backend=self._backend,
+            **chosen,
+        )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         applied = super()._apply(fn, recurse)
@@ -153,7 +176,8 @@ class CompiledClassifier(nn.Module):
             text_present: as there.
 
         Raises:
-            ValueError: when an input has no tower or is lacking, a sample has neither modality, or a text is too long.
+            ValueError: when an input has no tower or is lacking, a sample has neither modality, or
+                a text is too long.
         """
         given = {
             "pixel_values": pixel_values,
@@ -162,14 +186,24 @@ class CompiledClassifier(nn.Module):
             "image_present": image_present,
             "text_present": text_present,
         }
-        inputs = self._completed({name: value for name, value in given.items() if value is not None})
+        inputs = self._completed(
+            {name: value for name, value in given.items() if value is not None}
+        )
         largest = self.batch_sizes[-1]
         rows = next(iter(inputs.values())).shape[0]
         if not rows:
             raise ValueError("inputs must hold at least one sample, got an empty batch.")
-        # One mode, whatever the caller's: a graph of inference mode is another one than that of no_grad.
-        with _graphs(len(self.shapes), for_cpu=self._for_cpu), torch.inference_mode(False), torch.no_grad():
-            pieces = [self._piece(inputs, start, min(start + largest, rows)) for start in range(0, rows, largest)]
+        # One mode, whatever the caller's: a graph of inference mode is another one than that of
+        # no_grad.
+        with (
+            _graphs(len(self.shapes), for_cpu=self._for_cpu),
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):
+            pieces = [
+                self._piece(inputs, start, min(start + largest, rows))
+                for start in range(0, rows, largest)
+            ]
         return FusionOutput(logits=torch.cat(pieces))
 
     def warm_up(self) -> Self:
@@ -178,9 +212,13 @@ class CompiledClassifier(nn.Module):
             inputs: dict[str, Tensor] = {}
             if self.model.image_encoder is not None:
                 spec = self.model.image_encoder.input_spec
-                inputs["pixel_values"] = torch.zeros(batch, spec["channels"], *spec["size"], device=self.device)
+                inputs["pixel_values"] = torch.zeros(
+                    batch, spec["channels"], *spec["size"], device=self.device
+                )
             if length:
-                inputs["input_ids"] = torch.zeros(batch, length, dtype=torch.long, device=self.device)
+                inputs["input_ids"] = torch.zeros(
+                    batch, length, dtype=torch.long, device=self.device
+                )
                 inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
             self(**inputs)
         return self
@@ -191,7 +229,11 @@ class CompiledClassifier(nn.Module):
         if "input_ids" in inputs and "attention_mask" not in inputs:
             inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
         towers = {"image": "pixel_values", "text": "input_ids"}
-        wrong = [towers[name] for name in towers if name not in self.modalities and towers[name] in inputs]
+        wrong = [
+            towers[name]
+            for name in towers
+            if name not in self.modalities and towers[name] in inputs
+        ]
         lacking = [towers[name] for name in self.modalities if towers[name] not in inputs]
         if wrong or lacking:
             state = f"got {', '.join(wrong)} too" if wrong else f"got none for {', '.join(lacking)}"
@@ -233,9 +275,14 @@ class CompiledClassifier(nn.Module):
         longest = input_ids.shape[1]
         length = next((length for length in self.lengths if length >= longest), None)
         if length is None:
-            raise ValueError(f"texts must have at most {self.lengths[-1]} tokens, got {longest}. Give larger lengths.")
+            raise ValueError(
+                f"texts must have at most {self.lengths[-1]} tokens, got {longest}. Give larger lengths."
+            )
         add = (0, length - longest)
-        return {"input_ids": nn.functional.pad(input_ids, add), "attention_mask": nn.functional.pad(attention_mask, add)}
+        return {
+            "input_ids": nn.functional.pad(input_ids, add),
+            "attention_mask": nn.functional.pad(attention_mask, add),
+        }
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.model(**inputs).logits
@@ -248,7 +295,9 @@ def _with_own_code(method: Any) -> Any:
     """A bound method with a code object of its own: torch counts the graphs of a code object, not of an instance."""
     function = method.__func__
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
-    own = FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+    own = FunctionType(
+        code, function.__globals__, code.co_name, function.__defaults__, function.__closure__
+    )
     return own.__get__(method.__self__)
 
 
@@ -275,10 +324,15 @@ def _doubled(limit: int) -> list[int]:
 def _graphs(count: int, *, for_cpu: bool) -> Iterator[None]:
     """As many graphs of a function as there are shapes, where torch would stop at 8.
 
-    On a CPU with packed texts, whose number of tokens depends on values, and with weights laid out once instead of in each call.
+    On a CPU with packed texts, whose number of tokens depends on values, and with weights laid out
+    once instead of in each call.
     """
     with ExitStack() as patched:
-        patched.enter_context(torch._dynamo.config.patch(recompile_limit=max(count, torch._dynamo.config.recompile_limit)))
+        patched.enter_context(
+            torch._dynamo.config.patch(
+                recompile_limit=max(count, torch._dynamo.config.recompile_limit)
+            )
+        )
         if for_cpu:
             # Imported where it is used: it is large, and only what is compiled needs it.
             from torch._inductor import config as inductor

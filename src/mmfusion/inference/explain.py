@@ -21,15 +21,18 @@ from ..model.graph import evaluating, whole_batches
 def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
     """A list that every forward pass inside the block appends to: one attention matrix per layer, [B, heads, N, N].
 
-    Row i of a matrix says how much token i takes from each token; it sums to 1 (in training mode, before timm's and after
-    transformers' dropout of attention). Prefix tokens (the class token, registers) come first. Inside the block the encoder
-    computes attention without fused kernels, which keep no matrices; its outputs are the same up to rounding.
+    Row i of a matrix says how much token i takes from each token; it sums to 1 (in training mode,
+    before timm's and after transformers' dropout of attention). Prefix tokens (the class token,
+    registers) come first. Inside the block the encoder computes attention without fused kernels,
+    which keep no matrices; its outputs are the same up to rounding.
 
     Args:
-        encoder: an image or text encoder; it may be part of a classifier, which is then run inside the block.
+        encoder: an image or text encoder; it may be part of a classifier, which is then run inside
+            the block.
 
     Raises:
-        ValueError: if nothing in the encoder is an attention that keeps its matrix in this form, or the encoder was not run.
+        ValueError: if nothing in the encoder is an attention that keeps its matrix in this form, or
+            the encoder was not run.
 
     Example:
         >>> encoder = ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=2).eval()
@@ -40,7 +43,15 @@ def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
     """
     maps: list[Tensor] = []
     is_hf = hasattr(encoder.backbone, "set_attn_implementation")
-    fused = [] if is_hf else [m for m in encoder.backbone.modules() if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")]
+    fused = (
+        []
+        if is_hf
+        else [
+            m
+            for m in encoder.backbone.modules()
+            if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")
+        ]
+    )
     if not is_hf and not fused:
         raise ValueError(
             f"encoder must be a transformer whose attention can be read, got {type(encoder.backbone).__name__}. "
@@ -86,8 +97,9 @@ def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
 def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Tensor, "B N N"]:
     """How much of each input token arrives at each token of the last layer, if attention alone moved them.
 
-    The product of the layers' matrices (I + A) / 2, the last layer leftmost, where A is the mean over the heads and I stands for
-    the residual connection. Each row sums to 1. It knows nothing of values, MLPs and signs: a hint, no proof.
+    The product of the layers' matrices (I + A) / 2, the last layer leftmost, where A is the mean
+    over the heads and I stands for the residual connection. Each row sums to 1. It knows nothing of
+    values, MLPs and signs: a hint, no proof.
 
     Args:
         maps: one matrix per layer, from the first, as `record_attention` gives them.
@@ -95,7 +107,8 @@ def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Ten
     Raises:
         ValueError: if there is no matrix, or they differ in shape.
 
-    Source: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928), eq. 1.
+    Source: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928),
+    eq. 1.
 
     Example:
         >>> half = torch.full((1, 2, 2, 2), 0.5)
@@ -104,7 +117,9 @@ def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Ten
     """
     shapes = sorted({tuple(found.shape) for found in maps})
     if len(shapes) != 1:
-        raise ValueError(f"maps must be one matrix per layer, all of one shape [B, heads, N, N], got shapes {shapes}.")
+        raise ValueError(
+            f"maps must be one matrix per layer, all of one shape [B, heads, N, N], got shapes {shapes}."
+        )
     identity = torch.eye(shapes[0][-1], dtype=maps[0].dtype, device=maps[0].device)
     rolled = identity.expand(shapes[0][0], -1, -1)
     for found in maps:
@@ -117,8 +132,9 @@ class ImageAttention:
     """Where an image encoder looks, as small maps over the picture.
 
     Attributes:
-        heads: what the class token takes from each patch, by layer and head [B, layers, heads, h, w]; without a class token, what
-            all patches take on average. What it takes from prefix tokens is left out, so a map sums to at most 1.
+        heads: what the class token takes from each patch, by layer and head [B, layers, heads, h,
+            w]; without a class token, what all patches take on average. What it takes from prefix
+            tokens is left out, so a map sums to at most 1.
         rollout: the same, rolled out over all layers [B, h, w].
     """
 
@@ -126,7 +142,9 @@ class ImageAttention:
     rollout: Float[Tensor, "B h w"]
 
 
-def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"]) -> ImageAttention:
+def image_attention(
+    encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"]
+) -> ImageAttention:
     """Where an image encoder looks in these pictures, without gradient; the encoder runs in eval mode.
 
     Args:
@@ -134,7 +152,8 @@ def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"
         pixel_values: pixels as the processor gives them [B, C, H, W].
 
     Raises:
-        ValueError: if the encoder has no attention over all its tokens (a CNN, a Swin), or its patches make no grid.
+        ValueError: if the encoder has no attention over all its tokens (a CNN, a Swin), or its
+            patches make no grid.
 
     Example:
         >>> encoder = ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=(32, 48), depth=2)
@@ -159,7 +178,9 @@ def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"
         )
 
     def over_patches(matrix: Tensor) -> Tensor:
-        taken = matrix[..., 0, prefix:] if has_class_token else matrix[..., prefix:, prefix:].mean(-2)
+        taken = (
+            matrix[..., 0, prefix:] if has_class_token else matrix[..., prefix:, prefix:].mean(-2)
+        )
         return rearrange(taken, "... (h w) -> ... h w", h=height)
 
     heads = torch.stack([over_patches(found) for found in maps], dim=1)
@@ -169,6 +190,8 @@ def image_attention(encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"
 def _prefix(backbone: Any) -> tuple[int, bool]:
     """How many tokens stand before the patches, and whether the first of them is a class token."""
     embeddings = getattr(backbone, "embeddings", backbone)
-    has_class_token = any(getattr(embeddings, name, None) is not None for name in ("cls_token", "class_embedding"))
+    has_class_token = any(
+        getattr(embeddings, name, None) is not None for name in ("cls_token", "class_embedding")
+    )
     count = getattr(backbone, "num_prefix_tokens", None)
     return prefix_tokens(backbone) if count is None else int(count), has_class_token

@@ -62,22 +62,25 @@ def export_model(
 ) -> ExportReport:
     """Write the whole classifier as one graph, after the graph has answered as the model does.
 
-    The graph takes what the processor makes and gives `logits` [B, C]: `pixel_values` [B, C, H, W] for an image tower,
-    `input_ids` and `attention_mask` [B, L] (int64) for a text tower, and with both towers `image_present` and `text_present`
-    [B] (bool). Batch and text length are free, height and width are the image encoder's. It cannot raise: its answer to a sample
-    with neither modality means nothing. A `.pt2` is read by `torch.export.load`, whose `extra_files` may name "mmfusion.json";
-    an `.onnx` by any ONNX runtime, with the same under "mmfusion" in its metadata: the class names, the image's normalisation
-    and the library's version.
+    The graph takes what the processor makes and gives `logits` [B, C]: `pixel_values` [B, C, H, W]
+    for an image tower, `input_ids` and `attention_mask` [B, L] (int64) for a text tower, and with
+    both towers `image_present` and `text_present` [B] (bool). Batch and text length are free,
+    height and width are the image encoder's. It cannot raise: its answer to a sample with neither
+    modality means nothing. A `.pt2` is read by `torch.export.load`, whose `extra_files` may name
+    "mmfusion.json"; an `.onnx` by any ONNX runtime, with the same under "mmfusion" in its metadata:
+    the class names, the image's normalisation and the library's version.
 
     Args:
         model: the classifier; it comes back as it was.
         path: a file that ends in `.pt2` or `.onnx`; it is written only if the check holds.
-        batches: model inputs to check the graph on, as the processor makes them; what the graph has no input for (labels) is left
-            aside. None draws some: one sample and several, texts of several lengths, and either modality missing.
+        batches: model inputs to check the graph on, as the processor makes them; what the graph has
+            no input for (labels) is left aside. None draws some: one sample and several, texts of
+            several lengths, and either modality missing.
         tolerance: the largest difference of logits that counts as the same answer.
 
     Raises:
-        ValueError: when the path ends in neither, `batches` are empty, or a model for `.onnx` is not in float32.
+        ValueError: when the path ends in neither, `batches` are empty, or a model for `.onnx` is
+            not in float32.
         ImportError: for `.onnx` without the packages of `mmfusion[export]`.
         RuntimeError: when the graph answers otherwise than the model.
 
@@ -94,15 +97,24 @@ def export_model(
         raise ValueError(f"path must end in .pt2 (torch.export) or .onnx, got {os.fspath(path)!r}.")
     if target.suffix == ".onnx":
         _require_onnx()
-        halves = sorted({str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"})
+        halves = sorted(
+            {str(p.dtype).removeprefix("torch.") for p in model.parameters()} - {"float32"}
+        )
         if halves:
-            raise ValueError(f"model must be in float32 for .onnx, got {', '.join(halves)}. Use model.float().")
+            raise ValueError(
+                f"model must be in float32 for .onnx, got {', '.join(halves)}. Use model.float()."
+            )
     names = _input_names(model)
-    checked = list(_drawn(model) if batches is None else (_completed(model, batch, names) for batch in batches))
+    checked = list(
+        _drawn(model) if batches is None else (_completed(model, batch, names) for batch in batches)
+    )
     if not checked:
-        raise ValueError("batches must hold at least one batch, got none. Leave it out to have some drawn.")
+        raise ValueError(
+            "batches must hold at least one batch, got none. Leave it out to have some drawn."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Weights of more than 2 GB become files of their own beside an .onnx: all that lies in the folder moves.
+    # Weights of more than 2 GB become files of their own beside an .onnx: all that lies in the
+    # folder moves.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         with evaluating(model), torch.no_grad(), _without_idle_masks(model):
             expected = [_Graph(model, names)(*batch.values()) for batch in checked]
@@ -110,7 +122,14 @@ def export_model(
             answer = write(model, names, Path(folder) / target.name)
             pairs = zip(checked, expected, strict=True)
             # Not Python's max, which passes over a NaN.
-            apart = float(torch.stack([(answer(batch).float() - logits.float()).abs().max() for batch, logits in pairs]).max())
+            apart = float(
+                torch.stack(
+                    [
+                        (answer(batch).float() - logits.float()).abs().max()
+                        for batch, logits in pairs
+                    ]
+                ).max()
+            )
         # Written so that a NaN fails too.
         if not apart <= tolerance:
             raise RuntimeError(
@@ -119,7 +138,9 @@ def export_model(
             )
         for file in Path(folder).iterdir():
             os.replace(file, target.parent / file.name)
-    return ExportReport(str(target), FORMATS[target.suffix], names, sum(len(logits) for logits in expected), apart)
+    return ExportReport(
+        str(target), FORMATS[target.suffix], names, sum(len(logits) for logits in expected), apart
+    )
 
 
 class _Graph(nn.Module):
@@ -139,7 +160,9 @@ def _input_names(model: FusionClassifier) -> tuple[str, ...]:
     return _IMAGE * has_image + _TEXT * has_text + _PRESENT * (has_image and has_text)
 
 
-def _program(model: FusionClassifier, names: tuple[str, ...]) -> tuple[_Graph, tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+def _program(
+    model: FusionClassifier, names: tuple[str, ...]
+) -> tuple[_Graph, tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
     """What torch.export and torch.onnx trace: the module, a batch, and which of its axes are free."""
     # Two samples and more than one token: torch takes an axis of length 1 for a constant.
     traced = _draw(model, names, batch=2, length=min(8, _longest(model)), seed=0)
@@ -152,7 +175,9 @@ def _program(model: FusionClassifier, names: tuple[str, ...]) -> tuple[_Graph, t
 def _write_program(model: FusionClassifier, names: tuple[str, ...], path: Path) -> Any:
     graph, traced, free = _program(model, names)
     exported = torch.export.export(graph, traced, dynamic_shapes=(free,), strict=False)
-    torch.export.save(exported, path, extra_files={"mmfusion.json": json.dumps(_description(model))})
+    torch.export.save(
+        exported, path, extra_files={"mmfusion.json": json.dumps(_description(model))}
+    )
     module = torch.export.load(path).module()
     return lambda batch: module(*batch.values())
 
@@ -165,7 +190,13 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
         # It warns of every axis that has the name of another one: here that is meant.
         warnings.filterwarnings("ignore", message=".*The axis name", category=UserWarning)
         written: Any = torch.onnx.export(
-            graph, traced, dynamic_shapes=(free,), input_names=names, output_names=["logits"], dynamo=True, verbose=False
+            graph,
+            traced,
+            dynamic_shapes=(free,),
+            input_names=names,
+            output_names=["logits"],
+            dynamo=True,
+            verbose=False,
         )
     _drop_idle_guards(written.model.graph)
     written.model.metadata_props["mmfusion"] = json.dumps(_description(model))
@@ -173,7 +204,9 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def answer(batch: Mapping[str, Tensor]) -> Tensor:
-        (logits,) = session.run(["logits"], {name: value.cpu().numpy() for name, value in batch.items()})
+        (logits,) = session.run(
+            ["logits"], {name: value.cpu().numpy() for name, value in batch.items()}
+        )
         return torch.from_numpy(logits).to(model.device)
 
     return answer
@@ -181,7 +214,11 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
 
 def _mask_of_padding(*args: Any, **kwargs: Any) -> Tensor | None:
     """No mask where nothing is to be masked: transformers leaves such a one out, but not from an exported graph."""
-    whole = kwargs.get("allow_is_bidirectional_skip") and kwargs.get("attention_mask") is None and not kwargs.get("local_size")
+    whole = (
+        kwargs.get("allow_is_bidirectional_skip")
+        and kwargs.get("attention_mask") is None
+        and not kwargs.get("local_size")
+    )
     return None if whole else sdpa_mask(*args, **kwargs)
 
 
@@ -211,8 +248,8 @@ def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
 def _drop_idle_guards(graph: Any) -> None:
     """Take out of an ONNX graph what makes zeros of a softmax's NaN, where there can be none.
 
-    NaN stands where a query may look at no token at all. A mask that is the same for all queries of a sample shows each of them
-    the sample's real tokens, one at least.
+    NaN stands where a query may look at no token at all. A mask that is the same for all queries of
+    a sample shows each of them the sample's real tokens, one at least.
     """
     from onnx_ir import convenience
 
@@ -221,7 +258,11 @@ def _drop_idle_guards(graph: Any) -> None:
         if guard is None or guard.op_type != "IsNaN" or guard.inputs[0] is not chosen.inputs[2]:
             continue
         softmax = guard.inputs[0].producer()
-        masked = softmax.inputs[0].producer() if softmax is not None and softmax.op_type == "Softmax" else None
+        masked = (
+            softmax.inputs[0].producer()
+            if softmax is not None and softmax.op_type == "Softmax"
+            else None
+        )
         mask = masked.inputs[1].shape if masked is not None and masked.op_type == "Add" else None
         if mask is not None and mask[-2] == 1:
             convenience.replace_all_uses_with(chosen.outputs[0], guard.inputs[0])
@@ -251,23 +292,31 @@ def _drawn(model: FusionClassifier) -> Iterator[dict[str, Tensor]]:
         yield drawn
 
 
-def _draw(model: FusionClassifier, names: tuple[str, ...], *, batch: int, length: int, seed: int) -> dict[str, Tensor]:
+def _draw(
+    model: FusionClassifier, names: tuple[str, ...], *, batch: int, length: int, seed: int
+) -> dict[str, Tensor]:
     draw = torch.Generator().manual_seed(seed)
     made: dict[str, Tensor] = {}
     if model.image_encoder is not None:
         spec = model.image_encoder.input_spec
-        made["pixel_values"] = torch.randn(batch, spec["channels"], *spec["size"], generator=draw).to(model.dtype)
+        made["pixel_values"] = torch.randn(
+            batch, spec["channels"], *spec["size"], generator=draw
+        ).to(model.dtype)
     if model.text_encoder is not None:
         lengths = torch.randint(1, length + 1, (batch, 1), generator=draw)
         lengths[-1] = length
         # The first ids of a vocabulary exist in every one.
-        made["input_ids"] = torch.randint(0, min(100, _vocabulary(model)), (batch, length), generator=draw)
+        made["input_ids"] = torch.randint(
+            0, min(100, _vocabulary(model)), (batch, length), generator=draw
+        )
         made["attention_mask"] = (torch.arange(length) < lengths).long()
     made |= {name: torch.ones(batch, dtype=torch.bool) for name in _PRESENT if name in names}
     return {name: made[name].to(model.device) for name in names}
 
 
-def _completed(model: FusionClassifier, batch: Mapping[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor]:
+def _completed(
+    model: FusionClassifier, batch: Mapping[str, Tensor], names: tuple[str, ...]
+) -> dict[str, Tensor]:
     """The graph's inputs of a processor's batch, on the model's device."""
     rows = len(next(iter(batch.values())))
     given = {name: torch.ones(rows, dtype=torch.bool) for name in _PRESENT} | dict(batch)
@@ -276,7 +325,11 @@ def _completed(model: FusionClassifier, batch: Mapping[str, Tensor], names: tupl
         raise ValueError(
             f"batches must hold {', '.join(names)}, got one without {', '.join(lacking)}. Use the model's processor."
         )
-    types = {"pixel_values": model.dtype} | dict.fromkeys(_TEXT, torch.int64) | dict.fromkeys(_PRESENT, torch.bool)
+    types = (
+        {"pixel_values": model.dtype}
+        | dict.fromkeys(_TEXT, torch.int64)
+        | dict.fromkeys(_PRESENT, torch.bool)
+    )
     return {name: given[name].to(model.device, types[name]) for name in names}
 
 
@@ -305,6 +358,12 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _require_onnx() -> None:
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("onnx", "onnxruntime", "onnxscript")
+        if importlib.util.find_spec(name) is None
+    ]
     if missing:
-        raise ImportError(f"exporting to ONNX needs {', '.join(missing)}. Install them with: pip install 'mmfusion[export]'")
+        raise ImportError(
+            f"exporting to ONNX needs {', '.join(missing)}. Install them with: pip install 'mmfusion[export]'"
+        )

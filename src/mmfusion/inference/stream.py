@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.collate import FusionCollator
-from ..data.splits import is_blank
-from ..model.configuration import closest
 from ..model.graph import evaluating
+from ..model.missing import is_blank
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
+from ..model.validation import check_choice
 from .compiled import CompiledClassifier
 
 WINDOW = 8
@@ -26,8 +26,10 @@ class Prediction(NamedTuple):
 
     Attributes:
         logits: [C]; NaN where there is an error.
-        probabilities: [C]: softmax, or sigmoid where the problem is multi-label; NaN where there is an error.
-        missing: the modalities that the sample lacked, of those that the classifier has a tower for.
+        probabilities: [C]: softmax, or sigmoid where the problem is multi-label; NaN where there is
+            an error.
+        missing: the modalities that the sample lacked, of those that the classifier has a tower
+            for.
         error: why the sample could not be read, or None.
     """
 
@@ -49,23 +51,25 @@ def predict_stream(
 ) -> Iterator[Prediction]:
     """The prediction of each sample, one after the other, in the order of the samples.
 
-    Samples are read as they are needed, a few batches ahead, so that a generator without end will do and memory does not grow
-    with their number. `mmfusion.predict` is the road through the Trainer, with several devices and the cache.
+    Samples are read as they are needed, a few batches ahead, so that a generator without end will
+    do and memory does not grow with their number. `mmfusion.predict` is the road through the
+    Trainer, with several devices and the cache.
 
     Args:
         model: the classifier, compiled or not, on the device where it is to run; each batch runs in
             eval mode, and the model is as it was between them.
         processor: its processor.
-        samples: mappings with `image` (a path, a PIL image, an array), `text`, or both, None for a missing one; other keys are
-            left aside. A `datasets.Dataset` is one, so is a generator.
+        samples: mappings with `image` (a path, a PIL image, an array), `text`, or both, None for a
+            missing one; other keys are left aside. A `datasets.Dataset` is one, so is a generator.
         batch_size: samples per forward pass, at least 1.
         workers: processes that decode and tokenize; 0 does it here.
-        on_error: "raise" stops at a sample that cannot be read or has neither modality; "keep" answers it with the error.
+        on_error: "raise" stops at a sample that cannot be read or has neither modality; "keep"
+            answers it with the error.
         progress: whether to show a bar on stderr.
 
     Raises:
-        ValueError: for another `on_error`, a `batch_size` or `workers` out of range, a processor without a part that the
-            classifier needs; with "raise", naming the sample's fault.
+        ValueError: for another `on_error`, a `batch_size` or `workers` out of range, a processor
+            without a part that the classifier needs; with "raise", naming the sample's fault.
 
     Example:
         >>> from mmfusion import FusionProcessor
@@ -81,10 +85,11 @@ def predict_stream(
         'it must have text, got nothing.'
     """
     allowed = ["raise", "keep"]
-    if on_error not in allowed:
-        raise ValueError(f"on_error must be one of {allowed}, got {on_error!r}. {closest(on_error, allowed)}")
+    check_choice("on_error", on_error, allowed)
     if batch_size < 1 or workers < 0:
-        raise ValueError(f"batch_size must be at least 1 and workers at least 0, got {batch_size!r} and {workers!r}.")
+        raise ValueError(
+            f"batch_size must be at least 1 and workers at least 0, got {batch_size!r} and {workers!r}."
+        )
     parts = {"image": processor.input_spec, "text": processor.tokenizer}
     lacking = [name for name in model.modalities if parts[name] is None]
     if lacking:
@@ -107,7 +112,8 @@ def _answers(
     total = len(samples) if isinstance(samples, Sized) else None
     loader = torch.utils.data.DataLoader(
         _AsGiven(),
-        # The sampler hands out the samples themselves: workers get them with their orders, however many there are.
+        # The sampler hands out the samples themselves: workers get them with their orders, however
+        # many there are.
         batch_sampler=_Batches(samples, model.modalities, batch_size),
         collate_fn=_Collate(FusionCollator(processor), keeps_errors),
         num_workers=workers,
@@ -129,8 +135,13 @@ def _answers(
 
 
 @torch.inference_mode()
-def _answered(model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]) -> list[Prediction]:
-    names = {"image": ("pixel_values", "image_present"), "text": ("input_ids", "attention_mask", "text_present")}
+def _answered(
+    model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]
+) -> list[Prediction]:
+    names = {
+        "image": ("pixel_values", "image_present"),
+        "text": ("input_ids", "attention_mask", "text_present"),
+    }
     # A processor of both makes inputs for a tower that a classifier of one modality has not.
     kept = [name for modality in model.modalities for name in names[modality]]
     inputs = {name: batch[name].to(model.device, non_blocking=True) for name in kept}
@@ -141,7 +152,9 @@ def _answered(model: FusionClassifier | CompiledClassifier, batch: Mapping[str, 
     present = {name: batch[f"{name}_present"].tolist() for name in model.modalities}
     return [
         Prediction(*row, tuple(name for name in model.modalities if not present[name][index]), None)
-        for index, row in enumerate(zip(logits.cpu().numpy(), probabilities.cpu().numpy(), strict=True))
+        for index, row in enumerate(
+            zip(logits.cpu().numpy(), probabilities.cpu().numpy(), strict=True)
+        )
     ]
 
 
@@ -172,13 +185,18 @@ class _AsGiven(torch.utils.data.Dataset[Any]):
 class _Batches:
     """Batches of (place, sample), read window by window, samples with texts of like length together."""
 
-    def __init__(self, samples: Iterable[Mapping[str, Any]], wanted: Sequence[str], batch_size: int):
+    def __init__(
+        self, samples: Iterable[Mapping[str, Any]], wanted: Sequence[str], batch_size: int
+    ):
         self.samples, self.wanted, self.batch_size = samples, wanted, batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, dict[str, Any]]]]:
         numbered = enumerate(self.samples)
         while window := list(islice(numbered, WINDOW * self.batch_size)):
-            kept = [(place, {name: sample.get(name) for name in self.wanted}) for place, sample in window]
+            kept = [
+                (place, {name: sample.get(name) for name in self.wanted})
+                for place, sample in window
+            ]
             kept.sort(key=lambda pair: _length(pair[1].get("text")))
             for start in range(0, len(kept), self.batch_size):
                 yield kept[start : start + self.batch_size]
@@ -188,23 +206,39 @@ class _Batches:
 class _Collate:
     """(place, sample) pairs in; places, the batch of those that can be read, and a fault or None for each."""
 
-    def __init__(self, collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]], keeps_errors: bool):
+    def __init__(
+        self,
+        collate: Callable[[Sequence[Mapping[str, Any]]], dict[str, Tensor]],
+        keeps_errors: bool,
+    ):
         self.collate, self.keeps_errors = collate, keeps_errors
 
-    def __call__(self, numbered: list[tuple[int, dict[str, Any]]]) -> tuple[list[int], dict[str, Tensor], list[_Fault | None]]:
+    def __call__(
+        self, numbered: list[tuple[int, dict[str, Any]]]
+    ) -> tuple[list[int], dict[str, Tensor], list[_Fault | None]]:
         places, samples = [place for place, _ in numbered], [sample for _, sample in numbered]
         try:
             return places, self.collate(samples), [None] * len(samples)
         except (ValueError, TypeError, OSError):
             faults = [self._fault(sample) for sample in samples]
         if not self.keeps_errors:
-            place, error = next((place, fault.error) for place, fault in zip(places, faults, strict=True) if fault is not None)
-            raise ValueError(f"sample {place} (counted from 0) must be readable, got an error: {error}")
+            place, error = next(
+                (place, fault.error)
+                for place, fault in zip(places, faults, strict=True)
+                if fault is not None
+            )
+            raise ValueError(
+                f"sample {place} (counted from 0) must be readable, got an error: {error}"
+            )
         readable = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
         return places, self.collate(readable) if readable else {}, faults
 
     def _fault(self, sample: Mapping[str, Any]) -> _Fault | None:
-        missing = tuple(name for name, value in sample.items() if value is None or (isinstance(value, str) and is_blank(value)))
+        missing = tuple(
+            name
+            for name, value in sample.items()
+            if value is None or (isinstance(value, str) and is_blank(value))
+        )
         if len(missing) == len(sample):
             return _Fault(f"it must have {' or '.join(sample)}, got nothing.", missing)
         try:

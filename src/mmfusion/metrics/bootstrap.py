@@ -1,10 +1,9 @@
 """How sure a metric is: bootstrap intervals that draw whole patients, and paired tests of two models.
 
-Two images of one patient are no two independent samples. Give the patients as `groups`: they are drawn with
-all their samples, so that the interval is as wide as the number of patients warrants.
+Two images of one patient are no two independent samples. Give the patients as `groups`: they are
+drawn with all their samples, so that the interval is as wide as the number of patients warrants.
 """
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,29 +15,10 @@ from jaxtyping import Float
 
 from .functional import (
     MetricFunction,
-    accuracy,
-    auroc,
-    balanced_accuracy,
-    cross_entropy,
-    expected_calibration_error,
     weighted_form,
 )
-from .weighted import Array, WeightedMetric, as_tensor, judge, read_samples
+from .weighted import Array, WeightedMetric, as_tensor
 
-__all__ = [
-    "Interval",
-    "McNemar",
-    "PairedDifference",
-    "bootstrap_interval",
-    "evaluate_predictions",
-    "mcnemar",
-    "paired_bootstrap",
-]
-
-_PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
-
-# With fewer discordant samples the chi-square approximation of McNemar's test is poor.
-_EXACT_BELOW = 25
 # Half a MiB: a batch of resamples that stays in the cache is several times as fast as a large one.
 _WEIGHTS_AT_ONCE = 2**16
 
@@ -75,24 +55,9 @@ class PairedDifference:
     p_value: float
 
     def __str__(self) -> str:
-        return f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}), p = {self.p_value:.3f}"
-
-
-@dataclass(frozen=True)
-class McNemar:
-    """On how many samples only the first, or only the second model is right, and the test of their equality.
-
-    Attributes:
-        only_first: Samples that the first model alone gets right.
-        only_second: Samples that the second model alone gets right.
-        statistic: The smaller of these counts in the exact test, else chi-square with continuity correction.
-        p_value: Two-sided.
-    """
-
-    only_first: int
-    only_second: int
-    statistic: float
-    p_value: float
+        return (
+            f"{self.difference:+.3f} ({self.low:+.3f} to {self.high:+.3f}), p = {self.p_value:.3f}"
+        )
 
 
 def bootstrap_interval(
@@ -107,12 +72,13 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the metric with its percentile bootstrap interval, whole groups drawn with replacement.
 
-    Each resample draws as many groups as there are and takes all samples of a group each time that it is
-    drawn; the bounds are the (1 - level)/2 and (1 + level)/2 quantiles of the metric over the resamples.
-    The classification metrics of `mmfusion.metrics.functional` take all resamples in a few matrix operations; any
-    other function is called once per resample. A resample in which the metric is NaN, such as AUROC where
-    one class alone was drawn, is left out. Where nothing can be said about the spread, as with one group
-    alone or a metric that is NaN on all samples, the bounds are NaN.
+    Each resample draws as many groups as there are and takes all samples of a group each time that
+    it is drawn; the bounds are the (1 - level)/2 and (1 + level)/2 quantiles of the metric over the
+    resamples. The classification metrics of `mmfusion.metrics.functional` take all resamples in a
+    few matrix operations; any other function is called once per resample. A resample in which the
+    metric is NaN, such as AUROC where one class alone was drawn, is left out. Where nothing can be
+    said about the spread, as with one group alone or a metric that is NaN on all samples, the
+    bounds are NaN.
 
     Args:
         metric: A function of scores and labels, such as `accuracy` or `auroc`.
@@ -158,10 +124,11 @@ def paired_bootstrap(
 ) -> PairedDifference:
     r"""Return metric(first) - metric(second) with interval and p-value, both models on the same resamples.
 
-    The p-value is two-sided: $2 \min(P^*(d \le 0), P^*(d \ge 0))$ over the resampled differences $d$, at
-    most 1; 1 is added to each count and to the number of resamples, so that it is never 0. Two models that
-    predict the same have difference 0 and p-value 1. A resample in which either metric is NaN is left out;
-    where the interval is NaN (see `bootstrap_interval`), so is the p-value.
+    The p-value is two-sided: $2 \min(P^*(d \le 0), P^*(d \ge 0))$ over the resampled differences
+    $d$, at most 1; 1 is added to each count and to the number of resamples, so that it is never 0.
+    Two models that predict the same have difference 0 and p-value 1. A resample in which either
+    metric is NaN is left out; where the interval is NaN (see `bootstrap_interval`), so is the
+    p-value.
 
     Args:
         metric: A function of scores and labels, such as `accuracy` or `auroc`.
@@ -181,8 +148,8 @@ def paired_bootstrap(
         ValueError: Lengths differ, a group is missing, or an option is out of range.
 
     Source:
-        Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 15 and 16; Davison and Hinkley 1997,
-        Bootstrap Methods and their Application, sec. 4.2 (the added 1).
+        Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 15 and 16; Davison and
+        Hinkley 1997, Bootstrap Methods and their Application, sec. 4.2 (the added 1).
 
     Example:
         >>> labels = np.array([0, 1] * 20)
@@ -198,116 +165,21 @@ def paired_bootstrap(
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name} does not suit the metric: {error}") from error
     difference = float(metric(first, labels)) - float(metric(second, labels))
-    values = _distribution(lambda weights: of_model[0](weights) - of_model[1](weights), len(labels), groups, resamples, seed)
+    values = _distribution(
+        lambda weights: of_model[0](weights) - of_model[1](weights),
+        len(labels),
+        groups,
+        resamples,
+        seed,
+    )
     return PairedDifference(difference, *_bounds(values, level), _two_sided_p(values))
 
 
-def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
-    """Return McNemar's test that two classifiers are right equally often.
-
-    It looks at the discordant samples, on which one model alone is right: exact (binomial) where they are
-    fewer than 25, else chi-square with continuity correction. Without any the p-value is 1. The test takes
-    samples for independent: with several samples per patient, use `paired_bootstrap` with groups.
-
-    Args:
-        first: Logits or probabilities of the first model, finite.
-        second: Those of the second model, for the same samples in the same order.
-        labels: Class numbers.
-
-    Shape:
-        first and second `[B, C]`; labels `[B]`.
-
-    Raises:
-        TypeError: An argument is no array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, or a label is out of range or multi-label.
-
-    Source:
-        McNemar 1947, Psychometrika 12:153; Edwards 1948, Psychometrika 13:185 (the correction).
-
-    Example:
-        >>> labels = np.array([0, 0, 1, 1])
-        >>> mcnemar(np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 1, 0, 1]], labels)
-        McNemar(only_first=2, only_second=0, statistic=0.0, p_value=0.5)
-    """
-    from statsmodels.stats import contingency_tables
-
-    right = []
-    for name, scores in (("first", first), ("second", second)):
-        values, truth = read_samples(name, scores, labels)
-        if truth.ndim != 1:
-            raise ValueError(f"labels must be [B] class numbers, got shape {tuple(truth.shape)}. Test one label at a time.")
-        right.append(judge(values, truth)[0][:, 0].bool())
-    only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    exact = only_first + only_second < _EXACT_BELOW
-    # The test looks only at the discordant cells.
-    test = contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=exact, correction=True)
-    return McNemar(only_first, only_second, float(test.statistic), float(test.pvalue))
-
-
-def evaluate_predictions(
-    logits: Array,
-    labels: Array,
-    *,
-    groups: Iterable[Any] | None = None,
-    problem_type: str | None = None,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> dict[str, Interval]:
-    """Return accuracy, balanced_accuracy, auroc, cross_entropy and ece, each with its 95 % interval.
-
-    The definitions are those of `mmfusion.metrics.functional`, the intervals those of `bootstrap_interval`; ece is the
-    expected calibration error, in 15 bins, of the softmax (single-label) or sigmoid (multi-label).
-
-    Args:
-        logits: Finite logits, not probabilities.
-        labels: Class numbers, or 1/0/NaN.
-        groups: The group (patient) of each sample; None makes each sample its own group.
-        problem_type: "single_label_classification" or "multi_label_classification", to have the labels
-            checked against it; None takes it from the shape of the labels.
-        resamples: How many resamples to draw, at least 1.
-        seed: The same seed draws the same groups.
-
-    Shape:
-        logits `[B, C]`; labels `[B]` or `[B, C]`; groups `[B]`.
-
-    Raises:
-        TypeError: An argument is no array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, a label is out of range, or an option is unfit.
-
-    Example:
-        >>> labels = np.array([0, 1] * 20)
-        >>> results = evaluate_predictions(np.eye(2)[np.where(np.arange(40) % 4, labels, 1)], labels)
-        >>> print(results["accuracy"])
-        0.750 (0.625 to 0.875)
-    """
-    values, truth = read_samples("logits", logits, labels)
-    found = _PROBLEM_TYPES[truth.ndim - 1]
-    if problem_type not in (None, found):
-        raise ValueError(_wrong_problem_type(str(problem_type), found, tuple(truth.shape)))
-    probabilities = values.softmax(1) if truth.ndim == 1 else values.sigmoid()
-    rows: dict[str, tuple[MetricFunction, torch.Tensor]] = {
-        "accuracy": (accuracy, values),
-        "balanced_accuracy": (balanced_accuracy, values),
-        "auroc": (auroc, values),
-        "cross_entropy": (cross_entropy, values),
-        "ece": (expected_calibration_error, probabilities),
-    }
-    return {
-        name: bootstrap_interval(metric, scores, truth, groups=groups, resamples=resamples, seed=seed)
-        for name, (metric, scores) in rows.items()
-    }
-
-
-def _wrong_problem_type(problem_type: str, found: str, shape: tuple[int, ...]) -> str:
-    if problem_type in _PROBLEM_TYPES:
-        return f"problem_type must be {found!r} where labels have shape {shape}, got {problem_type!r}."
-    close = difflib.get_close_matches(problem_type, _PROBLEM_TYPES, n=1, cutoff=0.3)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return f"problem_type must be one of {' or '.join(_PROBLEM_TYPES)}, got {problem_type!r}.{hint}"
-
-
 def _over_resamples(metric: MetricFunction, scores: Array, labels: Array) -> WeightedMetric:
-    sizes = {name: len(as_tensor(name, value)) for name, value in (("scores", scores), ("labels", labels))}
+    sizes = {
+        name: len(as_tensor(name, value))
+        for name, value in (("scores", scores), ("labels", labels))
+    }
     if sizes["scores"] != sizes["labels"] or not sizes["scores"]:
         raise ValueError(
             f"scores and labels must have the same number of rows, at least 1, got {sizes['scores']} and {sizes['labels']}."
@@ -324,7 +196,11 @@ def _over_resamples(metric: MetricFunction, scores: Array, labels: Array) -> Wei
 
 
 def _distribution(
-    over_resamples: WeightedMetric, samples: int, groups: Iterable[Any] | None, resamples: int, seed: int
+    over_resamples: WeightedMetric,
+    samples: int,
+    groups: Iterable[Any] | None,
+    resamples: int,
+    seed: int,
 ) -> Float[np.ndarray, "R"]:
     """Return the metric of each resample in which it is defined; of none where there is but one group."""
     if resamples < 1:
@@ -338,7 +214,8 @@ def _distribution(
     values = []
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        # Each resample counts in a range of numbers of its own, so that one bincount serves them all.
+        # Each resample counts in a range of numbers of its own, so that one bincount serves them
+        # all.
         drawn = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
         values.append(over_resamples(times[:, group_of].astype(float)))
@@ -366,7 +243,9 @@ def _numbered(groups: Iterable[Any], samples: int) -> np.ndarray:
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level!r}. Use 0.95 for a 95 % interval.")
+        raise ValueError(
+            f"level must be between 0 and 1, got {level!r}. Use 0.95 for a 95 % interval."
+        )
 
 
 def _bounds(values: Float[np.ndarray, "R"], level: float) -> tuple[float, float]:

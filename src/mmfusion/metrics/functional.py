@@ -1,25 +1,22 @@
 """Metrics of segmentation and classification: pure functions, and torchmetrics classes for streams.
 
-Every function takes torch tensors on any device, or numpy arrays, computes in double precision on the CPU and
-returns a Python float. Labels come in two forms, told apart by their shape:
+Every function takes torch tensors on any device, or numpy arrays, computes in double precision on
+the CPU and returns a Python float. Labels come in two forms, told apart by their shape:
 
 - single-label: `[B]`, class numbers from 0 to C - 1;
 - multi-label: `[B, C]`, 1 (yes), 0 (no) or NaN (unknown; left out of every metric).
 
-A metric of which nothing is known (all labels NaN) is NaN; no samples at all is an error. Intervals and
-paired tests live in `mmfusion.metrics.bootstrap`.
+A metric of which nothing is known (all labels NaN) is NaN; no samples at all is an error. Intervals
+and paired tests live in `mmfusion.metrics.bootstrap`.
 """
 
-from abc import ABC
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics import Metric
 
 from .weighted import (
     Array,
@@ -30,23 +27,7 @@ from .weighted import (
     balanced_accuracy_form,
     calibration_form,
     cross_entropy_form,
-    judge,
-    read_samples,
-    sample_losses,
 )
-
-__all__ = [
-    "Accuracy",
-    "CrossEntropy",
-    "Dice",
-    "accuracy",
-    "auroc",
-    "balanced_accuracy",
-    "cross_entropy",
-    "dice",
-    "expected_calibration_error",
-    "weighted_form",
-]
 
 MetricFunction = Callable[[Any, Any], Any]
 """Takes the scores and labels of some samples and returns a number, NaN where it is undefined."""
@@ -55,8 +36,8 @@ MetricFunction = Callable[[Any, Any], Any]
 def dice(prediction: Array, target: Array) -> float:
     r"""Return the Sorensen-Dice coefficient, computed for each mask and averaged over the masks.
 
-    $D = 2 |A \cap B| / (|A| + |B|)$. Each mask counts the same, however large its object is. Two empty masks
-    agree: they score 1. An empty mask against one that is not empty scores 0.
+    $D = 2 |A \cap B| / (|A| + |B|)$. Each mask counts the same, however large its object is. Two
+    empty masks agree: they score 1. An empty mask against one that is not empty scores 0.
 
     Args:
         prediction: Masks, bool or 0/1.
@@ -75,14 +56,15 @@ def dice(prediction: Array, target: Array) -> float:
         >>> dice(np.array([[1, 1, 0]]), np.array([[0, 1, 0]]))
         0.6666666666666666
     """
-    return float(_dice_per_mask(prediction, target).mean())
+    return float(dice_per_mask(prediction, target).mean())
 
 
 def accuracy(logits: Array, labels: Array) -> float:
     """Return the share of decisions that are right.
 
-    Single-label: one decision per sample, the class with the largest logit (the first of equal ones).
-    Multi-label: one decision per known label, yes where the logit is above 0; all of them count the same.
+    Single-label: one decision per sample, the class with the largest logit (the first of equal
+    ones). Multi-label: one decision per known label, yes where the logit is above 0; all of them
+    count the same.
 
     Args:
         logits: Finite logits; single-label, also probabilities.
@@ -105,8 +87,8 @@ def accuracy(logits: Array, labels: Array) -> float:
 def cross_entropy(logits: Array, labels: Array) -> float:
     r"""Return the cross-entropy in nats.
 
-    Single-label: $-\frac{1}{N} \sum_i \sum_j y_{ij} \log p_{ij}$ with $p$ the softmax of the logits.
-    Multi-label: the mean binary cross-entropy, $p$ the sigmoid, over all known labels.
+    Single-label: $-\frac{1}{N} \sum_i \sum_j y_{ij} \log p_{ij}$ with $p$ the softmax of the
+    logits. Multi-label: the mean binary cross-entropy, $p$ the sigmoid, over all known labels.
 
     Args:
         logits: Finite logits, not probabilities.
@@ -129,11 +111,12 @@ def cross_entropy(logits: Array, labels: Array) -> float:
 def auroc(scores: Array, labels: Array) -> float:
     """Return the area under the ROC curve: how often a positive scores above a negative, ties one half.
 
-    Binary `[B, 2]`: the score is the second column minus the first, for logits and probabilities alike.
-    Multi-class: each class against the rest, on probabilities, averaged over the classes; unless every row
-    holds probabilities that sum to 1, all rows are logits and pass a softmax first. Multi-label: each label
-    on its known samples, averaged over the labels. A class that never or always occurs has no ROC curve: it
-    is left out of the average, and the result is NaN if none remains.
+    Binary `[B, 2]`: the score is the second column minus the first, for logits and probabilities
+    alike. Multi-class: each class against the rest, on probabilities, averaged over the classes;
+    unless every row holds probabilities that sum to 1, all rows are logits and pass a softmax
+    first. Multi-label: each label on its known samples, averaged over the labels. A class that
+    never or always occurs has no ROC curve: it is left out of the average, and the result is NaN if
+    none remains.
 
     Args:
         scores: Finite scores of the positive class, logits or probabilities.
@@ -159,9 +142,9 @@ def auroc(scores: Array, labels: Array) -> float:
 def balanced_accuracy(logits: Array, labels: Array) -> float:
     """Return the recall of each class, averaged over the classes that occur.
 
-    Multi-label: for each label the mean of sensitivity and specificity, averaged over the labels. A class
-    (or an outcome of a label) that never occurs has no recall: it is left out of the average, and so is a
-    label without a known sample. The decisions are those of `accuracy`.
+    Multi-label: for each label the mean of sensitivity and specificity, averaged over the labels. A
+    class (or an outcome of a label) that never occurs has no recall: it is left out of the average,
+    and so is a label without a known sample. The decisions are those of `accuracy`.
 
     Args:
         logits: Finite logits; single-label, also probabilities.
@@ -187,10 +170,10 @@ def balanced_accuracy(logits: Array, labels: Array) -> float:
 def expected_calibration_error(probabilities: Array, labels: Array, *, bins: int = 15) -> float:
     r"""Return by how much confidence and accuracy differ, on average over bins of confidence.
 
-    $ECE = \sum_m \frac{|B_m|}{n} |acc(B_m) - conf(B_m)|$ with $B_m$ the samples whose confidence, the
-    largest probability, lies in $(\frac{m-1}{M}, \frac{m}{M}]$. Multi-label: every known label is a
-    decision between yes and no with confidence $\max(p, 1 - p)$, and all of them share the bins. An empty
-    bin adds nothing.
+    $ECE = \sum_m \frac{|B_m|}{n} |acc(B_m) - conf(B_m)|$ with $B_m$ the samples whose confidence,
+    the largest probability, lies in $(\frac{m-1}{M}, \frac{m}{M}]$. Multi-label: every known label
+    is a decision between yes and no with confidence $\max(p, 1 - p)$, and all of them share the
+    bins. An empty bin adds nothing.
 
     Args:
         probabilities: From 0 to 1; single-label rows sum to 1.
@@ -215,88 +198,11 @@ def expected_calibration_error(probabilities: Array, labels: Array, *, bins: int
     return _unweighted(calibration_form(probabilities, labels, bins=bins), len(labels))
 
 
-class _Mean(Metric, ABC):
-    """A sum over a count, both added up over batches and processes; the base of the classes below."""
-
-    is_differentiable = False
-    full_state_update = False
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def compute(self) -> Float[Tensor, ""]:
-        """Return the mean so far, over all processes; NaN where nothing was known."""
-        return self.total / self.count
-
-    def _add(self, total: Float[Tensor, "B"], count: Float[Tensor, "B"]) -> None:
-        self.total += total.sum().to(self.total.device)
-        self.count += count.sum().to(self.count.device)
-
-
-class Dice(_Mean):
-    """`dice` over a stream of batches: the mean over all masks seen, on every process.
-
-    Example:
-        >>> metric = Dice()
-        >>> metric.update(torch.ones(2, 4, 4), torch.ones(2, 4, 4))
-        >>> metric.update(torch.ones(1, 4, 4), torch.zeros(1, 4, 4))
-        >>> round(metric.compute().item(), 4)
-        0.6667
-    """
-
-    higher_is_better = True
-
-    def update(self, prediction: Array, target: Array) -> None:
-        """Add a batch of masks `[..., H, W]`, as `dice` takes them."""
-        score = _dice_per_mask(prediction, target)
-        self._add(score, torch.ones_like(score))
-
-
-class Accuracy(_Mean):
-    """`accuracy` over a stream of batches: the share of all decisions seen, on every process.
-
-    Example:
-        >>> metric = Accuracy()
-        >>> metric.update(torch.tensor([[2.0, 1.0]]), torch.tensor([0]))
-        >>> metric.update(torch.tensor([[2.0, 1.0], [0.0, 1.0]]), torch.tensor([1, 1]))
-        >>> round(metric.compute().item(), 4)
-        0.6667
-    """
-
-    higher_is_better = True
-
-    def update(self, logits: Array, labels: Array) -> None:
-        """Add a batch of logits `[B, C]` and labels, as `accuracy` takes them."""
-        correct, known = judge(*read_samples("logits", logits, labels))
-        self._add(correct.sum(1), known.sum(1))
-
-
-class CrossEntropy(_Mean):
-    """`cross_entropy` over a stream of batches: the mean over all known labels seen, on every process.
-
-    Example:
-        >>> metric = CrossEntropy()
-        >>> metric.update(torch.zeros(3, 2), torch.tensor([0, 1, 1]))
-        >>> round(metric.compute().item(), 4)
-        0.6931
-    """
-
-    higher_is_better = False
-
-    def update(self, logits: Array, labels: Array) -> None:
-        """Add a batch of logits `[B, C]` and labels, as `cross_entropy` takes them."""
-        self._add(*sample_losses(*read_samples("logits", logits, labels)))
-
-
 def weighted_form(metric: MetricFunction, scores: Array, labels: Array) -> WeightedMetric | None:
     """Return the metric on these samples as a function of sample weights, or None if it has no such form.
 
-    A weight says how often a sample is drawn, so that one call evaluates R bootstrap resamples at once. The
-    classification metrics of this module have such a form.
+    A weight says how often a sample is drawn, so that one call evaluates R bootstrap resamples at
+    once. The classification metrics of this module have such a form.
 
     Args:
         metric: A function of this module.
@@ -304,8 +210,8 @@ def weighted_form(metric: MetricFunction, scores: Array, labels: Array) -> Weigh
         labels: What the metric takes second.
 
     Shape:
-        The function takes weights `[R, B]` and returns `[R]`, NaN where a resample leaves the metric
-        undefined.
+        The function takes weights `[R, B]` and returns `[R]`, NaN where a resample leaves the
+        metric undefined.
 
     Raises:
         TypeError: As the metric itself.
@@ -324,7 +230,8 @@ def _unweighted(form: WeightedMetric, samples: int) -> float:
     return float(form(np.ones((1, samples)))[0])
 
 
-def _dice_per_mask(prediction: Array, target: Array) -> Float[Tensor, "M"]:
+def dice_per_mask(prediction: Array, target: Array) -> Float[Tensor, "M"]:
+    """Returns the Dice coefficient of each mask [M]; `dice` is their mean."""
     first, second = _mask("prediction", prediction), _mask("target", target)
     if first.shape != second.shape:
         raise ValueError(
@@ -341,7 +248,9 @@ def _dice_per_mask(prediction: Array, target: Array) -> Float[Tensor, "M"]:
 def _mask(name: str, value: Array) -> Bool[Tensor, "*lead H W"]:
     mask = as_tensor(name, value)
     if mask.ndim < 2 or not mask.numel():
-        raise ValueError(f"{name} must be [..., H, W] with at least one pixel, got shape {tuple(mask.shape)}.")
+        raise ValueError(
+            f"{name} must be [..., H, W] with at least one pixel, got shape {tuple(mask.shape)}."
+        )
     wrong = mask[(mask != 0) & (mask != 1)]
     if wrong.numel():
         raise ValueError(

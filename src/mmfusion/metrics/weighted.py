@@ -1,9 +1,9 @@
 """The classification metrics as functions of sample weights, and the checks of what goes into them.
 
-A weight says how often a sample is drawn. One call of a form evaluates R bootstrap resamples at once,
-weights `[R, B]` to values `[R]`; weights of one give the metric itself, so that an interval and its
-estimate come from the same code. A resample that leaves a metric undefined gives NaN. Definitions:
-`mmfusion.metrics.functional`.
+A weight says how often a sample is drawn. One call of a form evaluates R bootstrap resamples at
+once, weights `[R, B]` to values `[R]`; weights of one give the metric itself, so that an interval
+and its estimate come from the same code. A resample that leaves a metric undefined gives NaN.
+Definitions: `mmfusion.metrics.functional`.
 
 A decision is one per sample (single-label, K = 1) or one per sample and label (multi-label, K = C).
 """
@@ -48,7 +48,9 @@ def balanced_accuracy_form(logits: Array, labels: Array) -> WeightedMetric:
     hits = correct[:, :, None] * support
 
     def form(weights: Float[np.ndarray, "R B"]) -> Float[np.ndarray, "R"]:
-        recall = _divide(np.tensordot(weights, hits.numpy(), 1), np.tensordot(weights, support.numpy(), 1))
+        recall = _divide(
+            np.tensordot(weights, hits.numpy(), 1), np.tensordot(weights, support.numpy(), 1)
+        )
         return _mean_of_defined(_mean_of_defined(recall))
 
     return form
@@ -59,7 +61,9 @@ def auroc_form(scores: Array, labels: Array) -> WeightedMetric:
     values = _finite("scores", scores)
     if values.ndim == 1:
         if len(as_tensor("labels", labels).shape) != 1:
-            raise ValueError(f"labels must be [B] to fit scores [B], got shape {tuple(labels.shape)}.")
+            raise ValueError(
+                f"labels must be [B] to fit scores [B], got shape {tuple(labels.shape)}."
+            )
         # A single score is a margin over a rival that always scores 0.
         values = torch.stack([torch.zeros_like(values), values], dim=1)
     values, truth = read_samples("scores", values, labels)
@@ -69,14 +73,18 @@ def auroc_form(scores: Array, labels: Array) -> WeightedMetric:
     else:
         if values.shape[1] > 2 and not _are_distributions(values):
             values = values.softmax(1)
-        classes = {1: values[:, 1] - values[:, 0]} if values.shape[1] == 2 else dict(enumerate(values.T))
+        classes = (
+            {1: values[:, 1] - values[:, 0]} if values.shape[1] == 2 else dict(enumerate(values.T))
+        )
         everyone = torch.ones_like(truth, dtype=torch.bool)
         curves = [(column, truth == label, everyone) for label, column in classes.items()]
     areas = [_one_auroc_form(*curve) for curve in curves]
     return lambda weights: _mean_of_defined(np.stack([area(weights) for area in areas], axis=1))
 
 
-def _one_auroc_form(scores: Float[Tensor, "B"], positive: Bool[Tensor, "B"], known: Bool[Tensor, "B"]) -> WeightedMetric:
+def _one_auroc_form(
+    scores: Float[Tensor, "B"], positive: Bool[Tensor, "B"], known: Bool[Tensor, "B"]
+) -> WeightedMetric:
     everyone = scores.argsort()
     order = everyone[known[everyone]].numpy()
     is_positive = positive.numpy()[order]
@@ -114,7 +122,9 @@ def calibration_form(probabilities: Array, labels: Array, *, bins: int = 15) -> 
     inner_edges = torch.arange(1, bins, dtype=torch.float64) / bins
     gap = torch.zeros(len(values), bins, dtype=torch.float64)
     gap.scatter_add_(1, torch.bucketize(confidence, inner_edges), (correct - confidence) * known)
-    return lambda weights: _divide(np.abs(weights @ gap.numpy()).sum(1), weights @ known.sum(1).numpy())
+    return lambda weights: _divide(
+        np.abs(weights @ gap.numpy()).sum(1), weights @ known.sum(1).numpy()
+    )
 
 
 def _weighted_mean(
@@ -123,7 +133,9 @@ def _weighted_mean(
     return _divide(weights @ total, weights @ count)
 
 
-def _divide(numerator: Float[np.ndarray, "*axes"], denominator: Float[np.ndarray, "..."]) -> Float[np.ndarray, "*axes"]:
+def _divide(
+    numerator: Float[np.ndarray, "*axes"], denominator: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "*axes"]:
     # 0 / 0, a class that does not occur, is NaN by definition and no accident to warn of.
     with np.errstate(invalid="ignore"):
         return np.asarray(numerator / denominator)
@@ -134,7 +146,9 @@ def _mean_of_defined(values: Float[np.ndarray, "*lead K"]) -> Float[np.ndarray, 
     return _divide(np.where(defined, values, 0.0).sum(-1), defined.sum(-1).astype(float))
 
 
-def judge(values: Float[Tensor, "B C"], truth: Tensor) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
+def judge(
+    values: Float[Tensor, "B C"], truth: Tensor
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
     """Return which decisions are right, and which are known, as ones and zeros."""
     if truth.ndim == 1:
         correct = (values.argmax(1) == truth)[:, None]
@@ -143,7 +157,9 @@ def judge(values: Float[Tensor, "B C"], truth: Tensor) -> tuple[Float[Tensor, "B
     return (((values > 0) == (truth == 1)) & known).double(), known.double()
 
 
-def sample_losses(values: Float[Tensor, "B C"], truth: Tensor) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+def sample_losses(
+    values: Float[Tensor, "B C"], truth: Tensor
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
     """Return for each sample its summed loss and the number of labels that it sums over."""
     if truth.ndim == 1:
         loss = functional.cross_entropy(values, truth, reduction="none")
@@ -158,14 +174,18 @@ def _are_probabilities(values: Float[Tensor, "B C"]) -> bool:
 
 
 def _are_distributions(values: Float[Tensor, "B C"]) -> bool:
-    return _are_probabilities(values) and bool(((values.sum(1) - 1).abs() <= _ROW_SUM_TOLERANCE).all())
+    return _are_probabilities(values) and bool(
+        ((values.sum(1) - 1).abs() <= _ROW_SUM_TOLERANCE).all()
+    )
 
 
 def read_samples(name: str, scores: Array, labels: Array) -> tuple[Float[Tensor, "B C"], Tensor]:
     """Return finite scores, and labels int64 `[B]` or double `[B, C]`, all on the CPU."""
     values, truth = _finite(name, scores), as_tensor("labels", labels).cpu().double()
     if values.ndim != 2 or not values.numel():
-        raise ValueError(f"{name} must be [B, C] with at least one sample, got shape {tuple(values.shape)}.")
+        raise ValueError(
+            f"{name} must be [B, C] with at least one sample, got shape {tuple(values.shape)}."
+        )
     samples, classes = values.shape
     if tuple(truth.shape) not in {(samples,), (samples, classes)}:
         raise ValueError(
@@ -175,7 +195,9 @@ def read_samples(name: str, scores: Array, labels: Array) -> tuple[Float[Tensor,
     if truth.ndim == 2:
         valid, rule = truth.isnan() | (truth == 0) | (truth == 1), "1, 0 or NaN (unknown)"
     elif classes == 1:
-        raise ValueError(f"{name} must have at least 2 columns where labels are class numbers, got 1.")
+        raise ValueError(
+            f"{name} must have at least 2 columns where labels are class numbers, got 1."
+        )
     else:
         valid = (truth >= 0) & (truth < classes) & (truth == truth.floor())
         rule = f"class numbers from 0 to {classes - 1}"
@@ -206,5 +228,11 @@ def as_tensor(name: str, value: Array) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         # The copy makes any byte order, stride and read-only memory fit for torch.
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
-    kind = f"an array of {value.dtype}" if isinstance(value, Tensor | np.ndarray) else type(value).__name__
-    raise TypeError(f"{name} must be a tensor or numpy array of numbers, got {kind}. Use np.asarray on a list.")
+    kind = (
+        f"an array of {value.dtype}"
+        if isinstance(value, Tensor | np.ndarray)
+        else type(value).__name__
+    )
+    raise TypeError(
+        f"{name} must be a tensor or numpy array of numbers, got {kind}. Use np.asarray on a list."
+    )

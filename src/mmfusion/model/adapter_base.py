@@ -1,7 +1,7 @@
 """Families of backbones: one small adapter each, so that a tower can be run whole or walked block by block.
 
-A tower is walked as embed -> block 0 .. block n-1 -> pool, and that walk equals the backbone's own forward. A backbone whose
-inside is unknown is one block.
+A tower is walked as embed -> block 0 .. block n-1 -> pool, and that walk equals the backbone's own
+forward. A backbone whose inside is unknown is one block.
 """
 
 from abc import ABC, abstractmethod
@@ -28,7 +28,8 @@ class Family(ABC):
 
     takes_tokens = False
     num_prefix = 0
-    # Any: each family reaches for the parts of its own backbone, which nn.Module declares as Tensor | Module.
+    # Any: each family reaches for the parts of its own backbone, which nn.Module declares as Tensor
+    # | Module.
     module: Any
     layers: Any
 
@@ -74,8 +75,8 @@ class OneBlock(Family):
     Args:
         module: the backbone.
         dim: width of its output.
-        run: called with the module and the inputs; gives the `Encoded`. It holds no module of its own, so that a copy runs
-            the copy.
+        run: called with the module and the inputs; gives the `Encoded`. It holds no module of its
+            own, so that a copy runs the copy.
     """
 
     def __init__(self, module: nn.Module, dim: int, run: Callable[..., Encoded]):
@@ -110,6 +111,8 @@ def features_to_encoded(features: Tensor, dim: int, pooled: Tensor | None = None
     """
     tokens = rearrange(features, "b d h w -> b (h w) d") if features.ndim == 4 else features
     if tokens.shape[-1] != dim:
-        raise ValueError(f"features must be {dim} wide, got {tuple(features.shape)}. Is the backbone's declared width right?")
+        raise ValueError(
+            f"features must be {dim} wide, got {tuple(features.shape)}. Is the backbone's declared width right?"
+        )
     mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     return Encoded(tokens, mask, tokens.mean(1) if pooled is None else pooled)

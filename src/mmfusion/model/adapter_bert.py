@@ -6,7 +6,10 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
+from transformers.masking_utils import (
+    create_bidirectional_mask,
+    create_bidirectional_sliding_window_mask,
+)
 
 from .adapter_base import Family, OneBlock, features_to_encoded
 from .configuration import closest
@@ -66,15 +69,20 @@ class HfViT(Family):
 class HfText(Family):
     """transformers' BERT-like text encoders: embeddings, layers, and (ModernBERT) a final norm.
 
-    Texts arrive with their real tokens first (see `TextEncoder`), so the positions are 0, 1, 2 ... plus the offset of the family.
+    Texts arrive with their real tokens first (see `TextEncoder`), so the positions are 0, 1, 2 ...
+    plus the offset of the family.
 
     Args:
-        module: BertModel, RobertaModel, DistilBertModel, MPNetModel, ModernBertModel or a model of the same build.
+        module: BertModel, RobertaModel, DistilBertModel, MPNetModel, ModernBertModel or a model of
+            the same build.
         pool_tokens: (tokens, mask) -> pooled.
     """
 
     def __init__(self, module: Any, pool_tokens: Callable[[Tensor, Tensor], Tensor]):
-        layers = {"distilbert": lambda: module.transformer.layer, "modernbert": lambda: module.layers}
+        layers = {
+            "distilbert": lambda: module.transformer.layer,
+            "modernbert": lambda: module.layers,
+        }
         self.kind = module.config.model_type
         self.layers = layers.get(self.kind, lambda: module.encoder.layer)()
         self.pool_tokens = pool_tokens
@@ -82,7 +90,9 @@ class HfText(Family):
 
     def forward(self, *inputs: Tensor) -> Encoded:
         input_ids, mask = inputs
-        tokens = self.module(input_ids=input_ids, attention_mask=mask, position_ids=self._positions(input_ids))[0]
+        tokens = self.module(
+            input_ids=input_ids, attention_mask=mask, position_ids=self._positions(input_ids)
+        )[0]
         return Encoded(tokens, mask, self.pool_tokens(tokens, mask))
 
     def forward_packed(self, input_ids: Tensor, mask: Tensor, packing: Packing) -> Encoded:
@@ -112,15 +122,21 @@ class HfText(Family):
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
         layer, values = self.layers[index], hidden.values
-        options = self._rotary(layer, values, torch.arange(values.shape[1], device=values.device).unsqueeze(0))
+        options = self._rotary(
+            layer, values, torch.arange(values.shape[1], device=values.device).unsqueeze(0)
+        )
         if self.kind == "mpnet":
             options["position_bias"] = self.module.encoder.compute_position_bias(values)
             assert hidden.mask is not None
-            mask: Any = torch.zeros_like(hidden.mask, dtype=values.dtype).masked_fill(~hidden.mask, torch.finfo(values.dtype).min)
+            mask: Any = torch.zeros_like(hidden.mask, dtype=values.dtype).masked_fill(
+                ~hidden.mask, torch.finfo(values.dtype).min
+            )
             mask = rearrange(mask, "b l -> b 1 1 l")
         else:
             is_local = self.kind == "modernbert" and layer.attention_type == "sliding_attention"
-            make_mask = create_bidirectional_sliding_window_mask if is_local else create_bidirectional_mask
+            make_mask = (
+                create_bidirectional_sliding_window_mask if is_local else create_bidirectional_mask
+            )
             mask = make_mask(self.module.config, values, hidden.mask)
         return hidden._replace(values=_first(layer(values, attention_mask=mask, **options)))
 
@@ -128,21 +144,29 @@ class HfText(Family):
         """The rotary embedding that ModernBERT's layers are given; nothing for the others."""
         if self.kind != "modernbert":
             return {}
-        return {"position_embeddings": self.module.rotary_emb(values, positions, layer.attention_type)}
+        return {
+            "position_embeddings": self.module.rotary_emb(values, positions, layer.attention_type)
+        }
 
     def pool(self, hidden: Hidden) -> Encoded:
         assert hidden.mask is not None
-        tokens = self.module.final_norm(hidden.values) if self.kind == "modernbert" else hidden.values
+        tokens = (
+            self.module.final_norm(hidden.values) if self.kind == "modernbert" else hidden.values
+        )
         return Encoded(tokens, hidden.mask, self.pool_tokens(tokens, hidden.mask))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-        return [[layer] for layer in self.layers], [self.module.final_norm] if self.kind == "modernbert" else []
+        return [[layer] for layer in self.layers], [
+            self.module.final_norm
+        ] if self.kind == "modernbert" else []
 
     def block_dims(self) -> list[int]:
         return [self.dim] * self.num_blocks
 
     def _positions(self, input_ids: Tensor) -> Tensor:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + position_offset(self.module)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + position_offset(
+            self.module
+        )
         return positions.unsqueeze(0).expand(input_ids.shape)
 
 
@@ -201,9 +225,14 @@ def pool_by(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
     Raises:
         ValueError: when `kind` is neither "mean" nor "cls".
     """
-    pools: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"mean": masked_mean, "cls": lambda tokens, mask: tokens[:, 0]}
+    pools: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "mean": masked_mean,
+        "cls": lambda tokens, mask: tokens[:, 0],
+    }
     if kind not in pools:
-        raise ValueError(f"pooling must be 'mean' or 'cls', got {kind!r}. {closest(kind, list(pools))}")
+        raise ValueError(
+            f"pooling must be 'mean' or 'cls', got {kind!r}. {closest(kind, list(pools))}"
+        )
     return pools[kind]
 
 

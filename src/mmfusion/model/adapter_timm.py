@@ -5,7 +5,16 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from timm.models import convnext, densenet, efficientnet, mobilenetv3, regnet, resnet, vgg, vision_transformer
+from timm.models import (
+    convnext,
+    densenet,
+    efficientnet,
+    mobilenetv3,
+    regnet,
+    resnet,
+    vgg,
+    vision_transformer,
+)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,7 +28,9 @@ class TimmViT(Family):
 
     def __init__(self, module: Any):
         super().__init__(module, module.num_features, len(module.blocks))
-        self.takes_tokens = all(isinstance(block, vision_transformer.Block) for block in module.blocks)
+        self.takes_tokens = all(
+            isinstance(block, vision_transformer.Block) for block in module.blocks
+        )
         self.num_prefix = module.num_prefix_tokens
 
     def forward(self, *inputs: Tensor) -> Encoded:
@@ -31,10 +42,14 @@ class TimmViT(Family):
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
         # A mask in which every token is real would only cost the fused attention kernel.
-        options: dict[str, Any] = {} if hidden.mask is None else {"attn_mask": rearrange(hidden.mask, "b n -> b 1 1 n")}
+        options: dict[str, Any] = (
+            {} if hidden.mask is None else {"attn_mask": rearrange(hidden.mask, "b n -> b 1 1 n")}
+        )
         block = self.module.blocks[index]
         if self.module.grad_checkpointing and torch.is_grad_enabled():
-            return hidden._replace(values=checkpoint(block, hidden.values, use_reentrant=False, **options))
+            return hidden._replace(
+                values=checkpoint(block, hidden.values, use_reentrant=False, **options)
+            )
         return hidden._replace(values=block(hidden.values, **options))
 
     def pool(self, hidden: Hidden) -> Encoded:
@@ -43,7 +58,8 @@ class TimmViT(Family):
     def _encoded(self, tokens: Tensor) -> Encoded:
         pooled = self.module.forward_head(tokens, pre_logits=True)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        # A head that widens (attention pooling of another width) leaves the mean as the vector of width D.
+        # A head that widens (attention pooling of another width) leaves the mean as the vector of
+        # width D.
         return Encoded(tokens, mask, pooled if pooled.shape[-1] == self.dim else tokens.mean(1))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
@@ -58,7 +74,9 @@ class TimmViT(Family):
 class TimmStages(Family):
     """A timm CNN, walked by stage: stem, stages, tail, each a list of modules run in order."""
 
-    def __init__(self, module: Any, stem: list[nn.Module], stages: list[nn.Module], tail: list[nn.Module]):
+    def __init__(
+        self, module: Any, stem: list[nn.Module], stages: list[nn.Module], tail: list[nn.Module]
+    ):
         super().__init__(module, module.num_features, len(stages))
         self.stem, self.stages, self.tail = stem, stages, tail
 
@@ -87,7 +105,9 @@ class TimmStages(Family):
         weight = next(self.module.parameters())
         dims = []
         with evaluating(self.module), torch.no_grad():
-            values = torch.zeros(1, weight.shape[1], 64, 64, dtype=weight.dtype, device=weight.device)
+            values = torch.zeros(
+                1, weight.shape[1], 64, 64, dtype=weight.dtype, device=weight.device
+            )
             hidden = self.embed(values)
             for index in range(self.num_blocks):
                 dims.append(hidden.values.shape[1])
@@ -106,7 +126,9 @@ def timm_family(module: Any) -> Family:
     return OneBlock(module, module.num_features, _timm_encoded)
 
 
-def _timm_stages(module: Any, own: Any) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]] | None:
+def _timm_stages(
+    module: Any, own: Any
+) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]] | None:
     """Stem, stages and tail of the timm CNNs that can be walked; `own` is the model's forward_features."""
     if own is resnet.ResNet.forward_features:
         stages = [module.layer1, module.layer2, module.layer3, module.layer4]
@@ -124,21 +146,31 @@ def _timm_stages(module: Any, own: Any) -> tuple[list[nn.Module], list[nn.Module
         names = list(children)
         first = names.index("denseblock1")
         stages = [
-            nn.Sequential(*(children[n] for n in (f"denseblock{i}", f"transition{i}") if n in children))
+            nn.Sequential(
+                *(children[n] for n in (f"denseblock{i}", f"transition{i}") if n in children)
+            )
             for i in range(1, 1 + sum(n.startswith("denseblock") for n in names))
         ]
         return [children[n] for n in names[:first]], stages, [children["norm5"]]
     if own is vgg.VGG.forward_features:
         layers = list(module.features)
         ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
-        return [], [nn.Sequential(*layers[a:b]) for a, b in zip([0, *ends[:-1]], ends, strict=True)], []
+        return (
+            [],
+            [nn.Sequential(*layers[a:b]) for a, b in zip([0, *ends[:-1]], ends, strict=True)],
+            [],
+        )
     return None
 
 
 def _timm_encoded(module: Any, pixels: Tensor) -> Encoded:
     features = module.forward_features(pixels)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-        kind = type(features).__name__ if not isinstance(features, Tensor) else f"a tensor {tuple(features.shape)}"
+        kind = (
+            type(features).__name__
+            if not isinstance(features, Tensor)
+            else f"a tensor {tuple(features.shape)}"
+        )
         raise ValueError(
             f"{type(module).__name__} must be a backbone whose features are [B, N, D], [B, D, H, W] or [B, H, W, D], "
             f"got {kind}. Wrap it in a module of your own and register that with register_backbone."

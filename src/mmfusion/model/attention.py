@@ -13,14 +13,16 @@ from .types import masked_mean, without_padding
 class Attention(nn.Module):
     """Multi-head attention over the real tokens of a context.
 
-    softmax(Q K^T / sqrt(d)) V per head (Vaswani et al. 2017, eq. 1), padding left out of the softmax. The key projection has no
-    bias: a key bias adds the same number to every score of a query, so the softmax cancels it.
+    softmax(Q K^T / sqrt(d)) V per head (Vaswani et al. 2017, eq. 1), padding left out of the
+    softmax. The key projection has no bias: a key bias adds the same number to every score of a
+    query, so the softmax cancels it.
 
     Args:
         dim: width of queries and output, a multiple of `num_heads`.
         context_dim: width of the context; None means `dim`.
         num_heads: a divisor of the width in which queries and keys meet.
-        inner_dim: that width; None means `dim`. A smaller one makes attention between wide embeddings cheap.
+        inner_dim: that width; None means `dim`. A smaller one makes attention between wide
+            embeddings cheap.
         dropout: probability in [0, 1) of dropping an attention weight while training.
 
     Raises:
@@ -58,7 +60,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(inner_dim, dim)
 
     def forward(
-        self, queries: Float[Tensor, "B Q D"], context: Float[Tensor, "B K E"], mask: Bool[Tensor, "B K"]
+        self,
+        queries: Float[Tensor, "B Q D"],
+        context: Float[Tensor, "B K E"],
+        mask: Bool[Tensor, "B K"],
     ) -> Float[Tensor, "B Q D"]:
         """The context as each query sees it.
 
@@ -71,17 +76,27 @@ class Attention(nn.Module):
         packing = packing_of(mask, always=False) if attends_one_by_one(context.device) else None
         if packing is not None:
             return self.out(self._one_by_one(queries, packing.pack(context), packing, dropout))
-        # Padding may hold NaN or infinity, which neither a masked score (NaN - inf) nor a weight of zero (0 * NaN) keeps out.
+        # Padding may hold NaN or infinity, which neither a masked score (NaN - inf) nor a weight of
+        # zero (0 * NaN) keeps out.
         context = without_padding(context, mask)
-        q, k, v = (self._heads(x) for x in (self.query(queries), self.key(context), self.value(context)))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=dropout)
+        q, k, v = (
+            self._heads(x) for x in (self.query(queries), self.key(context), self.value(context))
+        )
+        attended = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=rearrange(mask, "b k -> b 1 1 k"), dropout_p=dropout
+        )
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
     def _one_by_one(self, queries: Tensor, row: Tensor, packing: Packing, dropout: float) -> Tensor:
         """Each sample's queries over its own context, whose real tokens lie in a row [1, T, E]: nothing is padded or masked."""
         q = self._heads(self.query(queries)).split(1)
-        k, v = (self._heads(x).split(packing.lengths, dim=2) for x in (self.key(row), self.value(row)))
-        attended = [F.scaled_dot_product_attention(*each, dropout_p=dropout) for each in zip(q, k, v, strict=True)]
+        k, v = (
+            self._heads(x).split(packing.lengths, dim=2) for x in (self.key(row), self.value(row))
+        )
+        attended = [
+            F.scaled_dot_product_attention(*each, dropout_p=dropout)
+            for each in zip(q, k, v, strict=True)
+        ]
         # Turned before they are joined, so that nothing is copied twice.
         return torch.cat([rearrange(sample, "1 h n d -> 1 n (h d)") for sample in attended])
 
@@ -101,7 +116,11 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, hidden_dim: int | None = None, dropout: float = 0.0):
         hidden_dim = 4 * dim if hidden_dim is None else hidden_dim
         super().__init__(
-            nn.Linear(dim, hidden_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden_dim, dim), nn.Dropout(dropout)
+            nn.Linear(dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, dim),
+            nn.Dropout(dropout),
         )
 
 
@@ -132,7 +151,9 @@ class AttentionBlock(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.norm_context = None if context_dim is None else nn.LayerNorm(context_dim)
-        self.attention = Attention(dim, context_dim, num_heads=num_heads, inner_dim=inner_dim, dropout=dropout)
+        self.attention = Attention(
+            dim, context_dim, num_heads=num_heads, inner_dim=inner_dim, dropout=dropout
+        )
         self.norm_out = nn.LayerNorm(dim)
         self.feed_forward = FeedForward(dim, hidden_dim, dropout)
 
@@ -145,16 +166,21 @@ class AttentionBlock(nn.Module):
     ) -> Tensor:
         """The tokens after attending [B, Q, D], or their mean [B, D].
 
-        The mean of W2 h + b2 is W2 mean(h) + b2, so that for a mean the last layer computes one vector a sample.
+        The mean of W2 h + b2 is W2 mean(h) + b2, so that for a mean the last layer computes one
+        vector a sample.
 
         Args:
             tokens: [B, Q, D].
-            mask: which tokens of the context (or of `tokens`, without one) are real; at least one per row.
+            mask: which tokens of the context (or of `tokens`, without one) are real; at least one
+                per row.
             context: [B, K, E], exactly where the block was built with a `context_dim`.
-            over: the tokens whose mean is asked for, at least one per row; None asks for them all, each by itself.
+            over: the tokens whose mean is asked for, at least one per row; None asks for them all,
+                each by itself.
         """
         normed = self.norm(tokens)
-        seen = normed if self.norm_context is None or context is None else self.norm_context(context)
+        seen = (
+            normed if self.norm_context is None or context is None else self.norm_context(context)
+        )
         tokens = tokens + self.attention(normed, seen, mask)
         inner = self.norm_out(tokens)
         if over is None or not self._is_linear_at_the_end():

@@ -54,9 +54,13 @@ def named_options(value: str | Mapping[str, Any], *, field: str, key: str) -> di
     if isinstance(value, str):
         return {key: value}
     if not isinstance(value, Mapping):
-        raise TypeError(f"{field} must be a name or a mapping with a {key!r}, got {value!r}. Pass {field}={{{key!r}: ...}}.")
+        raise TypeError(
+            f"{field} must be a name or a mapping with a {key!r}, got {value!r}. Pass {field}={{{key!r}: ...}}."
+        )
     if not isinstance(value.get(key), str):
-        raise ValueError(f"{field} must be a mapping with a {key!r}, got {dict(value)!r}. Add {key!r}.")
+        raise ValueError(
+            f"{field} must be a mapping with a {key!r}, got {dict(value)!r}. Add {key!r}."
+        )
     return dict(value)
 
 
@@ -65,18 +69,26 @@ class FusionConfig(PreTrainedConfig):
     """The configuration of a `FusionClassifier`.
 
     Args:
-        image_encoder: name of an image backbone, or the `config` dict of an `ImageEncoder`; None for a text-only classifier.
-        text_encoder: name of a text backbone, or the `config` dict of a `TextEncoder`; None for an image-only classifier.
-        mapper: kind of `EmbeddingMapper`, or a dict with `kind` and its options. Used where there are two encoders.
-        fusion: name of a fusion strategy, or a dict with `name` and its options. Used where there are two encoders.
+        image_encoder: name of an image backbone, or the `config` dict of an `ImageEncoder`; None
+            for a text-only classifier.
+        text_encoder: name of a text backbone, or the `config` dict of a `TextEncoder`; None for an
+            image-only classifier.
+        mapper: kind of `EmbeddingMapper`, or a dict with `kind` and its options. Used where there
+            are two encoders.
+        fusion: name of a fusion strategy, or a dict with `name` and its options. Used where there
+            are two encoders.
         class_weights: one positive weight per class for the loss, or None.
-        modality_dropout: probability in [0, 1) that a training sample which has both modalities loses one of them.
-        auxiliary_loss_weight: weight (at least 0) of an extra classification loss on each modality alone.
+        modality_dropout: probability in [0, 1) that a training sample which has both modalities
+            loses one of them.
+        auxiliary_loss_weight: weight (at least 0) of an extra classification loss on each modality
+            alone.
         head_dropout: probability in [0, 1) of dropping a feature in front of a head while training.
-        **kwargs: what every transformers config takes: `num_labels`, `id2label`, `label2id`, `problem_type`, `dtype` ...
+        **kwargs: what every transformers config takes: `num_labels`, `id2label`, `label2id`,
+            `problem_type`, `dtype` ...
 
     Raises:
-        ValueError: for an option that does not exist (the closest one is named), or a value out of range.
+        ValueError: for an option that does not exist (the closest one is named), or a value out of
+            range.
         TypeError: for a value of the wrong type.
 
     Example:
@@ -105,7 +117,9 @@ class FusionConfig(PreTrainedConfig):
         fields = set(type(self).__dataclass_fields__)
         for name in kwargs:
             if name not in fields and name not in _FROM_TRANSFORMERS:
-                raise ValueError(f"FusionConfig has no option {name!r}. {closest(name, sorted(fields | {'num_labels'}))}")
+                raise ValueError(
+                    f"FusionConfig has no option {name!r}. {closest(name, sorted(fields | {'num_labels'}))}"
+                )
         self.mapper = named_options(self.mapper, field="mapper", key="kind")
         self.fusion = named_options(self.fusion, field="fusion", key="name")
         for field in ("image_encoder", "text_encoder"):
@@ -118,14 +132,20 @@ class FusionConfig(PreTrainedConfig):
 
     def _check_labels(self, num_labels: int | None) -> None:
         if num_labels is not None and (not isinstance(num_labels, int) or num_labels < 1):
-            raise ValueError(f"num_labels must be at least 1, got {num_labels!r}. Give the number of classes.")
+            raise ValueError(
+                f"num_labels must be at least 1, got {num_labels!r}. Give the number of classes."
+            )
         if self.id2label is None:
             return
         ids = sorted(int(key) for key in self.id2label)
         if ids != list(range(len(ids))):
-            raise ValueError(f"id2label must be keyed 0 .. {len(ids) - 1} without a gap, got {ids!r}. Renumber the classes.")
+            raise ValueError(
+                f"id2label must be keyed 0 .. {len(ids) - 1} without a gap, got {ids!r}. Renumber the classes."
+            )
         if len(set(self.id2label.values())) < len(ids):
-            raise ValueError(f"id2label must be a different name per class, got {self.id2label!r}. Rename the double.")
+            raise ValueError(
+                f"id2label must be a different name per class, got {self.id2label!r}. Rename the double."
+            )
         if num_labels is not None and num_labels != len(ids):
             raise ValueError(
                 f"num_labels must be the length of id2label ({len(ids)}), got {num_labels!r}. Leave one of the two out."
@@ -138,7 +158,13 @@ class FusionConfig(PreTrainedConfig):
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value!r}. 0 switches it off.")
         if not self.auxiliary_loss_weight >= 0:
-            raise ValueError(f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. 0 switches it off.")
+            raise ValueError(
+                f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. 0 switches it off."
+            )
         weights = self.class_weights
-        if weights is not None and (len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights)):
-            raise ValueError(f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class.")
+        if weights is not None and (
+            len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights)
+        ):
+            raise ValueError(
+                f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class."
+            )

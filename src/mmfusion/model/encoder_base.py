@@ -36,8 +36,11 @@ class Encoder(nn.Module, ABC):
         self.takes_tokens: bool = self.family.takes_tokens
         self.num_prefix: int = self.family.num_prefix
         self._frozen: list[nn.Module] = []
-        # from_pretrained leaves buffers that are not saved uninitialised: this is what they were built as.
-        self._unsaved_buffers = {n: b.clone() for n, b in _unsaved_buffers(backbone) if not b.is_meta}
+        # from_pretrained leaves buffers that are not saved uninitialised: this is what they were
+        # built as.
+        self._unsaved_buffers = {
+            n: b.clone() for n, b in _unsaved_buffers(backbone) if not b.is_meta
+        }
 
     @abstractmethod
     def _make_family(self) -> Any:
@@ -51,7 +54,11 @@ class Encoder(nn.Module, ABC):
     @property
     def any_weight(self) -> Tensor:
         """One of its weights, which tells device and type, in a replica of nn.DataParallel too, where nothing is a parameter."""
-        held = (getattr(m, name, {}) for m in self.modules() for name in ("_parameters", "_former_parameters"))
+        held = (
+            getattr(m, name, {})
+            for m in self.modules()
+            for name in ("_parameters", "_former_parameters")
+        )
         return next(weight for weights in held for weight in weights.values() if weight is not None)
 
     @cached_property
@@ -85,7 +92,9 @@ class Encoder(nn.Module, ABC):
         """How a batch of sequences is packed; None where it stays padded, and where nothing is masked."""
         return None if is_static() else self._packed(mask)
 
-    def _packed(self, mask: Tensor | None, *, always: bool = False, in_graphs: bool = False) -> Packing | None:
+    def _packed(
+        self, mask: Tensor | None, *, always: bool = False, in_graphs: bool = False
+    ) -> Packing | None:
         """`packing_of`, with the backbone's attention made ready for it; None where the backbone cannot pack."""
         if mask is None or not self.can_pack:
             return None
@@ -109,7 +118,8 @@ class Encoder(nn.Module, ABC):
         """This encoder with all but its last `keep_last` blocks frozen: no gradient, and pinned to eval.
 
         Args:
-            keep_last: how many blocks at the end still train, with what comes after them; 0 freezes everything.
+            keep_last: how many blocks at the end still train, with what comes after them; 0 freezes
+                everything.
 
         Raises:
             ValueError: when there are not that many blocks.
@@ -121,17 +131,23 @@ class Encoder(nn.Module, ABC):
             (3, 4)
         """
         if not 0 <= keep_last <= self.num_blocks:
-            raise ValueError(f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 freezes all.")
+            raise ValueError(
+                f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 freezes all."
+            )
         self.config["trainable"] = keep_last or "frozen"
         self.backbone.requires_grad_(False)
         self._frozen = [self.backbone]
         if keep_last:
             blocks, tail = self.family.parts()
-            training = [module for block in blocks[self.num_blocks - keep_last :] for module in block] + tail
+            training = [
+                module for block in blocks[self.num_blocks - keep_last :] for module in block
+            ] + tail
             kept = {id(inner) for module in training for inner in module.modules()}
             for module in training:
                 module.requires_grad_(True)
-            self._frozen = [m for m in self.backbone.modules() if id(m) not in kept and not _holds(m, kept)]
+            self._frozen = [
+                m for m in self.backbone.modules() if id(m) not in kept and not _holds(m, kept)
+            ]
         return self.train(self.training)
 
     def unfreeze(self) -> Self:
@@ -141,15 +157,22 @@ class Encoder(nn.Module, ABC):
         self.backbone.requires_grad_(True)
         return self.train(self.training)
 
-    def add_lora(self, *, r: int = 8, alpha: int = 16, dropout: float = 0.0, target_modules: list[str] | None = None) -> Self:
+    def add_lora(
+        self,
+        *,
+        r: int = 8,
+        alpha: int = 16,
+        dropout: float = 0.0,
+        target_modules: list[str] | None = None,
+    ) -> Self:
         """This encoder with its weights frozen and low-rank adapters beside them: W x + (alpha / r) B A x.
 
         Args:
             r: rank of the adapters, at least 1.
             alpha: their scale is alpha / r.
             dropout: probability in [0, 1) on the adapters' input.
-            target_modules: names of the modules that get one; None means every linear layer, or every ungrouped convolution of a
-                backbone that has none.
+            target_modules: names of the modules that get one; None means every linear layer, or
+                every ungrouped convolution of a backbone that has none.
 
         Raises:
             ValueError: when the encoder has adapters already.
@@ -157,11 +180,18 @@ class Encoder(nn.Module, ABC):
         Source: Hu et al. 2021, LoRA (arXiv 2106.09685), eq. 3; done by peft.
         """
         if self.config.get("lora"):
-            raise ValueError("add_lora must be called once, got a second call. Build the encoder anew for other adapters.")
+            raise ValueError(
+                "add_lora must be called once, got a second call. Build the encoder anew for other adapters."
+            )
         targets = _lora_targets(self.backbone) if target_modules is None else target_modules
         lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         peft.inject_adapter_in_model(lora, self.backbone)
-        self.config["lora"] = {"r": r, "alpha": alpha, "dropout": dropout, "target_modules": target_modules}
+        self.config["lora"] = {
+            "r": r,
+            "alpha": alpha,
+            "dropout": dropout,
+            "target_modules": target_modules,
+        }
         self.config["trainable"] = "frozen"
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_("lora_" in name)
@@ -199,8 +229,13 @@ class Encoder(nn.Module, ABC):
         """This encoder in training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in self._frozen:
-            # A frozen whole is pinned with all it holds, a frozen part of a trainable whole by itself.
-            (module.eval if module is self.backbone else lambda m=module: setattr(m, "training", False))()
+            # A frozen whole is pinned with all it holds, a frozen part of a trainable whole by
+            # itself.
+            (
+                module.eval
+                if module is self.backbone
+                else lambda m=module: setattr(m, "training", False)
+            )()
         if self.config.get("lora"):
             for name, module in self.backbone.named_modules():
                 if "lora_dropout" in name:
@@ -219,5 +254,9 @@ def _holds(module: nn.Module, ids: set[int]) -> bool:
 
 def _lora_targets(module: nn.Module) -> list[str]:
     linear = [name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)]
-    convolutions = [n for n, inner in module.named_modules() if isinstance(inner, nn.Conv2d) and inner.groups == 1]
+    convolutions = [
+        n
+        for n, inner in module.named_modules()
+        if isinstance(inner, nn.Conv2d) and inner.groups == 1
+    ]
     return linear or convolutions

@@ -32,23 +32,26 @@ class ImageEncoder(Encoder):
     """Any image backbone: pixels in, `Encoded` out.
 
     Args:
-        name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a folder, or another name
-            with a slash),
-            a transformers config object (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of a
-            registered class.
+        name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a
+            folder, or another name with a slash),
+            a transformers config object (random weights, no network), a name given to
+            `register_backbone`, or an `nn.Module` of a registered class.
         source: "timm", "transformers" or "custom"; None tells from the name.
-        pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
-        weights: a safetensors file, a state dict that torch reads with weights_only=True, or a mapping of tensors. Missing
-            or mis-shaped keys are an error that lists them; a head that is left over is dropped and listed in the log.
-        **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm; config fields for
-            transformers).
+        pretrained: whether to load published weights; None means yes for a name, no for a config or
+            when `weights` is given.
+        weights: a safetensors file, a state dict that torch reads with weights_only=True, or a
+            mapping of tensors. Missing or mis-shaped keys are an error that lists them; a head that
+            is left over is dropped and listed in the log.
+        **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm;
+            config fields for transformers).
 
     Attributes:
-        input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in [0, 1], `interpolation`.
+        input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in
+            [0, 1], `interpolation`.
 
     Raises:
-        ValueError: for a name that nobody knows (the closest one is named), an option the backbone does not take, or
-            weights that do not fit.
+        ValueError: for a name that nobody knows (the closest one is named), an option the backbone
+            does not take, or weights that do not fit.
 
     Shape:
         pixel_values [B, C, H, W] -> tokens [B, N, D], mask [B, N], pooled [B, D].
@@ -85,13 +88,18 @@ class ImageEncoder(Encoder):
             config["input_spec"] = hf_input_spec(backbone.config, str(name) if load else None)
         else:
             backbone, options = _build_custom(name, backbone_options)
-            config |= {"options": options, "input_spec": dict(getattr(backbone, "input_spec", None) or default_input_spec())}
+            config |= {
+                "options": options,
+                "input_spec": dict(getattr(backbone, "input_spec", None) or default_input_spec()),
+            }
         if weights is not None:
             load_weights(backbone, weights)
         super().__init__(name, config, backbone)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, attn_implementation: str | None = None) -> Self:
+    def from_config(
+        cls, config: Mapping[str, Any], *, attn_implementation: str | None = None
+    ) -> Self:
         """An encoder with random weights, rebuilt from the `config` of another, without network."""
         return _from_config(cls, config, attn_implementation)
 
@@ -103,7 +111,13 @@ class ImageEncoder(Encoder):
     @property
     def gradient_checkpointing(self) -> bool:
         """Whether activations are recomputed in the backward pass; transformers sets it, timm models are told."""
-        return bool(getattr(self.backbone, "grad_checkpointing", getattr(self.backbone, "gradient_checkpointing", False)))
+        return bool(
+            getattr(
+                self.backbone,
+                "grad_checkpointing",
+                getattr(self.backbone, "gradient_checkpointing", False),
+            )
+        )
 
     @gradient_checkpointing.setter
     def gradient_checkpointing(self, enable: bool) -> None:
@@ -139,21 +153,24 @@ class ImageEncoder(Encoder):
 class TextEncoder(Encoder):
     """Any text backbone: token ids in, `Encoded` out, whatever the side and length of the padding.
 
-    Texts enter the backbone with their real tokens first and without the columns in which no text of the batch has a
-    token; positions count real tokens. `tokens` come back in that order.
+    Texts enter the backbone with their real tokens first and without the columns in which no text
+    of the batch has a token; positions count real tokens. `tokens` come back in that order.
 
     Args:
-        name: a transformers checkpoint (a hub name or a folder), a transformers config object (random weights, no
-            network), a name given to `register_backbone`, or an `nn.Module` of a registered class.
+        name: a transformers checkpoint (a hub name or a folder), a transformers config object
+            (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of
+            a registered class.
         source: "transformers" or "custom"; None tells from the name.
-        pretrained: whether to load published weights; None means yes for a name, no for a config or when `weights` is given.
+        pretrained: whether to load published weights; None means yes for a name, no for a config or
+            when `weights` is given.
         weights: as for `ImageEncoder`.
         pooling: "mean" over the real tokens, or "cls", the first real token.
-        padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded" every place up to the longest text,
-            "auto" packs a batch where that pays: where less than 90 % of its places hold a token. All give the same answer, and
-            the same padded `tokens`. Backbones that do not take their attention from transformers' interface (MPNet, one's own),
-            a chosen attention other than "sdpa", and compiled graphs stay padded (but see `pack_in_graphs`); `export_model`'s
-            graphs pack, but for "padded".
+        padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded"
+            every place up to the longest text, "auto" packs a batch where that pays: where less
+            than 90 % of its places hold a token. All give the same answer, and the same padded
+            `tokens`. Backbones that do not take their attention from transformers' interface
+            (MPNet, one's own), a chosen attention other than "sdpa", and compiled graphs stay
+            padded (but see `pack_in_graphs`); `export_model`'s graphs pack, but for "padded".
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -163,7 +180,8 @@ class TextEncoder(Encoder):
         ValueError: as for `ImageEncoder`, and for a text longer than `max_length`.
 
     Shape:
-        input_ids, attention_mask [B, L] -> tokens [B, L', D], mask [B, L'], pooled [B, D], L' the longest text of the batch.
+        input_ids, attention_mask [B, L] -> tokens [B, L', D], mask [B, L'], pooled [B, D], L' the
+        longest text of the batch.
 
     Example:
         >>> import torch
@@ -204,7 +222,9 @@ class TextEncoder(Encoder):
         self.padding = padding
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, attn_implementation: str | None = None) -> Self:
+    def from_config(
+        cls, config: Mapping[str, Any], *, attn_implementation: str | None = None
+    ) -> Self:
         """An encoder with random weights, rebuilt from the `config` of another, without network."""
         return _from_config(cls, config, attn_implementation)
 
@@ -217,7 +237,9 @@ class TextEncoder(Encoder):
     def padding(self, value: str) -> None:
         allowed = ["auto", "packed", "padded"]
         if value not in allowed:
-            raise ValueError(f"padding must be one of {allowed}, got {value!r}. {closest(value, allowed)}")
+            raise ValueError(
+                f"padding must be one of {allowed}, got {value!r}. {closest(value, allowed)}"
+            )
         if value == "packed" and not self.can_pack:
             logger.warning(
                 f"{type(self.backbone).__name__} cannot compute packed texts (its attention must be transformers' 'sdpa'): "
@@ -228,8 +250,9 @@ class TextEncoder(Encoder):
     def pack_in_graphs(self, wanted: bool = True) -> Self:
         """This encoder, whose compiled graphs compute the real tokens alone, where it can pack and `padding` is not "padded".
 
-        torch must then be told that shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
-        `CompiledClassifier` does that on a CPU.
+        torch must then be told that shapes may depend on values
+        (`torch._dynamo.config.capture_dynamic_output_shape_ops`). `CompiledClassifier` does that on
+        a CPU.
 
         Args:
             wanted: False lets them stay padded again.
@@ -264,12 +287,15 @@ class TextEncoder(Encoder):
             return hf_text_family(self.backbone, pool_tokens)
         return OneBlock(self.backbone, _declared_dim(self.backbone), text_runner(pool_tokens))
 
-    def forward(self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None) -> Encoded:
+    def forward(
+        self, input_ids: Int[Tensor, "B L"], attention_mask: Tensor | None = None
+    ) -> Encoded:
         """The encoded texts, by the backbone's own forward.
 
         Args:
             input_ids: token ids [B, L].
-            attention_mask: 1 or True where a token is real [B, L], at least one per row; None means all are.
+            attention_mask: 1 or True where a token is real [B, L], at least one per row; None means
+                all are.
         """
         input_ids, mask = self.real_tokens_first(input_ids, attention_mask)
         packing = self._packing(mask)
@@ -281,7 +307,9 @@ class TextEncoder(Encoder):
         """The state that enters block 0, real tokens first."""
         return self.family.embed(*self.real_tokens_first(input_ids, attention_mask))
 
-    def real_tokens_first(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def real_tokens_first(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Token ids and mask with the real tokens of each text first, in their order, and the padding neutral.
 
         Args:
@@ -289,7 +317,8 @@ class TextEncoder(Encoder):
             attention_mask: [B, L], or None for all real.
 
         Raises:
-            ValueError: when a text is longer than the backbone's positions, or a token id is outside its vocabulary.
+            ValueError: when a text is longer than the backbone's positions, or a token id is
+                outside its vocabulary.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
@@ -322,22 +351,39 @@ class TextEncoder(Encoder):
 def _from_config(cls: Any, config: Mapping[str, Any], attn_implementation: str | None) -> Any:
     """An encoder of class `cls` rebuilt from its config; a config that is only a name builds random weights under that name."""
     config = dict(config)
-    allowed = {"source", "name", "architecture", "options", "backbone", "input_spec", "pooling", "padding", "trainable", "lora"}
+    allowed = {
+        "source",
+        "name",
+        "architecture",
+        "options",
+        "backbone",
+        "input_spec",
+        "pooling",
+        "padding",
+        "trainable",
+        "lora",
+    }
     for key in config:
         if key not in allowed:
-            raise ValueError(f"an encoder's config has no option {key!r}. {closest(key, sorted(allowed))}")
+            raise ValueError(
+                f"an encoder's config has no option {key!r}. {closest(key, sorted(allowed))}"
+            )
     source = config.get("source")
     options = dict(config.get("options") or {})
     if config.get("backbone") is not None:
         backbone_config = dict(config["backbone"])
         name: Any = AutoConfig.for_model(backbone_config.pop("model_type"), **backbone_config)
-        # A backbone chooses "sdpa" by itself where it has it; MPNet, which has not, would refuse it when told to.
+        # A backbone chooses "sdpa" by itself where it has it; MPNet, which has not, would refuse it
+        # when told to.
         if attn_implementation not in (None, "sdpa"):
             name._attn_implementation = attn_implementation
     else:
         name = config.get("architecture") or config["name"]
-    extra = {key: config[key] for key in ("pooling", "padding") if key in config and cls is TextEncoder}
-    # Built on a real device even where from_pretrained asks for meta: buffers that are not saved must get their values.
+    extra = {
+        key: config[key] for key in ("pooling", "padding") if key in config and cls is TextEncoder
+    }
+    # Built on a real device even where from_pretrained asks for meta: buffers that are not saved
+    # must get their values.
     real = torch.device("cpu") if source in ("timm", "custom", None) else torch.get_default_device()
     with real:
         encoder = cls(name, source=source, pretrained=False, **extra, **options)
@@ -351,7 +397,9 @@ def _source(name: object, source: str | None, *, kind: str) -> str:
     allowed = ["timm", "transformers", "custom"] if kind == "image" else ["transformers", "custom"]
     if source is not None:
         if source not in allowed:
-            raise ValueError(f"source must be one of {allowed}, got {source!r}. {closest(source, allowed)}")
+            raise ValueError(
+                f"source must be one of {allowed}, got {source!r}. {closest(source, allowed)}"
+            )
         return source
     if isinstance(name, nn.Module):
         return "custom"
@@ -364,15 +412,21 @@ def _source(name: object, source: str | None, *, kind: str) -> str:
         )
     if is_registered(name):
         return "custom"
-    timm_name = name.startswith(("timm/", "hf-hub:", "local-dir:")) or ("/" not in name and not Path(name).is_dir())
+    timm_name = name.startswith(("timm/", "hf-hub:", "local-dir:")) or (
+        "/" not in name and not Path(name).is_dir()
+    )
     return "timm" if kind == "image" and timm_name else "transformers"
 
 
 def _pretrained(name: object, pretrained: bool | None, weights: Weights | None) -> bool:
     if pretrained and weights is not None:
-        raise ValueError("pretrained must be False or None when weights are given, got True. Give one of the two.")
+        raise ValueError(
+            "pretrained must be False or None when weights are given, got True. Give one of the two."
+        )
     if pretrained and not isinstance(name, str):
-        raise ValueError(f"pretrained must be False or None for {type(name).__name__}, got True. Give a name, or weights.")
+        raise ValueError(
+            f"pretrained must be False or None for {type(name).__name__}, got True. Give a name, or weights."
+        )
     return isinstance(name, str) and weights is None if pretrained is None else pretrained
 
 
@@ -387,7 +441,9 @@ def _label(name: object) -> str:
 def _build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     if isinstance(name, nn.Module):
         if options:
-            raise ValueError(f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out.")
+            raise ValueError(
+                f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out."
+            )
         get_config: Any = getattr(name, "get_config", dict)
         return name, dict(get_config())
     return custom_backbone(str(name), **options), options
@@ -396,5 +452,7 @@ def _build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[s
 def _declared_dim(module: nn.Module) -> int:
     dim = getattr(module, "dim", getattr(module, "num_features", None))
     if not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"{type(module).__name__}.dim must be its output's width, got {dim!r}. Set self.dim in its constructor.")
+        raise ValueError(
+            f"{type(module).__name__}.dim must be its output's width, got {dim!r}. Set self.dim in its constructor."
+        )
     return dim

@@ -36,33 +36,40 @@ class Concat(Fusion):
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
         self._act_after_the_towers(shapes)
-        self.head = Head([shapes.image_dim, shapes.mapped_dim], shapes.num_labels, shapes.head_dropout)
+        self.head = Head(
+            [shapes.image_dim, shapes.mapped_dim], shapes.num_labels, shapes.head_dropout
+        )
         return self
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """The fused batch."""
         seen = image.encode()
         read = mapper.pooled(text.encode(), seen)
-        return Fused(torch.cat([seen.pooled, read], dim=-1), self.head(seen.pooled, read), seen.pooled, read)
+        return Fused(
+            torch.cat([seen.pooled, read], dim=-1), self.head(seen.pooled, read), seen.pooled, read
+        )
 
 
 class Joint(Fusion):
     """Mapped text tokens join the image tower's sequence before block `at`: 0 is early fusion, later ones are intermediate.
 
-    Through the rest of the tower the tokens of both modalities attend to each other; the image tower's own pooling then gives the
-    embedding. With `shared_blocks` the joined sequence passes transformer blocks of the strategy's own after the tower,
-    and the mean over all real tokens is the embedding.
+    Through the rest of the tower the tokens of both modalities attend to each other; the image
+    tower's own pooling then gives the embedding. With `shared_blocks` the joined sequence passes
+    transformer blocks of the strategy's own after the tower, and the mean over all real tokens is
+    the embedding.
 
     Args:
-        at: 0 .. number of image blocks. None means the last quarter of a tower that takes foreign tokens, else after the tower.
-        shared_blocks: transformer blocks after the tower; None means 0, or 1 where `at` is after the tower, the least
-            possible there.
+        at: 0 .. number of image blocks. None means the last quarter of a tower that takes foreign
+            tokens, else after the tower.
+        shared_blocks: transformer blocks after the tower; None means 0, or 1 where `at` is after
+            the tower, the least possible there.
         num_heads: attention heads of the shared blocks.
         inner_dim: width of their attention; None means the image tower's.
         hidden_dim: width of their feed-forward layers; None means 4 x the image tower's.
 
     Raises:
-        ValueError: (from `build`) when the tower takes no foreign tokens at `at`, or the mapped text has another width.
+        ValueError: (from `build`) when the tower takes no foreign tokens at `at`, or the mapped
+            text has another width.
     """
 
     def __init__(
@@ -73,7 +80,13 @@ class Joint(Fusion):
         inner_dim: int | None = None,
         hidden_dim: int | None = None,
     ):
-        super().__init__(at=at, shared_blocks=shared_blocks, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim)
+        super().__init__(
+            at=at,
+            shared_blocks=shared_blocks,
+            num_heads=num_heads,
+            inner_dim=inner_dim,
+            hidden_dim=hidden_dim,
+        )
 
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
@@ -82,9 +95,13 @@ class Joint(Fusion):
         if at is None:
             at = depth - max(1, depth // 4) if shapes.takes_tokens else depth
         if not isinstance(at, int) or not 0 <= at <= depth:
-            raise ValueError(f"at must be in 0 .. {depth} (the image tower's blocks), got {at!r}. {depth} is after the last one.")
+            raise ValueError(
+                f"at must be in 0 .. {depth} (the image tower's blocks), got {at!r}. {depth} is after the last one."
+            )
         if at < depth and not shapes.takes_tokens:
-            raise ValueError(f"at must be {depth} for an image tower that takes no foreign tokens, got {at!r}. Leave it out.")
+            raise ValueError(
+                f"at must be {depth} for an image tower that takes no foreign tokens, got {at!r}. Leave it out."
+            )
         shared = (1 if at == depth else 0) if shared is None else shared
         if shared < (1 if at == depth else 0):
             raise ValueError(
@@ -93,7 +110,9 @@ class Joint(Fusion):
         _same_width(shapes, "joint")
         self.at, self.first_image_block, self.first_text_block = at, at, shapes.text_blocks
         widths = {name: self.options[name] for name in ("num_heads", "inner_dim", "hidden_dim")}
-        self.blocks = nn.ModuleList(AttentionBlock(shapes.image_dim, **widths) for _ in range(shared))
+        self.blocks = nn.ModuleList(
+            AttentionBlock(shapes.image_dim, **widths) for _ in range(shared)
+        )
         self.head = Head([shapes.image_dim], shapes.num_labels, shapes.head_dropout)
         return self
 
@@ -112,15 +131,22 @@ class Joint(Fusion):
         groups = one_group(mask) if walks_packed else groups_by_length(mask)
         places = seen.tokens.shape[1]
         embedding = ungrouped(
-            groups, [self._embedded(image.encoder, values[rows, :end], mask[rows, :end], places) for rows, end in groups]
+            groups,
+            [
+                self._embedded(image.encoder, values[rows, :end], mask[rows, :end], places)
+                for rows, end in groups
+            ],
         )
         return Fused(embedding, self.head(embedding), alone, read.pooled)
 
-    def _embedded(self, encoder: Encoder, values: Tensor, mask: Tensor, image_places: int) -> Tensor:
+    def _embedded(
+        self, encoder: Encoder, values: Tensor, mask: Tensor, image_places: int
+    ) -> Tensor:
         """The embedding of joined sequences, from the state that enters block `at`."""
         values = encoder.walk(self.at, encoder.num_blocks, Hidden(values, mask)).values
         if not len(self.blocks):
-            # An absent image holds its stand-in at every place, so a mean over places is that of one of them.
+            # An absent image holds its stand-in at every place, so a mean over places is that of
+            # one of them.
             return encoder.pool(Hidden(values[:, :image_places])).pooled
         if self.at < encoder.num_blocks:
             values = encoder.pool(Hidden(values, mask)).tokens
@@ -134,10 +160,11 @@ class Joint(Fusion):
 class CrossAttention(Fusion):
     """Image tokens attend to the mapped text tokens, and a gate says how much of that they take.
 
-    x' = x + tanh(g) (block(x, text) - x), with g starting at `gate` (small, not zero, so that both sides learn from the
-    first step);
-    the embedding is the tower's pooled vector, moved by the mean of what the tokens took: p + mean(x') - mean(x). The gate as in
-    Flamingo (Alayrac et al. 2022, arXiv 2204.14198, section 2.2), which starts it at zero.
+    x' = x + tanh(g) (block(x, text) - x), with g starting at `gate` (small, not zero, so that both
+    sides learn from the first step);
+    the embedding is the tower's pooled vector, moved by the mean of what the tokens took: p +
+    mean(x') - mean(x). The gate as in Flamingo (Alayrac et al. 2022, arXiv 2204.14198, section
+    2.2), which starts it at zero.
 
     Args:
         num_heads: attention heads.
@@ -155,14 +182,24 @@ class CrossAttention(Fusion):
         gate: float = 0.1,
         dropout: float = 0.0,
     ):
-        super().__init__(num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim, gate=gate, dropout=dropout)
+        super().__init__(
+            num_heads=num_heads,
+            inner_dim=inner_dim,
+            hidden_dim=hidden_dim,
+            gate=gate,
+            dropout=dropout,
+        )
 
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
         self._act_after_the_towers(shapes)
         if self.options["gate"] == 0:
-            raise ValueError("gate must be other than 0, got 0. A gate at zero lets no gradient through to the text.")
-        widths = {name: self.options[name] for name in ("num_heads", "inner_dim", "hidden_dim", "dropout")}
+            raise ValueError(
+                "gate must be other than 0, got 0. A gate at zero lets no gradient through to the text."
+            )
+        widths = {
+            name: self.options[name] for name in ("num_heads", "inner_dim", "hidden_dim", "dropout")
+        }
         self.block = AttentionBlock(shapes.image_dim, shapes.mapped_dim, **widths)
         self.gate = nn.Parameter(torch.tensor([float(self.options["gate"])]))
         self.head = Head([shapes.image_dim], shapes.num_labels, shapes.head_dropout)
@@ -172,9 +209,18 @@ class CrossAttention(Fusion):
         """The fused batch."""
         seen = image.encode()
         read = mapper(text.encode(), seen)
-        groups = one_group(read.mask) if attends_one_by_one(read.mask.device) else groups_by_length(read.mask)
+        groups = (
+            one_group(read.mask)
+            if attends_one_by_one(read.mask.device)
+            else groups_by_length(read.mask)
+        )
         means = [
-            self.block(seen.tokens[rows], read.mask[rows, :end], read.tokens[rows, :end], over=seen.mask[rows])
+            self.block(
+                seen.tokens[rows],
+                read.mask[rows, :end],
+                read.tokens[rows, :end],
+                over=seen.mask[rows],
+            )
             for rows, end in groups
         ]
         taken = ungrouped(groups, means) - masked_mean(seen.tokens, seen.mask)
@@ -185,9 +231,9 @@ class CrossAttention(Fusion):
 class MMTM(Fusion):
     """Both towers squeezed and re-weighted where paired blocks begin (Joze et al. 2019, arXiv 1911.08670, eq. 1 to 4).
 
-    S_A, S_B = means over places; Z = relu(W [S_A, S_B] + b); E_A = W_A Z + b_A, E_B = W_B Z + b_B; A <- 2 sigmoid(E_A) * A, the
-    same for B. What leaves the towers is mapped (the text) and meets the head side by side. Where a modality is absent a
-    learned vector stands in for its squeeze.
+    S_A, S_B = means over places; Z = relu(W [S_A, S_B] + b); E_A = W_A Z + b_A, E_B = W_B Z + b_B;
+    A <- 2 sigmoid(E_A) * A, the same for B. What leaves the towers is mapped (the text) and meets
+    the head side by side. Where a modality is absent a learned vector stands in for its squeeze.
 
     Args:
         pairs: how many of the last blocks of both towers are paired, last with last.
@@ -201,8 +247,14 @@ class MMTM(Fusion):
     uses_image_tokens = False
     uses_text_tokens = False
 
-    def __init__(self, pairs: int = 2, blocks: Sequence[Sequence[int]] | None = None, ratio: int = 4):
-        super().__init__(pairs=pairs, blocks=None if blocks is None else [list(pair) for pair in blocks], ratio=ratio)
+    def __init__(
+        self, pairs: int = 2, blocks: Sequence[Sequence[int]] | None = None, ratio: int = 4
+    ):
+        super().__init__(
+            pairs=pairs,
+            blocks=None if blocks is None else [list(pair) for pair in blocks],
+            ratio=ratio,
+        )
 
     def build(self, shapes: TowerShapes) -> Self:
         """This strategy with its parameters."""
@@ -215,9 +267,12 @@ class MMTM(Fusion):
         self.blocks = self._pairs(shapes)
         self.first_image_block, self.first_text_block = self.blocks[0]
         self.units = nn.ModuleList(
-            MMTMUnit(shapes.image_block_dims[i], shapes.text_block_dims[j], self.options["ratio"]) for i, j in self.blocks
+            MMTMUnit(shapes.image_block_dims[i], shapes.text_block_dims[j], self.options["ratio"])
+            for i, j in self.blocks
         )
-        self.head = Head([shapes.image_dim, shapes.mapped_dim], shapes.num_labels, shapes.head_dropout)
+        self.head = Head(
+            [shapes.image_dim, shapes.mapped_dim], shapes.num_labels, shapes.head_dropout
+        )
         return self
 
     def _pairs(self, shapes: TowerShapes) -> list[tuple[int, int]]:
@@ -226,10 +281,15 @@ class MMTM(Fusion):
         if blocks is None:
             pairs = self.options["pairs"]
             if not isinstance(pairs, int) or not 1 <= pairs <= min(limits):
-                raise ValueError(f"pairs must be in 1 .. {min(limits)} (the shorter tower's blocks), got {pairs!r}.")
+                raise ValueError(
+                    f"pairs must be in 1 .. {min(limits)} (the shorter tower's blocks), got {pairs!r}."
+                )
             return [(limits[0] - k, limits[1] - k) for k in range(pairs, 0, -1)]
         rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(blocks))
-        within = all(len(pair) == 2 and 0 <= pair[0] < limits[0] and 0 <= pair[1] < limits[1] for pair in blocks)
+        within = all(
+            len(pair) == 2 and 0 <= pair[0] < limits[0] and 0 <= pair[1] < limits[1]
+            for pair in blocks
+        )
         if not blocks or not rising or not within:
             raise ValueError(
                 f"blocks must be rising pairs of an image block below {limits[0]} and a text block below {limits[1]}, "
@@ -248,7 +308,9 @@ class MMTM(Fusion):
             text.scale(gates[1])
         seen = image.finish()
         read = mapper.pooled(text.finish(), seen)
-        return Fused(torch.cat([seen.pooled, read], dim=-1), self.head(seen.pooled, read), seen.pooled, read)
+        return Fused(
+            torch.cat([seen.pooled, read], dim=-1), self.head(seen.pooled, read), seen.pooled, read
+        )
 
 
 class MMTMUnit(nn.Module):
@@ -268,7 +330,9 @@ class MMTMUnit(nn.Module):
     ) -> tuple[Float[Tensor, "B I"], Float[Tensor, "B T"]]:
         """The gates of both towers."""
         joint = F.relu(self.squeeze(torch.cat([image, text.to(image.dtype)], dim=-1)))
-        return 2 * torch.sigmoid(self.excite_image(joint)), 2 * torch.sigmoid(self.excite_text(joint))
+        return 2 * torch.sigmoid(self.excite_image(joint)), 2 * torch.sigmoid(
+            self.excite_text(joint)
+        )
 
 
 class Late(Fusion):
@@ -280,8 +344,9 @@ class Late(Fusion):
     | `learned` | sum_m w_m p_m, w = softmax of learned weights over the modalities present |
     | `product` | product of experts: prod_m p_m, normalised (Hinton 2002, eq. 1) |
 
-    p_m is the softmax of the modality's logits, or the sigmoid of each of them where labels are multi-label. The logits
-    that come back are log p (single-label), or log p - log(1 - p) (multi-label).
+    p_m is the softmax of the modality's logits, or the sigmoid of each of them where labels are
+    multi-label. The logits that come back are log p (single-label), or log p - log(1 - p)
+    (multi-label).
 
     Args:
         combine: "mean", "learned" or "product".
@@ -295,7 +360,9 @@ class Late(Fusion):
         super().__init__(combine=combine)
         allowed = ["mean", "learned", "product"]
         if combine not in allowed:
-            raise ValueError(f"combine must be one of {allowed}, got {combine!r}. {closest(combine, allowed)}")
+            raise ValueError(
+                f"combine must be one of {allowed}, got {combine!r}. {closest(combine, allowed)}"
+            )
         self.combine = combine
 
     def build(self, shapes: TowerShapes) -> Self:
@@ -312,7 +379,8 @@ class Late(Fusion):
         """The fused batch."""
         seen = image.encode()
         read = mapper.pooled(text.encode(), seen)
-        # float32: under autocast a sum of probabilities in half precision would lose what decides between classes.
+        # float32: under autocast a sum of probabilities in half precision would lose what decides
+        # between classes.
         scores = torch.stack([self.image_head(seen.pooled), self.text_head(read)]).float()
         present = torch.stack([image.present, text.present])
         parts = [
@@ -328,7 +396,9 @@ class Late(Fusion):
             experts = scores if self.multi_label else F.log_softmax(scores, dim=-1)
             return torch.where(here, experts, experts.new_zeros(())).sum(0)
         weights = self.weights.float() if self.combine == "learned" else scores.new_zeros(2)
-        log_weights = F.log_softmax(torch.where(present, weights[:, None], float("-inf")), dim=0)[:, :, None]
+        log_weights = F.log_softmax(torch.where(present, weights[:, None], float("-inf")), dim=0)[
+            :, :, None
+        ]
         if not self.multi_label:
             return torch.logsumexp(log_weights + F.log_softmax(scores, dim=-1), dim=0)
         return torch.logsumexp(log_weights + F.logsigmoid(scores), dim=0) - torch.logsumexp(
@@ -364,7 +434,9 @@ def make_fusion(name: str, **options: Any) -> Fusion:
         ValueError: fusion must be a known strategy, got 'conact'. Did you mean 'concat'?
     """
     if name not in FUSIONS:
-        raise ValueError(f"fusion must be a known strategy, got {name!r}. {closest(name, list(FUSIONS))}")
+        raise ValueError(
+            f"fusion must be a known strategy, got {name!r}. {closest(name, list(FUSIONS))}"
+        )
     strategy = FUSIONS[name]
     try:
         return strategy(**options)
@@ -400,9 +472,13 @@ def register_fusion(name: str, strategy: type[Fusion]) -> None:
         >>> register_fusion("concat", Concat)  # the same class again does no harm
     """
     if not (isinstance(strategy, type) and issubclass(strategy, Fusion)):
-        raise TypeError(f"strategy must be a subclass of Fusion, got {strategy!r}. Subclass mmfusion.Fusion.")
+        raise TypeError(
+            f"strategy must be a subclass of Fusion, got {strategy!r}. Subclass mmfusion.Fusion."
+        )
     if FUSIONS.get(name, strategy) is not strategy:
-        raise ValueError(f"name must be new, got {name!r}, which {FUSIONS[name].__name__} has. Choose another name.")
+        raise ValueError(
+            f"name must be new, got {name!r}, which {FUSIONS[name].__name__} has. Choose another name."
+        )
     FUSIONS[name] = strategy
 
 

@@ -20,13 +20,15 @@ class TowerShapes:
     Attributes:
         image_dim: width of the image tower's output.
         mapped_dim: width of the mapped text.
-        image_block_dims: width of the state entering each image block; empty where the tower cannot be entered.
+        image_block_dims: width of the state entering each image block; empty where the tower cannot
+            be entered.
         text_block_dims: the same of the text tower.
         image_blocks: number of blocks of the image tower.
         text_blocks: number of blocks of the text tower.
         takes_tokens: whether foreign tokens may join the image tower's sequence.
         num_labels: C.
-        multi_label: whether each class is decided by itself (sigmoid) instead of against the others (softmax).
+        multi_label: whether each class is decided by itself (sigmoid) instead of against the others
+            (softmax).
         head_dropout: probability in [0, 1).
     """
 
@@ -71,12 +73,14 @@ class Head(nn.Module):
 class Fusion(nn.Module, ABC):
     """How two towers become logits. A strategy is made with its options, and given its parameters by `build`.
 
-    To add one of your own: subclass, pass your options to `super().__init__`, implement `build` and `forward`, and
-    `register_fusion("name", YourFusion)`; `mmfusion.testing.check_fusion` holds it against the laws.
+    To add one of your own: subclass, pass your options to `super().__init__`, implement `build` and
+    `forward`, and `register_fusion("name", YourFusion)`; `mmfusion.testing.check_fusion` holds it
+    against the laws.
 
     Attributes:
         options: the options it was made with, as they are saved.
-        first_image_block: the first block of the image tower it acts in (the number of blocks if none).
+        first_image_block: the first block of the image tower it acts in (the number of blocks if
+            none).
         first_text_block: the same of the text tower.
         uses_image_tokens: whether it needs the image's tokens, not its pooled vector alone.
         uses_text_tokens: whether it needs the mapped text's tokens, not `mapper.pooled` alone.

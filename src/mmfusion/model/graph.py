@@ -30,8 +30,8 @@ def is_static() -> bool:
 def is_exporting() -> bool:
     """Whether a graph is being exported, not compiled.
 
-    By the tracer: torch 2.11 says that it exports while it compiles. What dynamo traces counts as compiled, also where
-    torch.export asked it to (`strict=True`).
+    By the tracer: torch 2.11 says that it exports while it compiles. What dynamo traces counts as
+    compiled, also where torch.export asked it to (`strict=True`).
     """
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 
@@ -49,8 +49,12 @@ def whole_batches() -> Iterator[None]:
 def is_whole() -> bool:
     """Whether batches are to stay whole: inside `whole_batches`, and where several processes run.
 
-    Processes that share a model's weights among them (FSDP, ZeRO) wait for each other in every layer, so that each must be called
-    as often in all of them.
+    Processes that share a model's weights among them (FSDP, ZeRO) wait for each other in every
+    layer, so that each must be called as often in all of them.
     """
-    several = torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+    several = (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
     return several or _WHOLE.get()

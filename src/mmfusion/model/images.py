@@ -1,7 +1,7 @@
 """A picture from a path, a PIL image, an array, a tensor or a DICOM object, and every way it can be bad.
 
-Only the standard library, numpy and PIL are imported here, because this file travels with every model that
-is pushed to a hub. pydicom is loaded when the first DICOM picture is met.
+Only the standard library, numpy and PIL are imported here, because this file travels with every
+model that is pushed to a hub. pydicom is loaded when the first DICOM picture is met.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-# Any stands for pydicom's Dataset and torch's Tensor: to name them, their libraries would be imported.
+# Any stands for pydicom's Dataset and torch's Tensor: to name them, their libraries would be
+# imported.
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | Any
 
 # A closed list: PIL's other plug-ins start programs (EPS) or take any file for a picture (TGA).
@@ -40,28 +41,32 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
 
     Brightness follows one rule per kind of source, with x the stored value:
 
-    - 8-bit pictures and uint8 arrays keep their values; 1-bit pictures and bool arrays become 0 and 255.
+    - 8-bit pictures and uint8 arrays keep their values; 1-bit pictures and bool arrays become 0 and
+      255.
     - Float arrays and tensors within [0, 1] become round(255 x).
-    - 16-bit, 32-bit and float pictures in grey, and all other arrays and tensors, are stretched from their
-      own range: round(255 (x - min) / (max - min)). A constant one has no range and becomes 0 everywhere.
-    - DICOM: modality LUT or rescale, then the VOI LUT or the first window, whose ends become 0 and 255.
-      Without either, up to 8 stored bits keep their full range, and more are stretched from their own range
-      (without the pixel padding). MONOCHROME1 is inverted last.
+    - 16-bit, 32-bit and float pictures in grey, and all other arrays and tensors, are stretched
+      from their own range: round(255 (x - min) / (max - min)). A constant one has no range and
+      becomes 0 everywhere.
+    - DICOM: modality LUT or rescale, then the VOI LUT or the first window, whose ends become 0 and
+      255. Without either, up to 8 stored bits keep their full range, and more are stretched from
+      their own range (without the pixel padding). MONOCHROME1 is inverted last.
 
-    Transparency is composited on black. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain conversion;
-    of 16-bit colour PIL keeps the upper 8 bits. EXIF and TIFF orientation are applied. Of a multi-picture
-    JPEG (MPO, as phones write it) the first picture is read; other files of several frames are an error.
+    Transparency is composited on black. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain
+    conversion; of 16-bit colour PIL keeps the upper 8 bits. EXIF and TIFF orientation are applied.
+    Of a multi-picture JPEG (MPO, as phones write it) the first picture is read; other files of
+    several frames are an error.
 
     Args:
-        source: Path of a PNG, JPEG, TIFF, BMP, WebP, GIF, PPM, JPEG 2000 or DICOM file (known by its content
-            or by the suffix .dcm or .dicom); a PIL image; a numpy array HxW, HxWx1, HxWx3, HxWx4 (RGBA in
-            uint8, bool or float within [0, 1]) or, where it cannot be mistaken, CxHxW; a torch tensor HxW or
-            CxHxW with 1 or 3 channels; a pydicom Dataset.
-        max_pixels: Most pixels (width x height) to decode, at least 1. The default is PIL's own limit.
+        source: Path of a PNG, JPEG, TIFF, BMP, WebP, GIF, PPM, JPEG 2000 or DICOM file (known by
+            its content or by the suffix .dcm or .dicom); a PIL image; a numpy array HxW, HxWx1,
+            HxWx3, HxWx4 (RGBA in uint8, bool or float within [0, 1]) or, where it cannot be
+            mistaken, CxHxW; a torch tensor HxW or CxHxW with 1 or 3 channels; a pydicom Dataset.
+        max_pixels: Most pixels (width x height) to decode, at least 1. The default is PIL's own
+            limit.
 
     Raises:
-        ImageError: If the picture is missing, unreadable, damaged, too large, of no size, of several frames,
-            or holds NaN or infinite values.
+        ImageError: If the picture is missing, unreadable, damaged, too large, of no size, of
+            several frames, or holds NaN or infinite values.
         TypeError: If the source is of another type, bytes and open files included.
         ValueError: If max_pixels is not a positive int.
         ImportError: If the picture is DICOM and pydicom is not installed.
@@ -75,7 +80,9 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
         ('L', [[0, 64], [128, 255]])
     """
     if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < 1:
-        raise ValueError(f"max_pixels must be a positive int, got {max_pixels!r}. Omit it for PIL's limit.")
+        raise ValueError(
+            f"max_pixels must be a positive int, got {max_pixels!r}. Omit it for PIL's limit."
+        )
     with _STRICT:
         if isinstance(source, Image.Image):
             filename = getattr(source, "filename", "")
@@ -99,8 +106,8 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
 class _StrictDecoding:
     """Context in which PIL completes no truncated file, and no warning of PIL or pydicom gets out.
 
-    Both are settings of the whole process. Entries are counted, so that of several threads the last one out
-    restores them, and none decodes with the settings of before.
+    Both are settings of the whole process. Entries are counted, so that of several threads the last
+    one out restores them, and none decodes with the settings of before.
     """
 
     def __init__(self) -> None:
@@ -154,19 +161,27 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         raise _problem(name, "at least 1x1 pixel", f"{width}x{height}", _RENEW)
     if width * height > max_pixels:
         advice = "Pass a larger max_pixels if it is meant to be so large."
-        raise _problem(name, f"at most {max_pixels} pixels", f"{width}x{height} = {width * height}", advice)
+        raise _problem(
+            name, f"at most {max_pixels} pixels", f"{width}x{height} = {width * height}", advice
+        )
 
 
-def _scaled(values: NDArray[Any], low: SupportsFloat, high: SupportsFloat, name: str) -> NDArray[np.uint8]:
+def _scaled(
+    values: NDArray[Any], low: SupportsFloat, high: SupportsFloat, name: str
+) -> NDArray[np.uint8]:
     nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     if nan or infinite:
         got = f"{nan} NaN and {infinite} infinite of {values.size} values"
-        raise _problem(name, "finite everywhere", got, "Replace them, for example with numpy.nan_to_num.")
+        raise _problem(
+            name, "finite everywhere", got, "Replace them, for example with numpy.nan_to_num."
+        )
     start, end = float(low), float(high)
     if start == end:
         return np.zeros(values.shape, dtype=np.uint8)
     if not np.isfinite(end - start):
-        raise _problem(name, "of a range that a float can hold", f"{start} to {end}", "Rescale it first.")
+        raise _problem(
+            name, "of a range that a float can hold", f"{start} to {end}", "Rescale it first."
+        )
     share = (values.astype(np.float64) - start) / (end - start)
     return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
 
@@ -174,7 +189,9 @@ def _scaled(values: NDArray[Any], low: SupportsFloat, high: SupportsFloat, name:
 def _from_path(path: str, max_pixels: int) -> Image.Image:
     name = repr(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
-        raise _problem(name[:200], "a local file", "a URL", "Download it first and pass the file's path.")
+        raise _problem(
+            name[:200], "a local file", "a URL", "Download it first and pass the file's path."
+        )
     with _opened(path, name) as file:
         head = file.read(132)
         file.seek(0)
@@ -192,7 +209,9 @@ def _opened(path: str, name: str) -> Iterator[BinaryIO]:
         file = open(path, "rb") if stat.S_ISREG(mode) else None  # noqa: SIM115 - only opening is tried here
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise _problem(name, "a readable file", reason, "Check the path and its permissions.") from error
+        raise _problem(
+            name, "a readable file", reason, "Check the path and its permissions."
+        ) from error
     if file is None:
         raise _problem(name, "a file", "a directory or device", "Pass the path of one picture.")
     with file:
@@ -208,7 +227,9 @@ def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Imag
             advice = "Convert it, or open it yourself and pass the PIL image."
             raise _problem(name, f"one of {', '.join(_FORMATS)}, DICOM", got, advice) from error
         except Image.DecompressionBombError as error:
-            advice = "If it is meant to be so large, raise max_pixels and PIL.Image.MAX_IMAGE_PIXELS."
+            advice = (
+                "If it is meant to be so large, raise max_pixels and PIL.Image.MAX_IMAGE_PIXELS."
+            )
             got = "more than PIL opens (a decompression bomb?)"
             raise _problem(name, f"at most {max_pixels} pixels", got, advice) from error
 
@@ -221,7 +242,9 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         if frames > 1:
             advice = "Choose one: open it with PIL, call image.seek(index) and pass image.copy()."
             raise _problem(name, "a single picture", f"{frames} frames", advice)
-        white_is_zero = getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
+        white_is_zero = (
+            getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
+        )
         image.load()
         return _eight_bits(ImageOps.exif_transpose(image), name, white_is_zero)
 
@@ -247,11 +270,15 @@ def _array_pixels(array: NDArray[Any], name: str) -> NDArray[Any]:
     if array.ndim == 3:
         first, last = array.shape[0] in (1, 3, 4), array.shape[2] in (1, 3, 4)
         if first and last:
-            advice = "Pass PIL.Image.fromarray(array) of the array as HxW or HxWx3 to say which it is."
+            advice = (
+                "Pass PIL.Image.fromarray(array) of the array as HxW or HxWx3 to say which it is."
+            )
             raise _problem(name, "unambiguous", "a shape that is both HxWxC and CxHxW", advice)
         if first or last:
             return array if last else np.moveaxis(array, 0, -1)
-    raise _problem(name, "HxW, HxWxC or CxHxW with C 1, 3 or 4", f"{array.shape}", "Pass one picture.")
+    raise _problem(
+        name, "HxW, HxWxC or CxHxW with C 1, 3 or 4", f"{array.shape}", "Pass one picture."
+    )
 
 
 def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:
@@ -269,16 +296,22 @@ def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:
 def _from_pixels(pixels: NDArray[Any], name: str, max_pixels: int) -> Image.Image:
     """Return the picture of an array HxW or HxWxC."""
     if pixels.dtype.kind not in "buif":
-        raise TypeError(f"image {name} must hold bools, ints or floats, got {pixels.dtype}. Convert it.")
+        raise TypeError(
+            f"image {name} must hold bools, ints or floats, got {pixels.dtype}. Convert it."
+        )
     _check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype == np.uint8:
         eight = pixels
-    elif pixels.dtype.kind == "b" or (pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1):
+    elif pixels.dtype.kind == "b" or (
+        pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1
+    ):
         eight = _scaled(pixels, 0, 1, name)
     elif pixels.ndim == 3 and pixels.shape[2] == 4:
-        raise _problem(name, "uint8, bool or float within [0, 1] (RGBA)", f"{pixels.dtype}", "Convert it.")
+        raise _problem(
+            name, "uint8, bool or float within [0, 1] (RGBA)", f"{pixels.dtype}", "Convert it."
+        )
     else:
         eight = _scaled(pixels, pixels.min(), pixels.max(), name)
     return _eight_bits(Image.fromarray(np.ascontiguousarray(eight)), name, white_is_zero=False)
@@ -289,13 +322,16 @@ def _pydicom(module: str, name: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         advice = f'{error}. Run: pip install "mmfusion[dicom]"'
-        raise ImportError(f"image {name} must be read by pydicom 3 or newer, got {advice}") from error
+        raise ImportError(
+            f"image {name} must be read by pydicom 3 or newer, got {advice}"
+        ) from error
 
 
 def _read_dicom(file: BinaryIO, name: str) -> Any:
     pydicom = _pydicom("pydicom", name)
     with _explained(name, "a readable DICOM file", _RENEW):
-        # Forced, because old archives hold files without the preamble; what is no DICOM has no pixels either.
+        # Forced, because old archives hold files without the preamble; what is no DICOM has no
+        # pixels either.
         dataset = pydicom.dcmread(file, force=True)
         if "TransferSyntaxUID" not in dataset.file_meta:
             little = dataset.original_encoding[1]
@@ -324,7 +360,9 @@ def _from_dicom(dataset: Any, name: str, max_pixels: int) -> Image.Image:
             return Image.fromarray(_scaled(colours, 0, np.iinfo(colours.dtype).max, name))
         if photometric == "RGB" or photometric.startswith("YBR_"):
             return Image.fromarray(_scaled(stored, 0, 2**header.BitsStored - 1, name))
-        raise _problem(name, "MONOCHROME, RGB, YBR or PALETTE COLOR", repr(photometric), "Convert it to RGB.")
+        raise _problem(
+            name, "MONOCHROME, RGB, YBR or PALETTE COLOR", repr(photometric), "Convert it to RGB."
+        )
 
 
 def _check_dicom(dataset: Any, name: str, max_pixels: int) -> None:
@@ -335,7 +373,9 @@ def _check_dicom(dataset: Any, name: str, max_pixels: int) -> None:
     _check_size(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0), name, max_pixels)
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        advice = "Choose one and pass the array: pydicom.pixels.pixel_array(path_or_dataset, index=0)."
+        advice = (
+            "Choose one and pass the array: pydicom.pixels.pixel_array(path_or_dataset, index=0)."
+        )
         raise _problem(name, "a single picture", f"{frames} frames", advice)
 
 
@@ -352,12 +392,18 @@ def _stored_pixels(dataset: Any, name: str, processing: Any) -> NDArray[Any]:
     if not available:
         advice = f"Convert it to an uncompressed one, or run: {_DECODERS}"
         raise _problem(name, "decodable by an installed package", syntax, advice)
-    advice = f"{_RENEW} If it is whole, more decoders may help: {_DECODERS}" if uid.is_compressed else _RENEW
+    advice = (
+        f"{_RENEW} If it is whole, more decoders may help: {_DECODERS}"
+        if uid.is_compressed
+        else _RENEW
+    )
     with _explained(name, f"whole and decodable ({syntax})", advice):
         pixels: NDArray[Any] = processing.pixel_array(dataset)
     if pixels.shape[:2] != (dataset.Rows, dataset.Columns):
         # pydicom returns every frame that the data holds, also where the header counts only one.
-        raise _problem(name, "a single picture", f"{len(pixels)} frames of pixel data", "Set NumberOfFrames.")
+        raise _problem(
+            name, "a single picture", f"{len(pixels)} frames of pixel data", "Set NumberOfFrames."
+        )
     return pixels
 
 
@@ -386,11 +432,14 @@ def _displayed(stored: NDArray[Any], header: Any, name: str, processing: Any) ->
     return _scaled(values, ends.min(), ends.max(), name)
 
 
-def _through_voi_table(values: NDArray[Any], header: Any, name: str, processing: Any) -> NDArray[np.uint8]:
+def _through_voi_table(
+    values: NDArray[Any], header: Any, name: str, processing: Any
+) -> NDArray[np.uint8]:
     item = header.VOILUTSequence[0]
     size, first = item.LUTDescriptor[0], item.LUTDescriptor[1]
     last = first + (size or 2**16) - 1
-    # pydicom's index has the type of the table's values: an 8-bit table of 4096 entries would wrap around.
+    # pydicom's index has the type of the table's values: an 8-bit table of 4096 entries would wrap
+    # around.
     item.LUTDescriptor = [size, first, 16]
     table = processing.apply_voi(np.arange(first, last + 1), header)
     index = np.clip(np.rint(values), first, last).astype(np.int64) - first

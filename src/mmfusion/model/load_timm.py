@@ -14,7 +14,9 @@ from .configuration import closest
 from .graph import evaluating
 
 
-def build_timm(name: str, pretrained: bool, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+def build_timm(
+    name: str, pretrained: bool, options: dict[str, Any]
+) -> tuple[nn.Module, dict[str, Any]]:
     """A timm backbone, and the `architecture` and `options` from which it is rebuilt without network.
 
     Args:
@@ -40,7 +42,9 @@ def build_timm(name: str, pretrained: bool, options: dict[str, Any]) -> tuple[nn
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
     except TypeError as error:
-        raise ValueError(f"backbone_options must be what {name!r} takes, got {sorted(options)}: {error}.") from error
+        raise ValueError(
+            f"backbone_options must be what {name!r} takes, got {sorted(options)}: {error}."
+        ) from error
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"name must be a timm model whose weights can be read and fit, got {name!r}: {str(error).splitlines()[0]} "
@@ -60,8 +64,11 @@ def _described(name: str, scheme: str, location: str) -> tuple[str, dict[str, An
             f"name must be a timm model on the hub or in a folder, got {name!r}, whose config.json could not be read: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    # Here a backbone is built without its classifier, whatever number of classes it was published with.
-    return architecture, {key: value for key, value in (options or {}).items() if key != "num_classes"}
+    # Here a backbone is built without its classifier, whatever number of classes it was published
+    # with.
+    return architecture, {
+        key: value for key, value in (options or {}).items() if key != "num_classes"
+    }
 
 
 def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,9 @@ def _drop_unused_head(model: Any) -> None:
     ]
     with evaluating(model), torch.no_grad():
         first = next(model.parameters())
-        model.forward_features(torch.zeros(1, *resolve_model_data_config(model)["input_size"], dtype=first.dtype))
+        model.forward_features(
+            torch.zeros(1, *resolve_model_data_config(model)["input_size"], dtype=first.dtype)
+        )
     for handle in handles:
         handle.remove()
     for name, part in list(model.named_children()):

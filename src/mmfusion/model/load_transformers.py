@@ -27,14 +27,22 @@ def build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> P
     # A copy: options, and the attention that is chosen later, are this encoder's alone.
     config = copy.deepcopy(getattr(config, tower, config))
     if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model.")
+        raise ValueError(
+            f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model."
+        )
     known = config.to_dict()
     for key, value in options.items():
         if key not in known:
-            raise ValueError(f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(known))}")
+            raise ValueError(
+                f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(known))}"
+            )
         setattr(config, key, value)
     model_class: Any = AutoModel._model_mapping[type(config)]
-    pooler = {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters else {}
+    pooler = (
+        {"add_pooling_layer": False}
+        if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+        else {}
+    )
     if not load:
         return (
             model_class._from_config(config, **pooler)
@@ -47,7 +55,9 @@ def build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> P
     try:
         model, info = model_class.from_pretrained(name, config=config, **options, **pooler)
     except SafetensorError as error:
-        raise ValueError(f"{what} must hold undamaged weights, got {error}. Fetch it again.") from error
+        raise ValueError(
+            f"{what} must hold undamaged weights, got {error}. Fetch it again."
+        ) from error
     if is_dual:
         prefix = "vision_model." if tower == "vision_config" else "text_model."
         info["unexpected_keys"] = {key for key in info["unexpected_keys"] if key.startswith(prefix)}
@@ -59,7 +69,9 @@ def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
     """A backbone's config as JSON: what differs from the defaults, and the model type."""
     known: dict[str, Any] = config.to_diff_dict()
     return {"model_type": config.model_type} | {
-        key: value for key, value in known.items() if key not in ("transformers_version", "architectures", "dtype")
+        key: value
+        for key, value in known.items()
+        if key not in ("transformers_version", "architectures", "dtype")
     }
 
 
@@ -79,7 +91,9 @@ def hf_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str,
         try:
             processor = AutoImageProcessor.from_pretrained(checkpoint)
         except OSError:
-            logger.warning(f"{checkpoint!r} has no preprocessor_config.json: {spec} is assumed of its pixels.")
+            logger.warning(
+                f"{checkpoint!r} has no preprocessor_config.json: {spec} is assumed of its pixels."
+            )
             return spec
         spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
         size = dict(getattr(processor, "crop_size", None) or processor.size)
@@ -93,4 +107,10 @@ def hf_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str,
 def default_input_spec() -> dict[str, Any]:
     """What is assumed of a backbone that declares nothing: 224 pixels, ImageNet's mean and deviation."""
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    return {"size": [224, 224], "channels": 3, "mean": mean, "std": std, "interpolation": "bilinear"}
+    return {
+        "size": [224, 224],
+        "channels": 3,
+        "mean": mean,
+        "std": std,
+        "interpolation": "bilinear",
+    }

@@ -35,7 +35,18 @@ _HEADS = (
 )
 """First parts of the names under which checkpoints keep heads and poolers that a backbone here does without."""
 
-_WRAPPERS = ("module.", "model.", "backbone.", "bert.", "roberta.", "distilbert.", "mpnet.", "vit.", "deit.", "base_model.model.")
+_WRAPPERS = (
+    "module.",
+    "model.",
+    "backbone.",
+    "bert.",
+    "roberta.",
+    "distilbert.",
+    "mpnet.",
+    "vit.",
+    "deit.",
+    "base_model.model.",
+)
 
 
 def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -43,19 +54,24 @@ def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file holds something else than tensors (a pickled object, say) or is damaged.
+        ValueError: when the file holds something else than tensors (a pickled object, say) or is
+            damaged.
     """
     if isinstance(weights, Mapping):
         return dict(weights)
     path = Path(weights)
     if not path.is_file():
-        raise FileNotFoundError(f"weights must be a file of tensors, got {str(path)!r}, which does not exist. Check the path.")
+        raise FileNotFoundError(
+            f"weights must be a file of tensors, got {str(path)!r}, which does not exist. Check the path."
+        )
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-        raise ValueError(f"weights must be an undamaged file of tensors, got {str(path)!r}. Fetch it again.") from error
+        raise ValueError(
+            f"weights must be an undamaged file of tensors, got {str(path)!r}. Fetch it again."
+        ) from error
     except Exception as error:  # torch raises pickle.UnpicklingError, and older ones others, for anything that is not a tensor
         raise ValueError(
             f"weights must be tensors alone, got {str(path)!r}, a pickle of other objects, which could run code when read. "
@@ -64,8 +80,12 @@ def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"weights must be a state dict, got {type(state).__name__} in {str(path)!r}. Save module.state_dict().")
+    if not isinstance(state, Mapping) or not all(
+        isinstance(value, Tensor) for value in state.values()
+    ):
+        raise ValueError(
+            f"weights must be a state dict, got {type(state).__name__} in {str(path)!r}. Save module.state_dict()."
+        )
     return dict(state)
 
 
@@ -86,13 +106,17 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
     left = sorted(state.keys() - own.keys())
     heads = [key for key in left if key.split(".")[0] in _HEADS]
     source = f" {os.fspath(weights)!r}" if not isinstance(weights, Mapping) else ""
-    raise_unless_complete(missing, [key for key in left if key not in heads], shapes, what=f"weights{source}")
+    raise_unless_complete(
+        missing, [key for key in left if key not in heads], shapes, what=f"weights{source}"
+    )
     if heads:
         logger.info(f"Left out of {type(module).__name__}: {', '.join(heads)}.")
     module.load_state_dict({key: state[key] for key in own})
 
 
-def raise_unless_complete(missing: list[str], left_over: list[str], shapes: list[str], *, what: str) -> None:
+def raise_unless_complete(
+    missing: list[str], left_over: list[str], shapes: list[str], *, what: str
+) -> None:
     """Nothing, or an error that lists what did not fit.
 
     Raises:
@@ -104,19 +128,28 @@ def raise_unless_complete(missing: list[str], left_over: list[str], shapes: list
         if keys
     ]
     if faults:
-        raise ValueError(f"{what} must fit the model key by key, got {'; '.join(faults)}. Is it a checkpoint of this model?")
+        raise ValueError(
+            f"{what} must fit the model key by key, got {'; '.join(faults)}. Is it a checkpoint of this model?"
+        )
 
 
 def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: bool) -> None:
     """The strict reading of what transformers' from_pretrained reports.
 
     Raises:
-        ValueError: when keys are missing, left over (heads excepted where `known_heads`), or mis-shaped.
+        ValueError: when keys are missing, left over (heads excepted where `known_heads`), or
+            mis-shaped.
     """
     left = sorted(info["unexpected_keys"])
-    heads = [key for key in left if any(part in _HEADS for part in key.split("."))] if known_heads else []
+    heads = (
+        [key for key in left if any(part in _HEADS for part in key.split("."))]
+        if known_heads
+        else []
+    )
     shapes = sorted(str(key) for key in info["mismatched_keys"])
-    raise_unless_complete(sorted(info["missing_keys"]), [key for key in left if key not in heads], shapes, what=what)
+    raise_unless_complete(
+        sorted(info["missing_keys"]), [key for key in left if key not in heads], shapes, what=what
+    )
     if heads:
         logger.info(f"Left out of {what}: {', '.join(heads)}.")
 
@@ -124,7 +157,11 @@ def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: b
 def _unwrapped(state: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
     """`state` under the names of the backbone: a checkpoint of a larger model keeps it behind a prefix."""
     for prefix in _WRAPPERS:
-        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        inner = {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
         if not own & state.keys() and own & inner.keys():
             rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
             return inner | rest

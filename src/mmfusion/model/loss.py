@@ -24,27 +24,39 @@ def checked_labels(labels: Tensor, logits: Float[Tensor, "B C"], *, multi_label:
             raise ValueError(
                 f"labels must be floats [{batch}, {classes}] (1, 0 or NaN), got {labels.dtype} {tuple(labels.shape)}."
             )
-        wrong = labels[~((labels == 0) | (labels == 1) | labels.isnan())] if may_look else labels[:0]
+        wrong = (
+            labels[~((labels == 0) | (labels == 1) | labels.isnan())] if may_look else labels[:0]
+        )
         if wrong.numel():
-            raise ValueError(f"labels must be 1, 0 or NaN, got {wrong.flatten()[0].item()!r}. NaN stands for unknown.")
+            raise ValueError(
+                f"labels must be 1, 0 or NaN, got {wrong.flatten()[0].item()!r}. NaN stands for unknown."
+            )
         return labels
     if labels.shape != (batch,) or labels.is_floating_point():
-        raise ValueError(f"labels must be class indices [{batch}], got {labels.dtype} {tuple(labels.shape)}.")
+        raise ValueError(
+            f"labels must be class indices [{batch}], got {labels.dtype} {tuple(labels.shape)}."
+        )
     wrong = labels[(labels < 0) | (labels >= classes)] if may_look else labels[:0]
     if wrong.numel():
-        raise ValueError(f"labels must be in 0 .. {classes - 1}, got {int(wrong[0])}. Is num_labels right?")
+        raise ValueError(
+            f"labels must be in 0 .. {classes - 1}, got {int(wrong[0])}. Is num_labels right?"
+        )
     return labels.long()
 
 
 def classification_loss(
-    logits: Float[Tensor, "B C"], labels: Tensor, class_weights: Tensor | None = None, present: Tensor | None = None
+    logits: Float[Tensor, "B C"],
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> Float[Tensor, ""]:
     """The mean loss of a batch.
 
-    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}; multi-label: the mean over known labels of w_j BCE(z_ij,
-    y_ij). Weights
-    scale a sample's loss and do not enter the denominator: so batches of one size weigh the same, and the mean over processes
-    is that of the whole. A batch without a known label gives zero, with a gradient of zero.
+    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}; multi-label: the mean over known labels
+    of w_j BCE(z_ij, y_ij). Weights
+    scale a sample's loss and do not enter the denominator: so batches of one size weigh the same,
+    and the mean over processes is that of the whole. A batch without a known label gives zero, with
+    a gradient of zero.
 
     Args:
         logits: [B, C].

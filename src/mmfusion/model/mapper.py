@@ -29,15 +29,19 @@ class EmbeddingMapper(nn.Module):
         num_queries: how many learned queries, hence mapped tokens M, `cross_attention` has.
         queries: "learned", or "image" for one mapped token per image token.
         num_heads: attention heads of `cross_attention`, a divisor of inner_dim.
-        inner_dim: width in which queries and text tokens meet in `cross_attention`; None means out_dim.
-        hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None means 2 x and 4 x out_dim.
+        inner_dim: width in which queries and text tokens meet in `cross_attention`; None means
+            out_dim.
+        hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None
+            means 2 x and 4 x out_dim.
         dropout: probability in [0, 1) while training.
 
     Raises:
-        ValueError: for an unknown kind or kind of queries (the closest is named), or widths that do not fit.
+        ValueError: for an unknown kind or kind of queries (the closest is named), or widths that do
+            not fit.
 
     Shape:
-        text tokens [B, L, in_dim] -> mapped tokens [B, M, out_dim]; M is L, or the number of queries.
+        text tokens [B, L, in_dim] -> mapped tokens [B, M, out_dim]; M is L, or the number of
+        queries.
 
     Example:
         >>> import torch
@@ -62,19 +66,34 @@ class EmbeddingMapper(nn.Module):
     ):
         super().__init__()
         if kind not in KINDS:
-            raise ValueError(f"kind must be one of {list(KINDS)}, got {kind!r}. {closest(kind, list(KINDS))}")
+            raise ValueError(
+                f"kind must be one of {list(KINDS)}, got {kind!r}. {closest(kind, list(KINDS))}"
+            )
         if queries not in ("learned", "image"):
-            raise ValueError(f"queries must be 'learned' or 'image', got {queries!r}. {closest(queries, ['learned', 'image'])}")
+            raise ValueError(
+                f"queries must be 'learned' or 'image', got {queries!r}. {closest(queries, ['learned', 'image'])}"
+            )
         if queries == "image" and kind != "cross_attention":
-            raise ValueError(f"queries must be 'learned' for kind {kind!r}, got 'image'. Only cross_attention asks queries.")
+            raise ValueError(
+                f"queries must be 'learned' for kind {kind!r}, got 'image'. Only cross_attention asks queries."
+            )
         if kind == "identity" and in_dim != out_dim:
-            raise ValueError(f"out_dim must be in_dim ({in_dim}) for kind 'identity', got {out_dim!r}. Use kind 'linear'.")
+            raise ValueError(
+                f"out_dim must be in_dim ({in_dim}) for kind 'identity', got {out_dim!r}. Use kind 'linear'."
+            )
         if num_queries < 1:
-            raise ValueError(f"num_queries must be at least 1, got {num_queries!r}. 16 is the default.")
+            raise ValueError(
+                f"num_queries must be at least 1, got {num_queries!r}. 16 is the default."
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. 0 switches it off.")
         self.kind, self.in_dim, self.out_dim = kind, in_dim, out_dim
-        self.options = {"kind": kind, "num_queries": num_queries, "queries": queries, "num_heads": num_heads}
+        self.options = {
+            "kind": kind,
+            "num_queries": num_queries,
+            "queries": queries,
+            "num_heads": num_heads,
+        }
         self.options |= {"inner_dim": inner_dim, "hidden_dim": hidden_dim, "dropout": dropout}
         self.asks_image = queries == "image"
         if kind == "linear":
@@ -86,7 +105,12 @@ class EmbeddingMapper(nn.Module):
             self.map = feed_forward
         elif kind == "cross_attention":
             self.block = AttentionBlock(
-                out_dim, in_dim, num_heads=num_heads, inner_dim=inner_dim, hidden_dim=hidden_dim, dropout=dropout
+                out_dim,
+                in_dim,
+                num_heads=num_heads,
+                inner_dim=inner_dim,
+                hidden_dim=hidden_dim,
+                dropout=dropout,
             )
             self.norm = nn.LayerNorm(out_dim)
             if not self.asks_image:
@@ -114,12 +138,15 @@ class EmbeddingMapper(nn.Module):
     @property
     def maps_the_mean(self) -> bool:
         """Whether `pooled` asks for no more than the mean of the text tokens: one affine map, no dropout and no adapter."""
-        return self.kind == "linear" and not self.options["dropout"] and type(self.map[0]) is nn.Linear
+        return (
+            self.kind == "linear" and not self.options["dropout"] and type(self.map[0]) is nn.Linear
+        )
 
     def pooled(self, text: Encoded, image: Encoded | None = None) -> Float[Tensor, "B D"]:
         """What `forward` gives as `pooled`, for strategies that need no mapped tokens.
 
-        The mean of W t + b is W mean(t) + b: an affine map computes one vector a sample instead of one a token.
+        The mean of W t + b is W mean(t) + b: an affine map computes one vector a sample instead of
+        one a token.
 
         Args:
             text: as for `forward`.
@@ -132,11 +159,15 @@ class EmbeddingMapper(nn.Module):
         pooled: Tensor = self(text, image).pooled
         return pooled
 
-    def _queries(self, text: Encoded, image: Encoded | None) -> tuple[Float[Tensor, "B M D"], Tensor]:
+    def _queries(
+        self, text: Encoded, image: Encoded | None
+    ) -> tuple[Float[Tensor, "B M D"], Tensor]:
         if not self.asks_image:
             batch = text.tokens.shape[0]
             mask = text.mask.new_ones(batch, self.queries.shape[0])
             return self.queries.to(text.tokens.dtype).expand(batch, -1, -1), mask
         if image is None:
-            raise ValueError("image must be given where queries='image', got None. Use queries='learned' with this strategy.")
+            raise ValueError(
+                "image must be given where queries='image', got None. Use queries='learned' with this strategy."
+            )
         return image.tokens, image.mask

@@ -7,7 +7,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 
-def presence(flags: Tensor | None, given: Tensor | None, batch: int, device: torch.device) -> Bool[Tensor, " B"]:
+def presence(
+    flags: Tensor | None, given: Tensor | None, batch: int, device: torch.device
+) -> Bool[Tensor, " B"]:
     """True where a sample has the modality.
 
     Args:
@@ -24,7 +26,9 @@ def presence(flags: Tensor | None, given: Tensor | None, batch: int, device: tor
     if flags is None:
         return torch.ones(batch, dtype=torch.bool, device=given.device)
     if flags.shape != (batch,):
-        raise ValueError(f"presence must be one flag per sample [{batch}], got {tuple(flags.shape)}.")
+        raise ValueError(
+            f"presence must be one flag per sample [{batch}], got {tuple(flags.shape)}."
+        )
     return flags.bool()
 
 
@@ -41,7 +45,9 @@ def check_presence(present: Mapping[str, Bool[Tensor, " B"]]) -> None:
     if not torch.compiler.is_compiling() and not bool(some.all()):
         rows = (~some).nonzero().flatten().tolist()
         needed = " or ".join(f"a{'n' if name == 'image' else ''} {name}" for name in present)
-        raise ValueError(f"every sample must have {needed}, got none in rows {rows[:10]} of the batch. Leave them out.")
+        raise ValueError(
+            f"every sample must have {needed}, got none in rows {rows[:10]} of the batch. Leave them out."
+        )
 
 
 def without_one(
@@ -53,3 +59,16 @@ def without_one(
     loses_image = both & (draw < probability / 2)
     loses_text = both & (draw >= probability / 2) & (draw < probability)
     return image & ~loses_image, text & ~loses_text
+
+
+def is_blank(value: object) -> bool:
+    """Return whether a cell says nothing: None, NaN, or a string of white space.
+
+    Args:
+        value: Any cell.
+
+    Example:
+        >>> is_blank("  "), is_blank(float("nan")), is_blank(0)
+        (True, True, False)
+    """
+    return value is None or value != value or (isinstance(value, str) and not value.strip())

@@ -29,22 +29,28 @@ TextLike = TextEncoder | str | PreTrainedConfig | nn.Module
 class FusionClassifier(PreTrainedModel):
     """A classifier of samples that have an image, a text, or both.
 
-    Composed of parts, or rebuilt from a `FusionConfig`. One encoder alone makes an image-only or a text-only classifier.
+    Composed of parts, or rebuilt from a `FusionConfig`. One encoder alone makes an image-only or a
+    text-only classifier.
 
     Args:
-        config: a FusionConfig to rebuild from. Parts that are given beside it take the place of its own.
-        image_encoder: an `ImageEncoder`, or what its first argument takes (a name, a transformers config, a module).
+        config: a FusionConfig to rebuild from. Parts that are given beside it take the place of its
+            own.
+        image_encoder: an `ImageEncoder`, or what its first argument takes (a name, a transformers
+            config, a module).
         text_encoder: a `TextEncoder`, or what its first argument takes.
-        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `kind` and options; or an
-            `EmbeddingMapper`.
-        fusion: the name of a strategy ("concat" by default), a dict with `name` and options, or a strategy such as `Joint(at=8)`.
+        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `kind` and
+            options; or an `EmbeddingMapper`.
+        fusion: the name of a strategy ("concat" by default), a dict with `name` and options, or a
+            strategy such as `Joint(at=8)`.
         num_labels: C; None takes the config's value, the length of `id2label`, or 2.
         id2label: class index -> name.
-        problem_type: "single_label_classification" (default; labels are class indices [B]) or "multi_label_classification"
-            (labels are 1, 0 or NaN [B, C]; NaN is unknown and left out of the loss).
+        problem_type: "single_label_classification" (default; labels are class indices [B]) or
+            "multi_label_classification" (labels are 1, 0 or NaN [B, C]; NaN is unknown and left out
+            of the loss).
         class_weights: weight of each class in the loss.
         modality_dropout: probability that a training sample with both modalities loses one of them.
-        auxiliary_loss_weight: weight of a classification loss on each modality alone, added while training.
+        auxiliary_loss_weight: weight of a classification loss on each modality alone, added while
+            training.
 
     Raises:
         ValueError: when neither encoder is given, or an option does not exist or fit.
@@ -104,7 +110,11 @@ class FusionClassifier(PreTrainedModel):
         }
         config = _merged(config, {key: value for key, value in given.items() if value is not None})
         super().__init__(config)
-        composed = [part for part in (image, text, mapper, fusion) if isinstance(part, nn.Module) and _has_parameters(part)]
+        composed = [
+            part
+            for part in (image, text, mapper, fusion)
+            if isinstance(part, nn.Module) and _has_parameters(part)
+        ]
         attention = config._attn_implementation
         if image is None and isinstance(config.image_encoder, dict):
             image = ImageEncoder.from_config(config.image_encoder, attn_implementation=attention)
@@ -124,17 +134,34 @@ class FusionClassifier(PreTrainedModel):
     def _build(self, config: FusionConfig, mapper: Any, fusion: Any) -> None:
         image, text = self.image_encoder, self.text_encoder
         self.multi_label: bool = config.problem_type == "multi_label_classification"
-        assert config.num_labels is not None and isinstance(config.mapper, dict) and isinstance(config.fusion, dict)
+        assert (
+            config.num_labels is not None
+            and isinstance(config.mapper, dict)
+            and isinstance(config.fusion, dict)
+        )
         if image is None and text is None:
-            raise ValueError("image_encoder or text_encoder must be given, got neither. Give one or both.")
+            raise ValueError(
+                "image_encoder or text_encoder must be given, got neither. Give one or both."
+            )
         weights = config.class_weights
-        self.register_buffer("class_weights", None if weights is None else torch.tensor(weights).float(), persistent=False)
+        self.register_buffer(
+            "class_weights",
+            None if weights is None else torch.tensor(weights).float(),
+            persistent=False,
+        )
         if image is None or text is None:
             (tower,) = (tower for tower in (image, text) if tower is not None)
             self.head = Head([tower.dim], config.num_labels, config.head_dropout)
             return
-        self.mapper = mapper if isinstance(mapper, EmbeddingMapper) else _make_mapper(config.mapper, text.dim, image.dim)
-        if (self.mapper.in_dim, image.dim) != (text.dim, self.mapper.out_dim) and self.mapper.kind != "identity":
+        self.mapper = (
+            mapper
+            if isinstance(mapper, EmbeddingMapper)
+            else _make_mapper(config.mapper, text.dim, image.dim)
+        )
+        if (self.mapper.in_dim, image.dim) != (
+            text.dim,
+            self.mapper.out_dim,
+        ) and self.mapper.kind != "identity":
             raise ValueError(
                 f"mapper must map width {text.dim} (text) to {image.dim} (image), got {self.mapper.in_dim} to "
                 f"{self.mapper.out_dim}. Give its kind as a name, and the widths are inferred."
@@ -188,8 +215,9 @@ class FusionClassifier(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: a folder written by `save_pretrained`, or a hub name.
             *args: as transformers takes them.
-            **kwargs: what `PreTrainedModel.from_pretrained` takes: `dtype`, `device_map`, `attn_implementation`, `revision` ...;
-                with `ignore_mismatched_sizes=True` (another number of classes, say) a mis-shaped head starts anew.
+            **kwargs: what `PreTrainedModel.from_pretrained` takes: `dtype`, `device_map`,
+                `attn_implementation`, `revision` ...; with `ignore_mismatched_sizes=True` (another
+                number of classes, say) a mis-shaped head starts anew.
 
         Raises:
             ValueError: listing the keys that do not fit.
@@ -199,13 +227,19 @@ class FusionClassifier(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         forgiven = kwargs.pop("ignore_mismatched_sizes", False)
         what = f"checkpoint {os.fspath(pretrained_model_name_or_path)!r}"
-        # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
-        options: dict[str, Any] = kwargs | {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        # Mis-shaped keys are let through here so that they come back as a list, and are refused
+        # below.
+        options: dict[str, Any] = kwargs | {
+            "output_loading_info": True,
+            "ignore_mismatched_sizes": True,
+        }
         load: Any = super().from_pretrained
         try:
             model, info = load(pretrained_model_name_or_path, *args, **options)
         except SafetensorError as error:
-            raise ValueError(f"{what} must hold undamaged weights, got {error}. Fetch it again.") from error
+            raise ValueError(
+                f"{what} must hold undamaged weights, got {error}. Fetch it again."
+            ) from error
         checked = dict(info) | ({"mismatched_keys": []} if forgiven else {})
         raise_for_loading_info(checked, what=what, known_heads=False)
         model._draw_anew(key for key, *_ in info["mismatched_keys"])
@@ -215,7 +249,9 @@ class FusionClassifier(PreTrainedModel):
                 tower.restore_unsaved_buffers()
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> None:
         """Write config and weights (safetensors) into a folder, under the names the parameters have here.
 
         Args:
@@ -223,8 +259,9 @@ class FusionClassifier(PreTrainedModel):
             *args: as transformers takes them.
             **kwargs: as transformers takes them.
         """
-        # transformers would write a tower under the names of older checkpoints, which the Trainer, loading its best checkpoint
-        # or resuming, does not translate back: it would go on with other weights and log a warning.
+        # transformers would write a tower under the names of older checkpoints, which the Trainer,
+        # loading its best checkpoint or resuming, does not translate back: it would go on with
+        # other weights and log a warning.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -252,29 +289,38 @@ class FusionClassifier(PreTrainedModel):
         """Logits, and a loss where labels are given.
 
         Args:
-            pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image means nothing.
+            pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image
+                means nothing.
             input_ids: token ids [B, L].
-            attention_mask: 1 where a token is real [B, L], on either side; None means all are. A row without one is a
-                missing text.
-            labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is multi-label.
-            image_present: False where a sample has no image [B]; None means all have one if `pixel_values` is given.
+            attention_mask: 1 where a token is real [B, L], on either side; None means all are. A
+                row without one is a missing text.
+            labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is
+                multi-label.
+            image_present: False where a sample has no image [B]; None means all have one if
+                `pixel_values` is given.
             text_present: False where a sample has no text [B]; None reads it from the mask.
-            image_state: instead of pixel_values, what `mmfusion.cache_features` stored of the image tower.
-            image_pooled: with an `image_state` from behind the last block, the pooled vectors [B, D].
-            text_state: instead of input_ids, what was stored of the text tower; `attention_mask` says which of its tokens
-                are real.
+            image_state: instead of pixel_values, what `mmfusion.cache_features` stored of the image
+                tower.
+            image_pooled: with an `image_state` from behind the last block, the pooled vectors [B,
+                D].
+            text_state: instead of input_ids, what was stored of the text tower; `attention_mask`
+                says which of its tokens are real.
             text_pooled: as `image_pooled`.
-            output_embeddings: whether the output carries the fused, the image's and the text's embedding.
+            output_embeddings: whether the output carries the fused, the image's and the text's
+                embedding.
             return_dict: False returns a tuple, as transformers asks for at its boundary.
 
         Raises:
-            ValueError: when an input has no tower, a sample has neither modality, or a label is out of range.
+            ValueError: when an input has no tower, a sample has neither modality, or a label is out
+                of range.
         """
         self._check_inputs(pixel_values, input_ids, image_state, text_state)
         # Not len(given): in an exported graph that would be a number, the batch it was traced with.
         given = next(x for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
         batch, device = given.shape[0], given.device
-        image_present = presence(image_present, pixel_values if image_state is None else image_state, batch, device)
+        image_present = presence(
+            image_present, pixel_values if image_state is None else image_state, batch, device
+        )
         text_given = input_ids if text_state is None else text_state
         if text_given is not None and attention_mask is not None:
             has_token = attention_mask.bool().any(1)
@@ -283,10 +329,20 @@ class FusionClassifier(PreTrainedModel):
         has = {"image": image_present, "text": text_present}
         check_presence({name: has[name] for name in self.modalities})
         if self.training and self.config.modality_dropout and len(self.modalities) == 2:
-            image_present, text_present = without_one(image_present, text_present, self.config.modality_dropout)
-        image = self._tower("image", None if pixel_values is None else (pixel_values,), image_present, image_state, image_pooled)
+            image_present, text_present = without_one(
+                image_present, text_present, self.config.modality_dropout
+            )
+        image = self._tower(
+            "image",
+            None if pixel_values is None else (pixel_values,),
+            image_present,
+            image_state,
+            image_pooled,
+        )
         if text_given is not None and attention_mask is None:
-            attention_mask = torch.ones(text_given.shape[:2], dtype=torch.bool, device=text_given.device)
+            attention_mask = torch.ones(
+                text_given.shape[:2], dtype=torch.bool, device=text_given.device
+            )
         mask = None if attention_mask is None else attention_mask.bool()
         inputs = None if input_ids is None or mask is None else (input_ids, mask)
         text = self._tower("text", inputs, text_present, text_state, text_pooled, mask)
@@ -339,12 +395,18 @@ class FusionClassifier(PreTrainedModel):
             modality: "image" or "text".
         """
         encoder = getattr(self, f"{modality}_encoder")
-        first = encoder.num_blocks if len(self.modalities) < 2 else getattr(self.fusion, f"first_{modality}_block")
+        first = (
+            encoder.num_blocks
+            if len(self.modalities) < 2
+            else getattr(self.fusion, f"first_{modality}_block")
+        )
         if encoder.is_frozen and first == encoder.num_blocks:
             return encoder.num_blocks + 1
         return min(first, encoder.num_frozen_blocks)
 
-    def _loss(self, fused: Fused, labels: Tensor, image_present: Tensor, text_present: Tensor) -> Tensor:
+    def _loss(
+        self, fused: Fused, labels: Tensor, image_present: Tensor, text_present: Tensor
+    ) -> Tensor:
         labels = checked_labels(labels, fused.logits, multi_label=self.multi_label)
         weights = self.class_weights
         loss = classification_loss(fused.logits, labels, weights)
@@ -367,9 +429,13 @@ class FusionClassifier(PreTrainedModel):
             (text_state, "text_state", self.text_encoder),
         ):
             if given is not None and tower is None:
-                raise ValueError(f"{name} must be left out of a classifier of {self.modalities[0]} alone, got a tensor.")
+                raise ValueError(
+                    f"{name} must be left out of a classifier of {self.modalities[0]} alone, got a tensor."
+                )
         if all(given is None for given in (pixels, ids, image_state, text_state)):
-            raise ValueError("pixel_values or input_ids must be given, got neither. A sample needs an image or a text.")
+            raise ValueError(
+                "pixel_values or input_ids must be given, got neither. A sample needs an image or a text."
+            )
 
     def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
         """This classifier with a tower frozen but for its last `keep_last` blocks; see `Encoder.freeze`."""
@@ -413,16 +479,21 @@ def _make_mapper(options: Mapping[str, Any], in_dim: int, out_dim: int) -> Embed
     try:
         return EmbeddingMapper(kind, in_dim, in_dim if kind == "identity" else out_dim, **options)
     except TypeError as error:
-        raise ValueError(f"options of mapper {kind!r} must be what EmbeddingMapper takes, got {options!r}: {error}.") from error
+        raise ValueError(
+            f"options of mapper {kind!r} must be what EmbeddingMapper takes, got {options!r}: {error}."
+        ) from error
 
 
 def _merged(config: FusionConfig | None, given: dict[str, Any]) -> FusionConfig:
     """A config with what was given in the place of its own values."""
     if config is None:
         return FusionConfig(**given)
-    # By model type, not by class: of a model with its code in a folder, transformers imports `configuration` twice.
+    # By model type, not by class: of a model with its code in a folder, transformers imports
+    # `configuration` twice.
     if getattr(config, "model_type", None) != FusionConfig.model_type:
-        raise TypeError(f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword.")
+        raise TypeError(
+            f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword."
+        )
     if not given:
         return config
     known = config.to_dict()

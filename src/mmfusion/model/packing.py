@@ -1,8 +1,9 @@
 """Padding-free text: the tokens of a batch in one row, and attention that stays within each text.
 
-Linear layers and normalisations act on tokens one by one, so that they need no padding: of a batch whose texts lie one after the
-other in a single row they compute the real tokens only. Attention alone must know where a text ends. transformers lets a library
-name an attention function of its own, and hands it the keyword arguments that a model's forward was given; here these carry the
+Linear layers and normalisations act on tokens one by one, so that they need no padding: of a batch
+whose texts lie one after the other in a single row they compute the real tokens only. Attention
+alone must know where a text ends. transformers lets a library name an attention function of its
+own, and hands it the keyword arguments that a model's forward was given; here these carry the
 `Packing`, so that the code of BERT, RoBERTa, DistilBERT and ModernBERT stays as it is.
 """
 
@@ -58,7 +59,8 @@ class Packing:
         self._lengths: list[int] | None = None
         self._boundaries: Tensor | None = None
         self.positions: Int[Tensor, "1 T"] = columns.unsqueeze(0)
-        # A mask of four axes is the only one that transformers hands on as it is, for every model and layer.
+        # A mask of four axes is the only one that transformers hands on as it is, for every model
+        # and layer.
         self.row_mask = mask.new_ones(1, 1, 1, 1)
 
     @property
@@ -88,15 +90,19 @@ class Packing:
 
     def unpack(self, row: Shaped[Tensor, "1 T ..."]) -> Shaped[Tensor, "B L ..."]:
         """The padded batch again, zero where there is no token."""
-        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy_(0, self._places.to(row.device), row[0])
+        padded = row.new_zeros(self.batch * self.width, *row.shape[2:]).index_copy_(
+            0, self._places.to(row.device), row[0]
+        )
         return padded.unflatten(0, (self.batch, self.width))
 
 
-def packing_of(mask: Bool[Tensor, "B L"], *, always: bool, in_graphs: bool = False) -> Packing | None:
+def packing_of(
+    mask: Bool[Tensor, "B L"], *, always: bool, in_graphs: bool = False
+) -> Packing | None:
     """How to pack a batch; None where it had better stay padded.
 
-    A graph cannot look. An exported one, which takes any number of tokens, is always packed; a compiled one stays padded, unless
-    it was asked for and has more than one text.
+    A graph cannot look. An exported one, which takes any number of tokens, is always packed; a
+    compiled one stays padded, unless it was asked for and has more than one text.
 
     Args:
         mask: True where a token is real [B, L], at least one per row.
@@ -113,7 +119,8 @@ def packing_of(mask: Bool[Tensor, "B L"], *, always: bool, in_graphs: bool = Fal
 
 def _packing_in_a_graph(mask: Tensor) -> Packing:
     packing = Packing(mask)
-    # Each text has a token. Were a single one possible in all, the compiler could not tell how a row lies in memory.
+    # Each text has a token. Were a single one possible in all, the compiler could not tell how a
+    # row lies in memory.
     torch._check(packing.positions.shape[1] >= mask.shape[0])
     return packing
 
@@ -141,15 +148,15 @@ def token_by_token(
 def groups_by_length(mask: Bool[Tensor, "B L"]) -> list[tuple[Any, int]]:
     """Which samples of a batch are about equally long, and how many places each group needs.
 
-    A sequence that other models' layers must take padded (an image's tokens and a text's after them) loses most of its padding
-    when it passes them group by group.
+    A sequence that other models' layers must take padded (an image's tokens and a text's after
+    them) loses most of its padding when it passes them group by group.
 
     Args:
         mask: True where a token is real [B, L].
 
     Returns:
-        For each group an index of its rows, and a length up to L that holds all its real tokens; one group with every row where
-        groups do not pay, and while a graph is made.
+        For each group an index of its rows, and a length up to L that holds all its real tokens;
+        one group with every row where groups do not pay, and while a graph is made.
 
     Example:
         >>> mask = torch.arange(6) < torch.tensor([1, 6, 1, 1, 6, 6, 1, 6]).unsqueeze(1)
@@ -164,7 +171,11 @@ def groups_by_length(mask: Bool[Tensor, "B L"]) -> list[tuple[Any, int]]:
     groups = order.tensor_split(min(GROUPS, batch // SMALLEST_GROUP))
     places = torch.stack([ends[rows[0]] for rows in groups]).clamp(min=1).tolist()
     needed = sum(len(rows) * length for rows, length in zip(groups, places, strict=True))
-    return list(zip(groups, places, strict=True)) if needed < WORTH_PACKING * batch * width else one_group(mask)
+    return (
+        list(zip(groups, places, strict=True))
+        if needed < WORTH_PACKING * batch * width
+        else one_group(mask)
+    )
 
 
 def one_group(mask: Bool[Tensor, "B L"]) -> list[tuple[Any, int]]:
@@ -192,7 +203,8 @@ def attends_one_by_one(device: torch.device) -> bool:
 def can_pack(module: nn.Module) -> bool:
     """Whether a backbone takes its attention from transformers' interface, and now takes "sdpa" or the packed one from it.
 
-    A user who chose "eager" wants its matrices, one who chose flash attention has it unpad by itself.
+    A user who chose "eager" wants its matrices, one who chose flash attention has it unpad by
+    itself.
     """
     if not isinstance(module, PreTrainedModel) or not module._supports_attention_backend:
         return False
@@ -223,9 +235,10 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "b T heads d"], None]:
     """Attention within each text of a row: softmax(Q K^T / sqrt(d)) V, text by text.
 
-    On a CPU each text is a call of its own, in a compiled graph without gradients too: nothing is padded, masked or copied. On
-    CUDA in half precision it is torch's variable-length kernel, which has no dropout. Elsewhere (other devices, dropout or
-    float32 on CUDA, where the kernel does not run, other graphs) the texts are padded inside the attention alone.
+    On a CPU each text is a call of its own, in a compiled graph without gradients too: nothing is
+    padded, masked or copied. On CUDA in half precision it is torch's variable-length kernel, which
+    has no dropout. Elsewhere (other devices, dropout or float32 on CUDA, where the kernel does not
+    run, other graphs) the texts are padded inside the attention alone.
 
     Args:
         module: the layer that asks.
@@ -236,7 +249,8 @@ def packed_attention(
         packing: how the texts lie in the row; None for a padded batch, which "sdpa" computes.
         dropout: probability of dropping an attention weight.
         scaling: of the scores; None means 1 / sqrt(d).
-        sliding_window: tokens at least this far apart do not see each other; None means that all do.
+        sliding_window: tokens at least this far apart do not see each other; None means that all
+            do.
         **kwargs: what else the layer sends, for "sdpa".
     """
     if packing is None:
@@ -256,23 +270,34 @@ def packed_attention(
         return _text_by_text(query, key, value, packing.lengths, sliding_window, options), None
     # The operator has no gradient, and an exported graph must run without this library.
     if query.device.type == "cpu" and not is_exporting() and not torch.is_grad_enabled():
-        return _text_by_text_operator(query, key, value, packing.mask.sum(1), sliding_window, scaling), None
+        return _text_by_text_operator(
+            query, key, value, packing.mask.sum(1), sliding_window, scaling
+        ), None
     if not is_static() and not dropout and _kernel_runs(query):
         return _by_kernel(query, key, value, packing, sliding_window, scaling), None
     return _padded(query, key, value, packing, sliding_window, options), None
 
 
-# At import, not on first use: a model that was sent to another process asks for the name without having been built there.
+# At import, not on first use: a model that was sent to another process asks for the name without
+# having been built there.
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
 def _text_by_text(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None, options: dict[str, Any]
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: list[int],
+    window: int | None,
+    options: dict[str, Any],
 ) -> Tensor:
     texts = zip(*(row.split(lengths, dim=2) for row in (query, key, value)), strict=True)
     attended = [
-        F.scaled_dot_product_attention(q, k, v, attn_mask=_near(q.shape[2], window, q.device), **options) for q, k, v in texts
+        F.scaled_dot_product_attention(
+            q, k, v, attn_mask=_near(q.shape[2], window, q.device), **options
+        )
+        for q, k, v in texts
     ]
     # Turned before they are joined: as the next layer reads them, so that it copies nothing.
     return torch.cat([rearrange(text, "1 heads t d -> 1 t heads d") for text in attended], dim=1)
@@ -280,14 +305,26 @@ def _text_by_text(
 
 @torch.library.custom_op("mmfusion::text_by_text", mutates_args=())
 def _text_by_text_operator(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int | None, scale: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    window: int | None,
+    scale: float | None,
 ) -> Tensor:
     """`_text_by_text` as a compiled graph calls it, which cannot split by values."""
     return _text_by_text(query, key, value, lengths.tolist(), window, {"scale": scale})
 
 
 @_text_by_text_operator.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, lengths: Tensor, window: int | None, scale: float | None) -> Tensor:
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Tensor,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
     return query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])
 
 
@@ -300,7 +337,14 @@ def _kernel_runs(query: Tensor) -> bool:
     return newer and width % 8 == 0 and width <= 256 and torch.backends.cuda.flash_sdp_enabled()
 
 
-def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, scale: float | None) -> Tensor:
+def _by_kernel(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    window: int | None,
+    scale: float | None,
+) -> Tensor:
     # Imported where it is used: it needs torch 2.11, registers operators, and serves CUDA alone.
     from torch.nn.attention.varlen import varlen_attn
 
@@ -308,18 +352,32 @@ def _by_kernel(query: Tensor, key: Tensor, value: Tensor, packing: Packing, wind
     ends, longest = packing.boundaries.to(q.device), packing.width
     reach = (-1, -1) if window is None else (window - 1, window - 1)
     # It answers with a pair only where the logsumexp was asked for.
-    attended: Any = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scale, window_size=reach)
+    attended: Any = varlen_attn(
+        q, k, v, ends, ends, longest, longest, scale=scale, window_size=reach
+    )
     return attended.unsqueeze(0)
 
 
-def _padded(query: Tensor, key: Tensor, value: Tensor, packing: Packing, window: int | None, options: dict[str, Any]) -> Tensor:
+def _padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    window: int | None,
+    options: dict[str, Any],
+) -> Tensor:
     q, k, v = (
-        rearrange(packing.unpack(rearrange(row, "1 heads t d -> 1 t heads d")), "b l heads d -> b heads l d")
+        rearrange(
+            packing.unpack(rearrange(row, "1 heads t d -> 1 t heads d")),
+            "b l heads d -> b heads l d",
+        )
         for row in (query, key, value)
     )
     mask = rearrange(packing.mask.to(q.device), "b l -> b 1 1 l")
     near = _near(packing.width, window, q.device)
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask if near is None else mask & near, **options)
+    attended = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask if near is None else mask & near, **options
+    )
     return packing.pack(rearrange(attended, "b heads l d -> b l heads d"))
 
 

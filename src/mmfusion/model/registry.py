@@ -13,10 +13,11 @@ _CUSTOM: dict[str, Callable[..., nn.Module]] = {}
 def register_backbone(name: str, factory: Callable[..., nn.Module]) -> None:
     """Make a backbone of your own known by name, so that classifiers built on it can be saved and rebuilt.
 
-    The module declares its width as `dim`; its forward takes `pixel_values` [B, C, H, W] (image) or `input_ids` and
-    `attention_mask` [B, L] (text) and returns tokens [B, N, D], a feature map [B, D, H, W] or an `Encoded`. Where its
-    constructor takes
-    options, `get_config()` returns them. An image backbone may declare an `input_spec` (see `ImageEncoder.input_spec`).
+    The module declares its width as `dim`; its forward takes `pixel_values` [B, C, H, W] (image) or
+    `input_ids` and `attention_mask` [B, L] (text) and returns tokens [B, N, D], a feature map [B,
+    D, H, W] or an `Encoded`. Where its constructor takes
+    options, `get_config()` returns them. An image backbone may declare an `input_spec` (see
+    `ImageEncoder.input_spec`).
 
     Args:
         name: the name it is saved under.
@@ -40,7 +41,9 @@ def register_backbone(name: str, factory: Callable[..., nn.Module]) -> None:
         4
     """
     if _CUSTOM.get(name, factory) is not factory:
-        raise ValueError(f"name must be new, got {name!r}, which {_CUSTOM[name]!r} has. Choose another name.")
+        raise ValueError(
+            f"name must be new, got {name!r}, which {_CUSTOM[name]!r} has. Choose another name."
+        )
     _CUSTOM[name] = factory
 
 

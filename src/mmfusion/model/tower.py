@@ -1,8 +1,9 @@
 """Tower: one modality's pass through its encoder, walked as far as a strategy asks, absent samples left out.
 
-Where a sample lacks the modality nothing is encoded for it: only the rows that are present go through the encoder, and a
-learned token stands in for the others. In a compiled or exported graph, whose shapes may not depend on values, every row is
-encoded and the absent ones are replaced afterwards: the same answer, for the compute of a full batch.
+Where a sample lacks the modality nothing is encoded for it: only the rows that are present go
+through the encoder, and a learned token stands in for the others. In a compiled or exported graph,
+whose shapes may not depend on values, every row is encoded and the absent ones are replaced
+afterwards: the same answer, for the compute of a full batch.
 """
 
 import torch
@@ -19,12 +20,15 @@ class Tower:
 
     Args:
         encoder: the image or text encoder.
-        inputs: what its forward takes; None where the whole batch lacks the modality, or `start` is given.
+        inputs: what its forward takes; None where the whole batch lacks the modality, or `start` is
+            given.
         present: True where a sample has the modality [B].
-        stand_in: the learned token that stands in for an absent sample [D]; None leaves zeros, for strategies that leave absent
-            samples out themselves.
-        start: the state from which to walk instead of from the inputs, for the rows of the whole batch (what a cache stored).
-        start_block: the block that `start` enters; beyond the last block, `start` is what pool returned.
+        stand_in: the learned token that stands in for an absent sample [D]; None leaves zeros, for
+            strategies that leave absent samples out themselves.
+        start: the state from which to walk instead of from the inputs, for the rows of the whole
+            batch (what a cache stored).
+        start_block: the block that `start` enters; beyond the last block, `start` is what pool
+            returned.
     """
 
     def __init__(
@@ -42,7 +46,9 @@ class Tower:
         self.stand_in = stand_in
         self.batch = present.shape[0]
         self.rows = self._rows()
-        self.is_empty = (inputs is None and start is None) or (self.rows is not None and len(self.rows) == 0)
+        self.is_empty = (inputs is None and start is None) or (
+            self.rows is not None and len(self.rows) == 0
+        )
         self._inputs = None if inputs is None or self.is_empty else self._select(inputs)
         self._hidden = None if start is None or self.is_empty else self._select_hidden(start)
         self._block = start_block
@@ -50,7 +56,8 @@ class Tower:
     def encode(self) -> Encoded:
         """The encoded modality for the whole batch, stand-ins included.
 
-        Shape: tokens [B, N, D]; an absent row holds the stand-in at every place and one of them is real.
+        Shape: tokens [B, N, D]; an absent row holds the stand-in at every place and one of them is
+        real.
         """
         if self.is_empty:
             return self._all_absent()
@@ -91,7 +98,11 @@ class Tower:
             return self._all_absent()
         assert self._hidden is not None and self._hidden.values.ndim == 3
         values, mask = self._hidden.values, self._hidden.mask
-        mask = mask if mask is not None else torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        mask = (
+            mask
+            if mask is not None
+            else torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
+        )
         return self._fill(Encoded(values, mask, values[:, 0]))
 
     def squeeze(self, stand_in: Float[Tensor, " D"]) -> Float[Tensor, "B D"]:
@@ -135,14 +146,18 @@ class Tower:
     def _select_hidden(self, start: Hidden) -> Hidden:
         if self.rows is None:
             return start
-        mask, pooled = (None if value is None else value[self.rows] for value in (start.mask, start.pooled))
+        mask, pooled = (
+            None if value is None else value[self.rows] for value in (start.mask, start.pooled)
+        )
         return Hidden(start.values[self.rows], mask, pooled)
 
     def _spread(self, values: Tensor, stand_in: Tensor | None) -> Tensor:
         """`values` of the present rows at their places in the batch, `stand_in` (or zero) at the others."""
         if self.rows is None and not is_static():
             return values
-        other = values.new_zeros(values.shape[-1]) if stand_in is None else stand_in.to(values.dtype)
+        other = (
+            values.new_zeros(values.shape[-1]) if stand_in is None else stand_in.to(values.dtype)
+        )
         if self.rows is None:
             present = self.present.view(-1, *[1] * (values.ndim - 1))
             return torch.where(present, values, other)
@@ -158,12 +173,20 @@ class Tower:
             mask = _chosen(self.present[:, None], encoded.mask, first)
         else:
             mask = first.expand(self.batch, -1).index_put((self.rows,), encoded.mask)
-        return Encoded(self._spread(encoded.tokens, self.stand_in), mask, self._spread(encoded.pooled, self.stand_in))
+        return Encoded(
+            self._spread(encoded.tokens, self.stand_in),
+            mask,
+            self._spread(encoded.pooled, self.stand_in),
+        )
 
     def _all_absent(self) -> Encoded:
         # One place more than prefix tokens: a pool that leaves the prefix out still finds a token.
         places = self.encoder.num_prefix + 1
-        vector = self.encoder.any_weight.new_zeros(self.encoder.dim) if self.stand_in is None else self.stand_in
+        vector = (
+            self.encoder.any_weight.new_zeros(self.encoder.dim)
+            if self.stand_in is None
+            else self.stand_in
+        )
         mask = torch.zeros(self.batch, places, dtype=torch.bool, device=vector.device)
         mask[:, 0] = True
         return Encoded(vector.expand(self.batch, places, -1), mask, vector.expand(self.batch, -1))

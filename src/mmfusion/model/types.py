@@ -55,7 +55,8 @@ class Fused(NamedTuple):
 
     Attributes:
         embedding: the fused representation, one vector per sample [B, D].
-        logits: [B, C]. Single-label: log-probabilities up to a constant per sample; multi-label: log-odds.
+        logits: [B, C]. Single-label: log-probabilities up to a constant per sample; multi-label:
+            log-odds.
         image_embedding: the image's own pooled vector [B, D].
         text_embedding: the mapped text's pooled vector [B, D].
     """
@@ -75,7 +76,8 @@ class FusionOutput(ModelOutput):
         logits: [B, C].
         embedding: the fused embedding [B, D]; only with `output_embeddings=True`.
         image_embedding: the image tower's pooled vector [B, D]; only with `output_embeddings=True`.
-        text_embedding: the pooled vector of the mapped text [B, D]; only with `output_embeddings=True`.
+        text_embedding: the pooled vector of the mapped text [B, D]; only with
+            `output_embeddings=True`.
     """
 
     loss: Tensor | None = None
@@ -95,10 +97,14 @@ def masked_mean(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Fl
         >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
         tensor([[2.]])
     """
-    return without_padding(values, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(values.dtype)
+    return without_padding(values, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(
+        values.dtype
+    )
 
 
-def without_padding(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B N D"]:
+def without_padding(
+    values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]
+) -> Float[Tensor, "B N D"]:
     """`values` with zeros where no token is real, whatever stands there.
 
     Example:

@@ -14,8 +14,9 @@ LOSSES = ("dice", "bce_dice", "focal")
 class DiceLoss(keras.losses.Loss):
     r"""One minus the soft Sorensen-Dice coefficient, of each sample and class.
 
-    $1 - (2 \sum_i p_i t_i + s) / (\sum_i p_i + \sum_i t_i + s)$ over the pixels i of one sample and class. Where the true mask
-    is empty, the smoothing s makes it go to 0 as the predicted one empties; without it there would be no gradient.
+    $1 - (2 \sum_i p_i t_i + s) / (\sum_i p_i + \sum_i t_i + s)$ over the pixels i of one sample and
+    class. Where the true mask is empty, the smoothing s makes it go to 0 as the predicted one
+    empties; without it there would be no gradient.
 
     Args:
         smooth: s, in pixels, above 0.
@@ -28,7 +29,8 @@ class DiceLoss(keras.losses.Loss):
     Raises:
         ValueError: if smooth is not above 0.
 
-    Source: Milletari et al. 2016, "V-Net" (arXiv 1606.04797), with the plain sums that make it the coefficient itself on masks.
+    Source: Milletari et al. 2016, "V-Net" (arXiv 1606.04797), with the plain sums that make it the
+    coefficient itself on masks.
 
     Example:
         >>> import numpy as np
@@ -36,7 +38,13 @@ class DiceLoss(keras.losses.Loss):
         0.3333
     """
 
-    def __init__(self, smooth: float = 1.0, name: str = "dice_loss", reduction: str = "sum_over_batch_size", dtype: Any = None):
+    def __init__(
+        self,
+        smooth: float = 1.0,
+        name: str = "dice_loss",
+        reduction: str = "sum_over_batch_size",
+        dtype: Any = None,
+    ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         if not smooth > 0:
             raise ValueError(f"smooth must be above 0, got {smooth!r}.")
@@ -58,8 +66,8 @@ class DiceLoss(keras.losses.Loss):
 class BCEDiceLoss(keras.losses.Loss):
     """The mean cross-entropy of the pixels plus the soft Dice loss of the masks.
 
-    The first has a gradient everywhere, the second does not care how small the object is. With several classes (y_pred a
-    softmax) it is the categorical cross-entropy.
+    The first has a gradient everywhere, the second does not care how small the object is. With
+    several classes (y_pred a softmax) it is the categorical cross-entropy.
 
     Args:
         smooth: as in `DiceLoss`.
@@ -71,7 +79,11 @@ class BCEDiceLoss(keras.losses.Loss):
     """
 
     def __init__(
-        self, smooth: float = 1.0, name: str = "bce_dice_loss", reduction: str = "sum_over_batch_size", dtype: Any = None
+        self,
+        smooth: float = 1.0,
+        name: str = "bce_dice_loss",
+        reduction: str = "sum_over_batch_size",
+        dtype: Any = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
         self._dice = DiceLoss(smooth, reduction="none", dtype=dtype)
@@ -79,7 +91,11 @@ class BCEDiceLoss(keras.losses.Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return one loss per sample [B]."""
         y_true = ops.cast(y_true, y_pred.dtype)
-        entropy = keras.losses.binary_crossentropy if y_pred.shape[-1] == 1 else keras.losses.categorical_crossentropy
+        entropy = (
+            keras.losses.binary_crossentropy
+            if y_pred.shape[-1] == 1
+            else keras.losses.categorical_crossentropy
+        )
         return ops.mean(entropy(y_true, y_pred), axis=(1, 2)) + self._dice.call(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
@@ -108,7 +124,11 @@ def segmentation_loss(name: str, num_classes: int = 1) -> keras.losses.Loss:
     if name == "bce_dice":
         return BCEDiceLoss()
     if name == "focal":
-        return keras.losses.BinaryFocalCrossentropy() if num_classes == 1 else keras.losses.CategoricalFocalCrossentropy()
+        return (
+            keras.losses.BinaryFocalCrossentropy()
+            if num_classes == 1
+            else keras.losses.CategoricalFocalCrossentropy()
+        )
     raise ValueError(f"name must be one of {LOSSES}, got {name!r}.")
 
 
@@ -123,7 +143,10 @@ class _MeanOverMasks(keras.metrics.Metric):
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
         """Add a batch: masks and probabilities [B, H, W, C]."""
-        first, second = (ops.cast(value > self.threshold, "float32") for value in (ops.convert_to_tensor(y_true), y_pred))
+        first, second = (
+            ops.cast(value > self.threshold, "float32")
+            for value in (ops.convert_to_tensor(y_true), y_pred)
+        )
         shared = ops.sum(first * second, axis=(1, 2))
         score = self._score(shared, ops.sum(first, axis=(1, 2)) + ops.sum(second, axis=(1, 2)))
         weight = ops.ones_like(score)

@@ -36,8 +36,9 @@ class LungMask:
 
     Attributes:
         mask: bool [H, W] at the picture's own size; True is lung. At most two parts, without holes.
-        confidence: the Dice coefficient that the mask can be expected to reach if the probabilities are right, within [0, 1]:
-            twice the sum of the probabilities inside it, over its size plus the sum of all probabilities. 0 without lungs.
+        confidence: the Dice coefficient that the mask can be expected to reach if the probabilities
+            are right, within [0, 1]: twice the sum of the probabilities inside it, over its size
+            plus the sum of all probabilities. 0 without lungs.
         is_chest_xray: whether picture and mask look like a frontal chest X-ray.
         reasons: why they do not; empty where they do.
     """
@@ -51,7 +52,8 @@ class LungMask:
         """Return the smallest box around the lungs: left, top, right, bottom in pixels, the last two exclusive.
 
         Args:
-            margin: how much of the box's own sides to add on each side, at least 0; it ends at the picture's edge.
+            margin: how much of the box's own sides to add on each side, at least 0; it ends at the
+                picture's edge.
 
         Raises:
             ValueError: if margin is negative, or no lung was found.
@@ -60,21 +62,30 @@ class LungMask:
             raise ValueError(f"margin must be at least 0, got {margin!r}.")
         if not self.mask.any():
             raise ValueError(_NO_LUNGS)
-        (top, bottom), (left, right) = ((int(where[0]), int(where[-1]) + 1) for where in _occupied(self.mask))
+        (top, bottom), (left, right) = (
+            (int(where[0]), int(where[-1]) + 1) for where in _occupied(self.mask)
+        )
         high, wide = round(margin * (bottom - top)), round(margin * (right - left))
         height, width = self.mask.shape
-        return max(0, left - wide), max(0, top - high), min(width, right + wide), min(height, bottom + high)
+        return (
+            max(0, left - wide),
+            max(0, top - high),
+            min(width, right + wide),
+            min(height, bottom + high),
+        )
 
 
 class LungSegmenter:
     """Finds the lungs in frontal chest X-rays; weights come with the package.
 
-    The picture is read by `load_image` (any depth, DICOM with its photometric interpretation), stretched to the network's square,
-    and its contrast normalised. What the network says of it and of its mirror image is averaged and stretched back, and the two
-    largest parts are kept. `weights/MODEL_CARD.md` says what the weights were trained on and how well they do.
+    The picture is read by `load_image` (any depth, DICOM with its photometric interpretation),
+    stretched to the network's square, and its contrast normalised. What the network says of it and
+    of its mirror image is averaged and stretched back, and the two largest parts are kept.
+    `weights/MODEL_CARD.md` says what the weights were trained on and how well they do.
 
     Args:
-        model: a segmenter of one class and one channel of your own; None takes the weights of the package.
+        model: a segmenter of one class and one channel of your own; None takes the weights of the
+            package.
         size: side of the square that the network sees, in pixels.
 
     Raises:
@@ -88,7 +99,11 @@ class LungSegmenter:
     """
 
     def __init__(self, model: UNetSegmenter | None = None, *, size: int = 256):
-        with resources.files(__package__).joinpath("weights/lungs.json").open(encoding="utf-8") as file:
+        with (
+            resources.files(__package__)
+            .joinpath("weights/lungs.json")
+            .open(encoding="utf-8") as file
+        ):
             card = json.load(file)
         self.plausibility = Plausibility.from_json(card["plausibility"])
         self.model = _shipped(card) if model is None else model
@@ -106,7 +121,8 @@ class LungSegmenter:
         """Return the lungs of one picture.
 
         Args:
-            image: whatever `load_image` takes: a path, a PIL image, an array, a tensor, a DICOM object.
+            image: whatever `load_image` takes: a path, a PIL image, an array, a tensor, a DICOM
+                object.
 
         Raises:
             ImageError: if it cannot be read.
@@ -177,7 +193,11 @@ class LungSegmenter:
         enlarged = Image.fromarray(probability).resize(size, Image.Resampling.BILINEAR)
         mask = two_largest(np.asarray(enlarged) > 0.5)
         inside = two_largest(probability > 0.5)
-        expected = 2 * float(probability[inside].sum()) / max(float(inside.sum() + probability.sum()), 1e-6)
+        expected = (
+            2
+            * float(probability[inside].sum())
+            / max(float(inside.sum() + probability.sum()), 1e-6)
+        )
         reasons = tuple(self._doubts(picture, probability))
         if reasons:
             warnings.warn(
@@ -206,7 +226,10 @@ def _square(picture: Image.Image, size: int) -> NDArray[np.float32]:
 
 def answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the probability of lung, the mean over each picture as it is and in a mirror: [B, H, W, 1] -> [B, H, W]."""
-    straight, mirrored = (_answered(model, both)[..., 0] for both in (inputs, np.ascontiguousarray(inputs[:, :, ::-1])))
+    straight, mirrored = (
+        _answered(model, both)[..., 0]
+        for both in (inputs, np.ascontiguousarray(inputs[:, :, ::-1]))
+    )
     return np.asarray((straight + mirrored[:, :, ::-1]) / 2, dtype=np.float32)
 
 
@@ -226,7 +249,9 @@ def _occupied(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int
 
 def _shipped(card: dict[str, Any]) -> UNetSegmenter:
     model = UNetSegmenter.from_config(card["model"])
-    with resources.as_file(resources.files(__package__).joinpath("weights/lungs.weights.h5")) as path:
+    with resources.as_file(
+        resources.files(__package__).joinpath("weights/lungs.weights.h5")
+    ) as path:
         model.load_weights(path)
     model.trainable = False
     return model

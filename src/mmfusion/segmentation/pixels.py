@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 def standardized(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return the picture stretched so that its 1st and 99th percentiles become 0 and 1, clipped there.
 
-    A marker's white letters or a black border thus do not decide how dark the lungs look. A picture of one value becomes 0
-    everywhere.
+    A marker's white letters or a black border thus do not decide how dark the lungs look. A picture
+    of one value becomes 0 everywhere.
 
     Args:
         pixels: grey values of any real dtype and range.

@@ -45,7 +45,8 @@ def two_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    # By the parts of the background that touch no edge: scipy's own filling grows the background pixel by pixel.
+    # By the parts of the background that touch no edge: scipy's own filling grows the background
+    # pixel by pixel.
     parts, count = ndimage.label(~mask)
     edges = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     outside = np.zeros(count + 1, dtype=bool)
@@ -71,7 +72,10 @@ def features(probability: NDArray[np.float32]) -> NDArray[np.float64] | None:
     heights = [stop - start for start, stop in rows]
     common = max(0.0, min(rows[0][1], rows[1][1]) - max(rows[0][0], rows[1][0])) / max(heights)
     full = [areas[i] * mask.size / mask[boxes[i]].size for i in order]
-    across, along = centres[order[1], 1] - centres[order[0], 1], centres[order[1], 0] - centres[order[0], 0]
+    across, along = (
+        centres[order[1], 1] - centres[order[0], 1],
+        centres[order[1], 0] - centres[order[0], 0],
+    )
     doubtful = float(((probability > 0.1) & (probability < 0.9)).sum() / mask.sum())
     return np.array([*areas[order], across, along, *heights, common, *full, doubtful])
 
@@ -94,8 +98,14 @@ class Plausibility:
     def fitted(cls, shapes: Sequence[NDArray[np.float64]], share: float) -> Plausibility:
         """Return what the features of many X-rays come to; `share` of them pass."""
         values = np.stack(shapes)
-        made = cls(values.mean(0), np.asarray(np.linalg.pinv(np.cov(values.T)), dtype=np.float64), 0.0)
-        return cls(made.mean, made.precision, float(np.quantile([made.distance(shape) for shape in values], share)))
+        made = cls(
+            values.mean(0), np.asarray(np.linalg.pinv(np.cov(values.T)), dtype=np.float64), 0.0
+        )
+        return cls(
+            made.mean,
+            made.precision,
+            float(np.quantile([made.distance(shape) for shape in values], share)),
+        )
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Plausibility:
@@ -104,7 +114,12 @@ class Plausibility:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as lists and numbers."""
-        return {"features": list(FEATURES), "mean": self.mean.tolist(), "precision": self.precision.tolist(), "limit": self.limit}
+        return {
+            "features": list(FEATURES),
+            "mean": self.mean.tolist(),
+            "precision": self.precision.tolist(),
+            "limit": self.limit,
+        }
 
     def distance(self, shape: NDArray[np.float64]) -> float:
         """Return the Mahalanobis distance of a shape [F] from the mean."""

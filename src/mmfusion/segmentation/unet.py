@@ -15,9 +15,10 @@ _GROUPS = 8
 def _layout() -> str:
     """Where Keras's layers shall look for the channels, on this backend.
 
-    A picture enters as [B, H, W, D] and keeps that order in memory all the way. On torch its axes are renamed once at the
-    entry (a view: torch calls that memory "channels last"); told that channels come last, Keras would copy every feature map
-    to the other order and back around each convolution, which takes three times as long.
+    A picture enters as [B, H, W, D] and keeps that order in memory all the way. On torch its axes
+    are renamed once at the entry (a view: torch calls that memory "channels last"); told that
+    channels come last, Keras would copy every feature map to the other order and back around each
+    convolution, which takes three times as long.
     """
     return "channels_first" if keras.backend.backend() == "torch" else "channels_last"
 
@@ -26,8 +27,8 @@ def _layout() -> str:
 class ConvBlock(keras.layers.Layer):
     """A 3 x 3 convolution, its normalisation and a ReLU; the side lengths stay.
 
-    Outside training a batch normalisation is an affine map per channel. It is multiplied into the kernel then, which is far
-    smaller than the feature map.
+    Outside training a batch normalisation is an affine map per channel. It is multiplied into the
+    kernel then, which is far smaller than the feature map.
 
     Args:
         filters: channels of the output, at least 1.
@@ -39,7 +40,11 @@ class ConvBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self, filters: int, normalization: Normalization = "batch", data_format: str = "channels_last", **layer_options: Any
+        self,
+        filters: int,
+        normalization: Normalization = "batch",
+        data_format: str = "channels_last",
+        **layer_options: Any,
     ):
         super().__init__(**layer_options)
         self.filters, self.normalization, self.data_format = filters, normalization, data_format
@@ -57,11 +62,16 @@ class ConvBlock(keras.layers.Layer):
         )
         self.norm: Any = None
         if normalization == "batch":
-            # Momentum .9: a training on a few hundred X-rays has too few steps for the default of .99 to forget the start.
-            self.norm = keras.layers.BatchNormalization(axis=self._axis, momentum=0.9, epsilon=1e-5, **options)
+            # Momentum .9: a training on a few hundred X-rays has too few steps for the default of
+            # .99 to forget the start.
+            self.norm = keras.layers.BatchNormalization(
+                axis=self._axis, momentum=0.9, epsilon=1e-5, **options
+            )
         elif normalization == "group":
             groups = next(n for n in range(min(_GROUPS, filters), 0, -1) if filters % n == 0)
-            self.norm = keras.layers.GroupNormalization(groups, axis=self._axis, epsilon=1e-5, **options)
+            self.norm = keras.layers.GroupNormalization(
+                groups, axis=self._axis, epsilon=1e-5, **options
+            )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Create the variables for inputs of this shape."""
@@ -75,7 +85,12 @@ class ConvBlock(keras.layers.Layer):
             outputs = self.convolution(inputs)
             return ops.relu(outputs if self.norm is None else self.norm(outputs, training=training))
         kernel, bias = self._affine()
-        return _convolved(inputs, ops.cast(kernel, self.compute_dtype), ops.cast(bias, self.compute_dtype), self.data_format)
+        return _convolved(
+            inputs,
+            ops.cast(kernel, self.compute_dtype),
+            ops.cast(bias, self.compute_dtype),
+            self.data_format,
+        )
 
     def _affine(self) -> tuple[Any, Any]:
         """The kernel and the bias that convolution and normalisation come to outside training."""
@@ -92,7 +107,11 @@ class ConvBlock(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         """Return what builds the same layer again."""
-        config = {"filters": self.filters, "normalization": self.normalization, "data_format": self.data_format}
+        config = {
+            "filters": self.filters,
+            "normalization": self.normalization,
+            "data_format": self.data_format,
+        }
         return {**super().get_config(), **config}
 
 
@@ -101,7 +120,8 @@ def _convolved(inputs: Any, kernel: Any, bias: Any, data_format: str) -> Any:
     if keras.backend.backend() == "torch":
         from torch.nn import functional as F
 
-        # With the bias inside, and the ReLU in place: each would be another pass over a large feature map.
+        # With the bias inside, and the ReLU in place: each would be another pass over a large
+        # feature map.
         return F.conv2d(inputs, ops.transpose(kernel, (3, 2, 0, 1)), bias, padding="same").relu_()
     assert data_format == "channels_last"
     return ops.relu(ops.conv(inputs, kernel, padding="same", data_format=data_format) + bias)
@@ -131,7 +151,11 @@ class SpaceToDepth(_Squares):
         """Return [B, H, W, size size D]."""
         batch, *sides, channels = input_shape
         assert channels is not None
-        return (batch, *(None if side is None else side // self.size for side in sides), channels * self.size**2)
+        return (
+            batch,
+            *(None if side is None else side // self.size for side in sides),
+            channels * self.size**2,
+        )
 
 
 @keras.saving.register_keras_serializable(package="mmfusion")
@@ -146,40 +170,51 @@ class DepthToSpace(_Squares):
         """Return [B, H size, W size, D]."""
         batch, *sides, channels = input_shape
         assert channels is not None
-        return (batch, *(None if side is None else side * self.size for side in sides), channels // self.size**2)
+        return (
+            batch,
+            *(None if side is None else side * self.size for side in sides),
+            channels // self.size**2,
+        )
 
 
 @keras.saving.register_keras_serializable(package="mmfusion")
 class UNetSegmenter(keras.Model):
     """A U-Net: from a picture to a probability per pixel and class.
 
-    `depth` times the side lengths are halved and the channels doubled, starting from `width`; on the way up, each level sees
-    the feature map of its size from the way down. Each level is two 3 x 3 convolutions, each normalised, then a ReLU.
+    `depth` times the side lengths are halved and the channels doubled, starting from `width`; on
+    the way up, each level sees the feature map of its size from the way down. Each level is two 3 x
+    3 convolutions, each normalised, then a ReLU.
 
-    It is a plain Keras model: `compile`, `fit`, `predict`, `save("x.keras")`, `save_weights("x.weights.h5")`; what one backend
-    saved the other loads. The backend is Keras's own affair (`KERAS_BACKEND`, or keras.json), as is the precision
-    (`dtype="mixed_bfloat16"`); the probabilities are always float32.
+    It is a plain Keras model: `compile`, `fit`, `predict`, `save("x.keras")`,
+    `save_weights("x.weights.h5")`; what one backend saved the other loads. The backend is Keras's
+    own affair (`KERAS_BACKEND`, or keras.json), as is the precision (`dtype="mixed_bfloat16"`); the
+    probabilities are always float32.
 
     Args:
         width: channels of the first level, at least 1.
-        depth: how often the side lengths are halved, at least 1; H and W must be multiples of patch_size * 2 ** depth.
-        patch_size: side, in pixels, of the square that the network takes in as one position, and answers with one probability
-            per pixel: 1 is the classical U-Net; 2 computes a quarter of the positions.
+        depth: how often the side lengths are halved, at least 1; H and W must be multiples of
+            patch_size * 2 ** depth.
+        patch_size: side, in pixels, of the square that the network takes in as one position, and
+            answers with one probability per pixel: 1 is the classical U-Net; 2 computes a quarter
+            of the positions.
         max_width: the most channels of a level; None is no limit.
         input_channels: channels of the picture: 1 for grey.
         num_classes: 1 gives one sigmoid (the probability of the foreground); more give a softmax.
         normalization: "batch", "group" or "none".
         dropout: share of the deepest level's channels that are dropped in training, in [0, 1).
         name: the model's name.
-        dtype: a Keras dtype policy, such as "mixed_bfloat16"; None is the global one (`keras.config.dtype_policy()`).
+        dtype: a Keras dtype policy, such as "mixed_bfloat16"; None is the global one
+            (`keras.config.dtype_policy()`).
 
     Shape: float [B, H, W, input_channels] -> float32 [B, H, W, num_classes], within [0, 1].
 
     Raises:
-        ValueError: if an argument is outside its range, or (when called) H or W is no multiple of patch_size * 2 ** depth.
+        ValueError: if an argument is outside its range, or (when called) H or W is no multiple of
+            patch_size * 2 ** depth.
 
-    Source: Ronneberger et al. 2015, "U-Net" (arXiv 1505.04597); here with same padding and a normalisation. Squares of pixels
-    as positions: the sub-pixel layer of Shi et al. 2016 (arXiv 1609.05158).
+    Source: Ronneberger et al. 2015, "U-Net" (arXiv 1505.04597); here with same padding and a
+    normalisation. Squares of pixels as positions: the sub-pixel layer of Shi et al. 2016 (arXiv
+    1609.05158).
 
     Example:
         >>> import numpy as np
@@ -213,16 +248,30 @@ class UNetSegmenter(keras.Model):
             "dropout": dropout,
         }
         if max_width is not None and _positive("max_width", max_width) < width:
-            raise ValueError(f"max_width must be at least width, {width}, got {max_width}. Lower width, or raise max_width.")
+            raise ValueError(
+                f"max_width must be at least width, {width}, got {max_width}. Lower width, or raise max_width."
+            )
         if normalization not in get_args(Normalization):
-            raise ValueError(f"normalization must be one of {get_args(Normalization)}, got {normalization!r}.")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+            raise ValueError(
+                f"normalization must be one of {get_args(Normalization)}, got {normalization!r}."
+            )
+        if (
+            isinstance(dropout, bool)
+            or not isinstance(dropout, int | float)
+            or not 0 <= dropout < 1
+        ):
             raise ValueError(f"dropout must be within [0, 1), got {dropout!r}.")
-        policy = keras.dtype_policies.get(dtype if dtype is not None else keras.config.dtype_policy())
+        policy = keras.dtype_policies.get(
+            dtype if dtype is not None else keras.config.dtype_policy()
+        )
         inputs = keras.Input((None, None, input_channels), name="image")
-        widths = [min(width * 2**level, max_width or width * 2**level) for level in range(depth + 1)]
+        widths = [
+            min(width * 2**level, max_width or width * 2**level) for level in range(depth + 1)
+        ]
         entered = SpaceToDepth(patch_size, dtype=policy, name="patches")(inputs)
-        logits = _graph(entered, widths, normalization, dropout, num_classes * patch_size**2, policy)
+        logits = _graph(
+            entered, widths, normalization, dropout, num_classes * patch_size**2, policy
+        )
         logits = DepthToSpace(patch_size, dtype="float32", name="pixels")(logits)
         activation = "sigmoid" if num_classes == 1 else "softmax"
         outputs = keras.layers.Activation(activation, dtype="float32", name="probabilities")(logits)
@@ -242,7 +291,11 @@ class UNetSegmenter(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that build the same model again."""
-        return {**self._options, "name": self.name, "dtype": keras.dtype_policies.serialize(self.dtype_policy)}
+        return {
+            **self._options,
+            "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> UNetSegmenter:
@@ -250,7 +303,14 @@ class UNetSegmenter(keras.Model):
         return cls(**config)
 
 
-def _graph(inputs: Any, widths: list[int], normalization: Normalization, dropout: float, filters_out: int, policy: Any) -> Any:
+def _graph(
+    inputs: Any,
+    widths: list[int],
+    normalization: Normalization,
+    dropout: float,
+    filters_out: int,
+    policy: Any,
+) -> Any:
     """The logits [B, H, W, filters_out] of a symbolic tensor [B, H, W, D]."""
     layout = _layout()
     shared = {"data_format": layout, "dtype": policy}
@@ -260,7 +320,11 @@ def _graph(inputs: Any, widths: list[int], normalization: Normalization, dropout
             hidden = ConvBlock(filters, normalization, name=f"{name}_{number}", **shared)(hidden)
         return hidden
 
-    hidden = inputs if layout == "channels_last" else keras.layers.Permute((3, 1, 2), dtype=policy, name="axes_in")(inputs)
+    hidden = (
+        inputs
+        if layout == "channels_last"
+        else keras.layers.Permute((3, 1, 2), dtype=policy, name="axes_in")(inputs)
+    )
     skipped = []
     for number, filters in enumerate(widths[:-1]):
         hidden = level(hidden, filters, f"down{number}")
@@ -271,12 +335,23 @@ def _graph(inputs: Any, widths: list[int], normalization: Normalization, dropout
         hidden = keras.layers.SpatialDropout2D(dropout, name="dropout", **shared)(hidden)
     axis = -1 if layout == "channels_last" else 1
     for number in reversed(range(len(widths) - 1)):
-        upsampled = keras.layers.Conv2DTranspose(widths[number], 2, strides=2, name=f"up{number}_0", **shared)(hidden)
-        joined = keras.layers.Concatenate(axis, dtype=policy, name=f"join{number}")([skipped[number], upsampled])
+        upsampled = keras.layers.Conv2DTranspose(
+            widths[number], 2, strides=2, name=f"up{number}_0", **shared
+        )(hidden)
+        joined = keras.layers.Concatenate(axis, dtype=policy, name=f"join{number}")(
+            [skipped[number], upsampled]
+        )
         hidden = level(joined, widths[number], f"up{number}")
-    # In float32 whatever the rest computes in: probabilities with the 8 bits of bfloat16's mantissa would be coarse.
-    hidden = keras.layers.Conv2D(filters_out, 1, data_format=layout, dtype="float32", name="head")(hidden)
-    return hidden if layout == "channels_last" else keras.layers.Permute((2, 3, 1), dtype="float32", name="axes_out")(hidden)
+    # In float32 whatever the rest computes in: probabilities with the 8 bits of bfloat16's mantissa
+    # would be coarse.
+    hidden = keras.layers.Conv2D(filters_out, 1, data_format=layout, dtype="float32", name="head")(
+        hidden
+    )
+    return (
+        hidden
+        if layout == "channels_last"
+        else keras.layers.Permute((2, 3, 1), dtype="float32", name="axes_out")(hidden)
+    )
 
 
 def _positive(name: str, value: int) -> int:

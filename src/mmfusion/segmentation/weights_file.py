@@ -25,7 +25,9 @@ def save_half(model: keras.Model, path: str | os.PathLike[str]) -> None:
         def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:
             if isinstance(item, h5py.Dataset):
                 values = np.asarray(item)
-                made = target.create_dataset(name, data=values.astype(np.float16) if values.dtype == np.float32 else values)
+                made = target.create_dataset(
+                    name, data=values.astype(np.float16) if values.dtype == np.float32 else values
+                )
             else:
                 made = target.require_group(name)
             made.attrs.update(item.attrs)

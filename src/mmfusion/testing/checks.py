@@ -1,8 +1,8 @@
 """The conformance kit: tiny models, and every law of the library as a check of a plug-in.
 
-`check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` draw every parameter anew (a gate at
-zero would hide a fault) and run the laws, as scikit-learn's `check_estimator` does for estimators; each law
-is a function of its own besides:
+`check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` draw every parameter anew (a
+gate at zero would hide a fault) and run the laws, as scikit-learn's `check_estimator` does for
+estimators; each law is a function of its own besides:
 
 | law | what it says |
 | --- | --- |
@@ -77,7 +77,9 @@ def check_encoder(encoder: Encoder, *, setup: str = "") -> None:
     check_classifier(model, setup=setup)
 
 
-def check_mapper(mapper: nn.Module, *, in_dim: int, out_dim: int, tolerance: float = TOLERANCE) -> None:
+def check_mapper(
+    mapper: nn.Module, *, in_dim: int, out_dim: int, tolerance: float = TOLERANCE
+) -> None:
     """Hold a mapper against shape, batch, padding and gradient law.
 
     Args:
@@ -96,7 +98,9 @@ def check_mapper(mapper: nn.Module, *, in_dim: int, out_dim: int, tolerance: flo
     mapped = mapper(text, image)
     _check_encoded(mapped, 4, out_dim)
     for row in range(4):
-        alone = mapper(*(Encoded(*(value[row : row + 1] for value in part)) for part in (text, image)))
+        alone = mapper(
+            *(Encoded(*(value[row : row + 1] for value in part)) for part in (text, image))
+        )
         agree("batch law (mapper)", mapped.pooled[row], alone.pooled[0], tolerance)
     garbage = torch.where(text.mask[:, :, None], text.tokens, float("nan"))
     longer = torch.cat([garbage, torch.full_like(garbage[:, :2], float("inf"))], dim=1)
@@ -109,12 +113,23 @@ def check_mapper(mapper: nn.Module, *, in_dim: int, out_dim: int, tolerance: flo
     )
     mapped = mapper.train()(text, image)
     (mapped.pooled.sin().sum() + mapped.tokens[mapped.mask].sin().sum()).backward()
-    without = [name for name, p in mapper.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    without = [
+        name
+        for name, p in mapper.named_parameters()
+        if p.requires_grad and (p.grad is None or not p.grad.any())
+    ]
     without = [name for name in without if not KEY_BIAS.search(name)]
     assert not without, f"gradient law (mapper): no gradient for {', '.join(without)}"
 
 
-def check_fusion(fusion: Fusion, *, mapper: Any = "linear", image: str = "timm_vit", text: str = "bert", setup: str = "") -> None:
+def check_fusion(
+    fusion: Fusion,
+    *,
+    mapper: Any = "linear",
+    image: str = "timm_vit",
+    text: str = "bert",
+    setup: str = "",
+) -> None:
     """Hold a fusion strategy, between two tiny towers, against every law.
 
     Args:
@@ -137,7 +152,8 @@ def check_classifier(model: FusionClassifier, *, setup: str = "") -> None:
     model = copy.deepcopy(model).eval()
     redraw_parameters(model, 0)
     batch = tiny_batch(model)
-    # Large and unlike enough in length for a strategy that takes its batches in groups; a graph takes them whole.
+    # Large and unlike enough in length for a strategy that takes its batches in groups; a graph
+    # takes them whole.
     large = tiny_batch(model, 12)
     if "attention_mask" in large:
         large["attention_mask"][6:, 1:] = 0
@@ -165,5 +181,9 @@ def _check_encoded(encoded: Encoded, rows: int, dim: int) -> None:
     places = encoded.tokens.shape[1]
     shapes = [tuple(value.shape) for value in encoded]
     expected = [(rows, places, dim), (rows, places), (rows, dim)]
-    assert shapes == expected, f"shape law: tokens, mask and pooled are {shapes} where {expected} are due"
-    assert encoded.mask.dtype == torch.bool, f"shape law: mask is {encoded.mask.dtype} where bool is due"
+    assert shapes == expected, (
+        f"shape law: tokens, mask and pooled are {shapes} where {expected} are due"
+    )
+    assert encoded.mask.dtype == torch.bool, (
+        f"shape law: mask is {encoded.mask.dtype} where bool is due"
+    )

@@ -5,13 +5,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, DistilBertConfig, ModernBertConfig, MPNetConfig, RobertaConfig, ViTConfig
+from transformers import (
+    BertConfig,
+    DistilBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    ViTConfig,
+)
 
-from ..model.configuration import closest
 from ..model.encoder_image import ImageEncoder, TextEncoder
 from ..model.modeling import FusionClassifier
 from ..model.registry import register_backbone
 from ..model.types import masked_mean
+from ..model.validation import check_choice
 
 Batch = dict[str, Tensor]
 
@@ -65,11 +72,15 @@ def register_tiny_backbones() -> None:
 
 
 def _timm(name: str, size: int, **options: Any) -> ImageEncoder:
-    return ImageEncoder(name, pretrained=False, pretrained_cfg_overlay={"input_size": [3, size, size]}, **options)
+    return ImageEncoder(
+        name, pretrained=False, pretrained_cfg_overlay={"input_size": [3, size, size]}, **options
+    )
 
 
 def _timm_vit() -> ImageEncoder:
-    return _timm("vit_tiny_patch16_224", 32, img_size=32, patch_size=8, embed_dim=WIDTH, depth=4, num_heads=2)
+    return _timm(
+        "vit_tiny_patch16_224", 32, img_size=32, patch_size=8, embed_dim=WIDTH, depth=4, num_heads=2
+    )
 
 
 def _swin() -> ImageEncoder:
@@ -78,7 +89,12 @@ def _swin() -> ImageEncoder:
 
 
 def _hf_vit() -> ImageEncoder:
-    sizes: dict[str, Any] = {"hidden_size": WIDTH, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 48}
+    sizes: dict[str, Any] = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+    }
     return ImageEncoder(ViTConfig(image_size=32, patch_size=8, **sizes))
 
 
@@ -95,7 +111,12 @@ _IMAGES: dict[str, Callable[[], ImageEncoder]] = {
     "custom": _custom_image,
 }
 
-_TEXT_SIZES: dict[str, Any] = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+_TEXT_SIZES: dict[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
 
 
 def _custom_text() -> TextEncoder:
@@ -105,14 +126,28 @@ def _custom_text() -> TextEncoder:
 
 def _modernbert() -> ModernBertConfig:
     # Layer 0 attends globally, 1 and 2 locally: both masks are exercised.
-    special: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1, "cls_token_id": 1, "sep_token_id": 1}
-    return ModernBertConfig(vocab_size=VOCABULARY, local_attention=4, max_position_embeddings=64, **special, **_TEXT_SIZES)
+    special: dict[str, Any] = {
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "cls_token_id": 1,
+        "sep_token_id": 1,
+    }
+    return ModernBertConfig(
+        vocab_size=VOCABULARY,
+        local_attention=4,
+        max_position_embeddings=64,
+        **special,
+        **_TEXT_SIZES,
+    )
 
 
 _TEXTS: dict[str, Callable[[], TextEncoder]] = {
     "bert": lambda: TextEncoder(BertConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
     "roberta": lambda: TextEncoder(RobertaConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
-    "distilbert": lambda: TextEncoder(DistilBertConfig(vocab_size=VOCABULARY, dim=24, n_layers=3, n_heads=2, hidden_dim=32)),
+    "distilbert": lambda: TextEncoder(
+        DistilBertConfig(vocab_size=VOCABULARY, dim=24, n_layers=3, n_heads=2, hidden_dim=32)
+    ),
     "mpnet": lambda: TextEncoder(MPNetConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
     "modernbert": lambda: TextEncoder(_modernbert()),
     "custom": _custom_text,
@@ -126,8 +161,8 @@ def tiny_image_encoder(kind: str) -> ImageEncoder:
     """An image encoder of a few thousand random parameters, 32 wide.
 
     Args:
-        kind: "timm_vit", "transformers_vit" (both of 4 blocks), "cnn" (4 stages), "opaque" (a Swin: one)
-            or "custom" (one block).
+        kind: "timm_vit", "transformers_vit" (both of 4 blocks), "cnn" (4 stages), "opaque" (a Swin:
+            one) or "custom" (one block).
 
     Raises:
         ValueError: for another kind (the closest one is named).
@@ -156,8 +191,7 @@ def tiny_text_encoder(kind: str) -> TextEncoder:
 
 
 def _made(table: dict[str, Callable[[], Any]], kind: str) -> Any:
-    if kind not in table:
-        raise ValueError(f"kind must be one of {list(table)}, got {kind!r}. {closest(kind, list(table))}")
+    check_choice("kind", kind, table)
     return table[kind]()
 
 
@@ -202,13 +236,16 @@ def tiny_classifier(
     return model.eval()
 
 
-def tiny_batch(model: FusionClassifier, batch: int = 4, *, missing: bool = True, seed: int = 0) -> Batch:
+def tiny_batch(
+    model: FusionClassifier, batch: int = 4, *, missing: bool = True, seed: int = 0
+) -> Batch:
     """Inputs with labels for `model`: noise as pixels, random tokens in texts of random lengths.
 
     Args:
         model: gives sizes, vocabulary and labels.
         batch: B, at least 1.
-        missing: whether the first sample lacks its image and the second its text, where there are two towers.
+        missing: whether the first sample lacks its image and the second its text, where there are
+            two towers.
         seed: of everything drawn.
     """
     draw = torch.Generator().manual_seed(seed)
@@ -239,8 +276,9 @@ def tiny_batch(model: FusionClassifier, batch: int = 4, *, missing: bool = True,
 def redraw_parameters(module: nn.Module, seed: int) -> None:
     """Draw every parameter of `module` anew, in place, gates and norms too; scales keep activations near 1.
 
-    Weights: normal, over the root of what each output sums; scales of norms: around 1; biases, gates and what
-    is left: normal, 0.2 wide. Batch-norm statistics are drawn as well, the variances positive.
+    Weights: normal, over the root of what each output sums; scales of norms: around 1; biases,
+    gates and what is left: normal, 0.2 wide. Batch-norm statistics are drawn as well, the variances
+    positive.
 
     Args:
         module: any module.
@@ -253,7 +291,9 @@ def redraw_parameters(module: nn.Module, seed: int) -> None:
             if parameter.ndim >= 2 and parameter.shape[0] > 1:
                 value = noise / (parameter.numel() / parameter.shape[0]) ** 0.5
             else:
-                value = 0.2 * noise + (1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0)
+                value = 0.2 * noise + (
+                    1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
+                )
             parameter.copy_(value)
         for name, buffer in module.named_buffers():
             if name.endswith("running_mean"):
@@ -299,7 +339,9 @@ def corrupted(batch: Batch, seed: int = 0) -> Batch:
     """
     draw = torch.Generator().manual_seed(seed)
     no_image, no_text = ~batch["image_present"], ~batch["text_present"]
-    pixels, ids, mask = (batch[name].clone() for name in ("pixel_values", "input_ids", "attention_mask"))
+    pixels, ids, mask = (
+        batch[name].clone() for name in ("pixel_values", "input_ids", "attention_mask")
+    )
     pixels[no_image] = float("nan")
     # Tokens of the batch itself: whatever the vocabulary is, they are in it.
     tokens = ids[mask.bool()]
@@ -311,5 +353,9 @@ def corrupted(batch: Batch, seed: int = 0) -> Batch:
 def _vocabulary(model: FusionClassifier) -> int:
     """How many token ids the text tower knows, read from its first embedding where it does not say."""
     assert model.text_encoder is not None
-    tables = [module.num_embeddings for module in model.text_encoder.modules() if isinstance(module, nn.Embedding)]
+    tables = [
+        module.num_embeddings
+        for module in model.text_encoder.modules()
+        if isinstance(module, nn.Embedding)
+    ]
     return model.text_encoder.vocab_size or tables[0]

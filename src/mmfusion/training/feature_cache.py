@@ -1,11 +1,13 @@
 """What frozen towers compute, computed once.
 
-With frozen towers most of an epoch repeats itself. `cache_features` encodes every sample once, up to the first block that
-trains or that the fusion strategy acts in, and stores the result (Arrow, half precision). The Trainer then reads that instead of
-pictures and texts, and gets the same results.
+With frozen towers most of an epoch repeats itself. `cache_features` encodes every sample once, up
+to the first block that trains or that the fusion strategy acts in, and stores the result (Arrow,
+half precision). The Trainer then reads that instead of pictures and texts, and gets the same
+results.
 
-An entry is found by what it was made from: the tower's frozen weights and options, the preprocessing, the content of the file
-or text. Change any of them and it is another entry, so a stale one cannot be read.
+An entry is found by what it was made from: the tower's frozen weights and options, the
+preprocessing, the content of the file or text. Change any of them and it is another entry, so a
+stale one cannot be read.
 """
 
 import hashlib
@@ -53,7 +55,9 @@ class TowerCache:
         folder: where caches lie; this tower's entries get a folder of their own in it.
     """
 
-    def __init__(self, model: FusionClassifier, processor: FusionProcessor, modality: str, folder: Path):
+    def __init__(
+        self, model: FusionClassifier, processor: FusionProcessor, modality: str, folder: Path
+    ):
         self.model, self.processor, self.modality = model, processor, modality
         self.encoder = getattr(model, f"{modality}_encoder")
         self.block = model.cache_block(modality)
@@ -82,15 +86,27 @@ class TowerCache:
             # Texts of one length share a batch, so that little padding is computed.
             missing.sort(key=lambda key: len(sources[key]))
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Written under another name and renamed when complete: a run that is killed leaves nothing that looks whole.
+        # Written under another name and renamed when complete: a run that is killed leaves nothing
+        # that looks whole.
         unfinished = self.folder / f"{uuid.uuid4().hex}.part"
         with ArrowWriter(path=str(unfinished), features=_FEATURES) as writer:
-            for start in tqdm(range(0, len(missing), batch_size), desc=f"encode {self.modality}s", unit="batch"):
+            for start in tqdm(
+                range(0, len(missing), batch_size), desc=f"encode {self.modality}s", unit="batch"
+            ):
                 keys = missing[start : start + batch_size]
-                for key, (state, pooled) in zip(keys, self._encode([sources[key] for key in keys]), strict=True):
+                for key, (state, pooled) in zip(
+                    keys, self._encode([sources[key] for key in keys]), strict=True
+                ):
                     array = _half(state, key)
                     vector = None if pooled is None else _half(pooled, key).tobytes()
-                    writer.write({"key": key, "shape": list(array.shape), "state": array.tobytes(), "pooled": vector})
+                    writer.write(
+                        {
+                            "key": key,
+                            "shape": list(array.shape),
+                            "state": array.tobytes(),
+                            "pooled": vector,
+                        }
+                    )
             writer.finalize()
         complete = unfinished.with_suffix(".arrow")
         os.replace(unfinished, complete)
@@ -107,9 +123,15 @@ class TowerCache:
         shape = table["shape"][row].as_py()
         content = bytearray(table["state"][row].as_buffer())
         # torch reads no empty buffer; a text without a token is one.
-        state = torch.frombuffer(content, dtype=torch.float16) if content else torch.empty(0, dtype=torch.float16)
+        state = (
+            torch.frombuffer(content, dtype=torch.float16)
+            if content
+            else torch.empty(0, dtype=torch.float16)
+        )
         pooled = table["pooled"][row].as_buffer()
-        return state.reshape(shape), None if pooled is None else torch.frombuffer(bytearray(pooled), dtype=torch.float16)
+        return state.reshape(shape), None if pooled is None else torch.frombuffer(
+            bytearray(pooled), dtype=torch.float16
+        )
 
     def _read(self, file: Path) -> None:
         table = datasets.Dataset.from_file(str(file)).data.table
@@ -121,7 +143,9 @@ class TowerCache:
     def _encode(self, sources: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
         device = next(self.encoder.parameters()).device
         if self.modality == "image":
-            inputs: tuple[Tensor, ...] = (self.processor(images=list(sources))["pixel_values"].to(device),)
+            inputs: tuple[Tensor, ...] = (
+                self.processor(images=list(sources))["pixel_values"].to(device),
+            )
         else:
             batch = self.processor(text=list(sources))
             inputs = (batch["input_ids"].to(device), batch["attention_mask"].bool().to(device))
@@ -132,7 +156,11 @@ class TowerCache:
                 if kept == "all":
                     hidden = Hidden(encoded.tokens, encoded.mask, encoded.pooled)
                 else:
-                    one = encoded.pooled if kept == "pooled" else masked_mean(encoded.tokens, encoded.mask)
+                    one = (
+                        encoded.pooled
+                        if kept == "pooled"
+                        else masked_mean(encoded.tokens, encoded.mask)
+                    )
                     # A text without a token stays one, which is a missing text.
                     hidden = Hidden(one[:, None], encoded.mask.any(1, keepdim=True), encoded.pooled)
             else:
@@ -140,7 +168,11 @@ class TowerCache:
         for row in range(len(sources)):
             state = hidden.values[row]
             # Texts are stored without their padding; the images of a batch have none.
-            state = state[hidden.mask[row]] if hidden.mask is not None and self.modality == "text" else state
+            state = (
+                state[hidden.mask[row]]
+                if hidden.mask is not None and self.modality == "text"
+                else state
+            )
             yield state, None if hidden.pooled is None else hidden.pooled[row]
 
     def _kept(self) -> str:
@@ -161,13 +193,19 @@ class TowerCache:
             "format": 1,
             "block": self.block,
             "tokens": self._kept(),
-            "config": {k: v for k, v in self.encoder.config.items() if k not in ("trainable", "lora", "padding")},
+            "config": {
+                k: v
+                for k, v in self.encoder.config.items()
+                if k not in ("trainable", "lora", "padding")
+            },
             "processor": _preprocessing(self.processor, self.modality),
         }
         digest.update(json.dumps(described, sort_keys=True, default=str).encode())
         for name, value in _frozen_tensors(self.encoder):
             digest.update(name.encode())
-            digest.update(value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data)
+            digest.update(
+                value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data
+            )
         return digest.hexdigest()
 
 
@@ -175,7 +213,12 @@ class TowerCache:
 class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
     """The rows of a dataset with what frozen towers made of them in the place of their pictures and texts."""
 
-    def __init__(self, dataset: datasets.Dataset, keys: Mapping[str, Sequence[str | None]], caches: Mapping[str, TowerCache]):
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        keys: Mapping[str, Sequence[str | None]],
+        caches: Mapping[str, TowerCache],
+    ):
         self.dataset = dataset
         self.keys = keys
         self.caches = caches
@@ -264,7 +307,9 @@ def cache_features(
     modalities = [
         name
         for name in model.modalities
-        if name in dataset.column_names and model.cache_block(name) > 0 and getattr(model, f"{name}_encoder").num_frozen_blocks
+        if name in dataset.column_names
+        and model.cache_block(name) > 0
+        and getattr(model, f"{name}_encoder").num_frozen_blocks
     ]
     if not modalities:
         raise ValueError(
@@ -276,7 +321,9 @@ def cache_features(
         caches[name] = TowerCache(model, processor, name, Path(folder))
         column = list(dataset[name])
         keys[name] = [_content_key(source, name) for source in column]
-        sources = {key: source for key, source in zip(keys[name], column, strict=True) if key is not None}
+        sources = {
+            key: source for key, source in zip(keys[name], column, strict=True) if key is not None
+        }
         caches[name].add(sources, batch_size=batch_size)
     return CachedDataset(dataset, keys, caches), CachedCollator(processor, modalities)
 
@@ -298,18 +345,26 @@ def _batch_of(name: str, rows: Sequence[tuple[Tensor, Tensor | None] | None]) ->
     here = [row for row in rows if row is not None]
     batch = {f"{name}_present": present}
     if not here:
-        return batch | ({"attention_mask": torch.zeros(len(rows), 1, dtype=torch.long)} if name == "text" else {})
+        return batch | (
+            {"attention_mask": torch.zeros(len(rows), 1, dtype=torch.long)}
+            if name == "text"
+            else {}
+        )
     empty = torch.zeros_like(here[0][0][:1] if name == "text" else here[0][0])
     states = [empty if row is None else row[0] for row in rows]
     if name == "text":
         lengths = torch.tensor([0 if row is None else len(row[0]) for row in rows])
-        batch["attention_mask"] = (torch.arange(max(int(lengths.max()), 1)) < lengths[:, None]).long()
+        batch["attention_mask"] = (
+            torch.arange(max(int(lengths.max()), 1)) < lengths[:, None]
+        ).long()
         batch["text_state"] = pad_sequence(states, batch_first=True)
     else:
         batch[f"{name}_state"] = torch.stack(states)
     if here[0][1] is not None:
         zero = torch.zeros_like(here[0][1])
-        batch[f"{name}_pooled"] = torch.stack([zero if row is None or row[1] is None else row[1] for row in rows])
+        batch[f"{name}_pooled"] = torch.stack(
+            [zero if row is None or row[1] is None else row[1] for row in rows]
+        )
     return batch
 
 
@@ -328,14 +383,28 @@ def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
         return {"input_spec": processor.input_spec, "fit": processor.fit}
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    table = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return {"tokenizer": hashlib.sha256(table.encode()).hexdigest(), "max_length": processor.max_length}
+    table = (
+        backend.to_str()
+        if backend is not None
+        else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    )
+    return {
+        "tokenizer": hashlib.sha256(table.encode()).hexdigest(),
+        "max_length": processor.max_length,
+    }
 
 
 def _frozen_tensors(encoder: Any) -> Iterator[tuple[str, Tensor]]:
     """The parameters and buffers of what is frozen, in a fixed order."""
-    frozen = {id(inner) for module in encoder._frozen for inner in (module.modules() if module is encoder.backbone else [module])}
+    frozen = {
+        id(inner)
+        for module in encoder._frozen
+        for inner in (module.modules() if module is encoder.backbone else [module])
+    }
     for name, module in encoder.backbone.named_modules():
         if id(module) in frozen:
-            for leaf, value in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            for leaf, value in (
+                *module.named_parameters(recurse=False),
+                *module.named_buffers(recurse=False),
+            ):
                 yield f"{name}.{leaf}", value

@@ -14,8 +14,9 @@ logger = logging.get_logger(__name__)
 def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     """The newest checkpoint in `folder` that was written to its end, or None.
 
-    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it or ends in the middle
-    of it; one killed while being deleted lacks another file. Either is passed over, and the log says so.
+    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it
+    or ends in the middle of it; one killed while being deleted lacks another file. Either is passed
+    over, and the log says so.
 
     Args:
         folder: the Trainer's output_dir; it need not exist.
@@ -49,6 +50,10 @@ def _fault_of(checkpoint: Path) -> str | None:
         for path in weights:
             with safe_open(path, framework="pt") as tensors:
                 tensors.keys()
-        return None if state.get("global_step") == int(checkpoint.name.removeprefix("checkpoint-")) else "another step's state"
+        return (
+            None
+            if state.get("global_step") == int(checkpoint.name.removeprefix("checkpoint-"))
+            else "another step's state"
+        )
     except (OSError, ValueError, zipfile.BadZipFile, SafetensorError) as error:
         return f"{type(error).__name__}: {error}"

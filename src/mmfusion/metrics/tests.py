@@ -1,0 +1,105 @@
+"""Tests of two models on the same samples, and the correction for several tests at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .weighted import Array, judge, read_samples
+
+# With fewer discordant samples the chi-square approximation of McNemar's test is poor.
+_EXACT_BELOW = 25
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """On how many samples only the first, or only the second model is right, and the test of their equality.
+
+    Attributes:
+        only_first: Samples that the first model alone gets right.
+        only_second: Samples that the second model alone gets right.
+        statistic: The smaller of these counts in the exact test, else chi-square with continuity
+            correction.
+        p_value: Two-sided.
+    """
+
+    only_first: int
+    only_second: int
+    statistic: float
+    p_value: float
+
+
+def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
+    """Return McNemar's test that two classifiers are right equally often.
+
+    It looks at the discordant samples, on which one model alone is right: exact (binomial) where
+    they are fewer than 25, else chi-square with continuity correction. Without any the p-value is
+    1. The test takes samples for independent: with several samples per patient, use
+    `paired_bootstrap` with groups.
+
+    Args:
+        first: Logits or probabilities of the first model, finite.
+        second: Those of the second model, for the same samples in the same order.
+        labels: Class numbers.
+
+    Shape:
+        first and second `[B, C]`; labels `[B]`.
+
+    Raises:
+        TypeError: An argument is no array of numbers.
+        ValueError: Shapes do not fit, a logit is not finite, or a label is out of range or
+            multi-label.
+
+    Source:
+        McNemar 1947, Psychometrika 12:153; Edwards 1948, Psychometrika 13:185 (the correction).
+
+    Example:
+        >>> labels = np.array([0, 0, 1, 1])
+        >>> mcnemar(np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 1, 0, 1]], labels)
+        McNemar(only_first=2, only_second=0, statistic=0.0, p_value=0.5)
+    """
+    from statsmodels.stats import contingency_tables
+
+    right = []
+    for name, scores in (("first", first), ("second", second)):
+        values, truth = read_samples(name, scores, labels)
+        if truth.ndim != 1:
+            raise ValueError(
+                f"labels must be [B] class numbers, got shape {tuple(truth.shape)}. Test one label at a time."
+            )
+        right.append(judge(values, truth)[0][:, 0].bool())
+    only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    exact = only_first + only_second < _EXACT_BELOW
+    # The test looks only at the discordant cells.
+    test = contingency_tables.mcnemar(
+        [[0, only_first], [only_second, 0]], exact=exact, correction=True
+    )
+    return McNemar(only_first, only_second, float(test.statistic), float(test.pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns the p-values after Holm's correction for several tests, in their order.
+
+    With m tests and the p-values sorted upwards, p_(k) becomes max_{j <= k} min(1, (m - j + 1)
+    p_(j)). The chance that any true null hypothesis is rejected then stays below the level. No
+    p-value gives no result.
+
+    Args:
+        p_values: one per test, in [0, 1].
+
+    Raises:
+        ValueError: a p-value is out of range or NaN.
+
+    Source:
+        Holm 1979, Scandinavian Journal of Statistics 6:65; done by statsmodels.
+
+    Example:
+        >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
+        [0.03, 0.06, 0.06]
+    """
+    from statsmodels.stats.multitest import multipletests
+
+    for index, p_value in enumerate(p_values):
+        if not 0 <= p_value <= 1:
+            raise ValueError(f"p_values must be in [0, 1], got {p_value!r} at place {index}.")
+    if not len(p_values):
+        return []
+    return [float(p_value) for p_value in multipletests(list(p_values), method="holm")[1]]

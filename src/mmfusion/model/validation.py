@@ -1,0 +1,76 @@
+"""Checks of what a user passes, and the sentences with which they are refused."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, allowed: Iterable[str]) -> str:
+    """Returns " Did you mean '...'?" with the closest allowed name, or "" where none is close.
+
+    The leading space lets it follow another sentence.
+
+    Args:
+        name: what was written.
+        allowed: what could have been meant.
+
+    Example:
+        >>> did_you_mean("imgae", ["image", "text"])
+        " Did you mean 'image'?"
+        >>> did_you_mean("age", ["image", "text"])
+        ''
+    """
+    matches = difflib.get_close_matches(str(name), list(allowed), n=1)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def closest(name: object, allowed: Iterable[str]) -> str:
+    """Returns a sentence that proposes the closest allowed name, or lists them all.
+
+    Args:
+        name: what was written.
+        allowed: what could have been meant.
+
+    Example:
+        >>> closest("concta", ["concat", "late"])
+        "Did you mean 'concat'?"
+    """
+    allowed = list(allowed)
+    return did_you_mean(name, allowed).strip() or f"Choose one of {sorted(allowed)}."
+
+
+def check_choice(field: str, value: object, allowed: Iterable[str]) -> None:
+    """Refuses a value that is not one of the allowed names.
+
+    Args:
+        field: what the user calls it.
+        value: what was given.
+        allowed: the names.
+
+    Raises:
+        ValueError: that lists the names and proposes the closest one.
+
+    Example:
+        >>> check_choice("fit", "crpo", ["squash", "pad", "crop"])
+        Traceback (most recent call last):
+            ...
+        ValueError: fit must be one of ['squash', 'pad', 'crop'], got 'crpo'. Did you mean 'crop'?
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(
+            f"{field} must be one of {allowed}, got {value!r}. {closest(value, allowed)}"
+        )
+
+
+def check_probability(field: str, value: float) -> None:
+    """Refuses a probability outside [0, 1).
+
+    Args:
+        field: what the user calls it.
+        value: what was given.
+
+    Raises:
+        ValueError: when it is out of range.
+    """
+    if not 0 <= value < 1:
+        raise ValueError(f"{field} must be in [0, 1), got {value!r}. 0 switches it off.")
