@@ -1,1 +1,4 @@
-"""How fast the library is, beside its peers, in one run on one machine; `python -m benchmarks --help`."""
+"""The benchmarks: the library and its peers, timed in one run on one machine.
+
+`python -m benchmarks --help` lists the options.
+"""

@@ -31,20 +31,20 @@ SETTINGS = (
     "CUDA_",
     "KERAS_BACKEND",
 )
-"""How the names begin of what a figure may depend on in the environment."""
+"""The prefixes of the environment variables that a figure may depend on."""
 
 SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
-"""What torch itself adds to the environment."""
+"""The environment variable that torch sets by itself; `command` leaves it out."""
 
 
 def command() -> str:
-    """What to type to run this again."""
-    named = {
+    """Returns the shell command that repeats this run."""
+    variables = {
         name: value
         for name, value in os.environ.items()
         if name.startswith(SETTINGS) and name != SET_BY_TORCH
     }
-    settings = [f"{name}={shlex.quote(value)} " for name, value in sorted(named.items())]
+    settings = [f"{name}={shlex.quote(value)} " for name, value in sorted(variables.items())]
     return f"{''.join(settings)}python -m benchmarks {shlex.join(sys.argv[1:])}"
 
 
@@ -68,21 +68,9 @@ def main(
         typer.Option(help="A JSON file to write; cases that it holds already are kept."),
     ] = None,
 ) -> None:
-    """Time the library beside its peers, in one run on one machine."""
+    """Times the library and its peers, in one run on one machine."""
     console = Console()
-    plain = device == "cpu" and dtype == "float32"
-    wanted = case or [name for name in CASES if plain or name not in CPU_FLOAT32]
-    unknown = [name for name in wanted if name not in CASES]
-    if unknown or dtype not in ("float32", "bfloat16"):
-        raise typer.BadParameter(
-            f"--case must be of {list(CASES)} and --dtype float32 or bfloat16, got {unknown} and {dtype!r}."
-        )
-    if not plain and set(wanted) & CPU_FLOAT32:
-        raise typer.BadParameter(
-            f"--case {', '.join(CPU_FLOAT32)} runs on the CPU in float32, got {device} and {dtype}."
-        )
-    if device == "cuda" and not torch.cuda.is_available():
-        raise typer.BadParameter("--device must be cpu where there is no GPU, got 'cuda'.")
+    case_names = _checked_cases(case, device, dtype)
     torch.set_num_threads(threads)
     kind = getattr(torch, dtype)
     product = fastest_product(device, kind)
@@ -96,24 +84,50 @@ def main(
         "device": device,
         "batch_size": batch_size,
     }
-    kept = (
+    # A file may hold cases of an earlier run: they stay, so that one case can be measured again.
+    stored = (
         json.loads(output.read_text(encoding="utf-8"))["cases"]
         if output is not None and output.exists()
         else {}
     )
     console.print(
-        f"{backbones}, {dtype}, {device}, batch {batch_size}: matrix products at {product.rate / 1e9:.0f} GFLOP/s",
+        f"{backbones}, {dtype}, {device}, batch {batch_size}: "
+        f"matrix products at {product.rate / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
-    for name in wanted:
-        found = CASES[name](setting)
-        # Each case says where it was measured: others in the file may come from another day or
-        # machine.
-        kept[name] = found | {"made": made | found.get("made", {})}
-        print_case(console, name, found)
+    for name in case_names:
+        result = CASES[name](setting)
+        # Each case records where it was measured: the other cases in the file may come from another
+        # day or from another machine.
+        stored[name] = result | {"made": made | result.get("made", {})}
+        print_case(console, name, result)
+        # The file is written after every case, so that a later failure loses no measurement.
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps({"cases": kept}, indent=2) + "\n", encoding="utf-8")
+            output.write_text(json.dumps({"cases": stored}, indent=2) + "\n", encoding="utf-8")
+
+
+def _checked_cases(case: list[str] | None, device: str, dtype: str) -> list[str]:
+    """Returns the names of the cases to run, once the options fit together.
+
+    Raises:
+        typer.BadParameter: for an unknown case or dtype, or for a device that cannot run it.
+    """
+    cpu_float32 = device == "cpu" and dtype == "float32"
+    case_names = case or [name for name in CASES if cpu_float32 or name not in CPU_FLOAT32]
+    unknown = [name for name in case_names if name not in CASES]
+    if unknown or dtype not in ("float32", "bfloat16"):
+        raise typer.BadParameter(
+            f"--case must be of {list(CASES)} and --dtype float32 or bfloat16, "
+            f"got {unknown} and {dtype!r}."
+        )
+    if not cpu_float32 and set(case_names) & CPU_FLOAT32:
+        raise typer.BadParameter(
+            f"--case {', '.join(CPU_FLOAT32)} runs on the CPU in float32, got {device} and {dtype}."
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise typer.BadParameter("--device must be cpu where there is no GPU, got 'cuda'.")
+    return case_names
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The cases: each returns what is written to the JSON. Sides that do the same work are timed once they have answered alike."""
+"""The cases: each returns what is written to the JSON.
+
+Sides that do the same work are timed only after their answers were found equal.
+"""
 
 from __future__ import annotations
 
@@ -40,26 +43,33 @@ from benchmarks.pixels import pixels_to_label
 from benchmarks.scaling import scaling
 from benchmarks.timing import Side
 from mmfusion import FusionClassifier, TextEncoder, export_model
-from mmfusion.model.types import masked_mean
+from mmfusion.model.masking import masked_mean
 
 GROWTH = (1_000, 10_000, 100_000)
-"""Numbers of pairs that are streamed."""
+"""The numbers of pairs that the case "growth" streams."""
 
 
 def text_tower(setting: Setting) -> dict[str, Any]:
-    """BERT on real report lengths: packed, padded to the longest, and transformers' own padded to the longest, to 128, to 512."""
+    """Returns the times of BERT on texts as long as real reports, packed and padded.
+
+    The library runs packed and padded to the longest text. transformers' BertModel runs padded to
+    the longest text, to 128 tokens and to 512 tokens.
+    """
     torch.manual_seed(0)
     ours = TextEncoder(setting.chosen.text).eval()
+    # The same weights on both sides, so that their answers can be compared.
     plain = BertModel(setting.chosen.text, add_pooling_layer=False).eval()
     plain.load_state_dict(ours.backbone.state_dict())
     batch = texts(setting.batch, device=setting.device)
     mask = batch["attention_mask"].bool()
     with torch.inference_mode():
         expected = masked_mean(plain.to(setting.device)(**batch).last_hidden_state, mask).cpu()
+    # The reference above is computed in float32, so the models move to the dtype only now.
     setting.place(ours), setting.place(plain)
 
     def of_ours(padding: str) -> Side:
         def run() -> Tensor:
+            # Both sides share one model, so each call sets its own padding.
             ours.padding = padding
             return ours(**batch).pooled
 
@@ -82,7 +92,7 @@ def text_tower(setting: Setting) -> dict[str, Any]:
     operations = {
         name: transformer_operations(setting.chosen.text, cut(lengths, name)) for name in sides
     }
-    # A text of more than 128 tokens is cut there: it is another text.
+    # The side padded to 128 cuts longer texts, so only the shorter texts have the same answer.
     whole = {"transformers, to 128": [row for row, length in enumerate(lengths) if length <= 128]}
     return compared(setting, sides, expected, whole, operations=operations) | {
         "tokens": int(mask.sum()),
@@ -91,11 +101,13 @@ def text_tower(setting: Setting) -> dict[str, Any]:
 
 
 def fused(setting: Setting) -> dict[str, Any]:
-    """The whole forward pass of every strategy, of the first one compiled, and of a dual encoder with a linear head.
+    """Returns the times of the whole forward pass of every strategy and of a dual encoder.
 
-    The dual encoder's texts are padded to 512, to 128 and to the longest.
+    The first strategy is timed compiled as well. The dual encoder has a linear head. Its texts are
+    padded to 512, to 128 and to the longest.
     """
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
+    # The reference needs float32 pictures, whatever the dtype of the run is.
     full = inputs | {"pixel_values": inputs["pixel_values"].float()}
     sides: dict[str, Side] = {}
     expected: dict[str, Tensor] = {}
@@ -104,7 +116,7 @@ def fused(setting: Setting) -> dict[str, Any]:
         assert model.text_encoder is not None
         model.text_encoder.padding = "padded"
         with torch.inference_mode():
-            # One pair at a time: there is nothing to pad, to pack or to group.
+            # One pair at a time needs no padding, packing or grouping: it is the reference answer.
             alone = [
                 {name: value[row : row + 1] for name, value in full.items()}
                 for row in range(setting.batch)
@@ -117,6 +129,7 @@ def fused(setting: Setting) -> dict[str, Any]:
         setting.place(classifier(setting.chosen, first)), inputs
     )
     expected[f"{first}, compiled"] = expected[first]
+    # The dual encoder takes a ViT of transformers; a timm model is given by its name, a string.
     if not isinstance(setting.chosen.image, str):
         peer = DualEncoder(classifier(setting.chosen, "concat")).eval().to(setting.device)
         with torch.inference_mode():
@@ -129,6 +142,7 @@ def fused(setting: Setting) -> dict[str, Any]:
             sides[f"dual encoder, {name}"] = lambda padded=padded: peer(**padded)
             expected[f"dual encoder, {name}"] = answer
     lengths = inputs["attention_mask"].sum(1).tolist()
+    # The side padded to 128 cuts longer texts, so only the shorter texts have the same answer.
     short = [row for row, length in enumerate(lengths) if length <= 128]
     return compared(
         setting,
@@ -143,10 +157,11 @@ def fused(setting: Setting) -> dict[str, Any]:
 
 
 def parts(setting: Setting) -> dict[str, Any]:
-    """Each tower alone, and mapper with fusion on top of what the towers gave.
+    """Returns the times of each tower alone, and of mapper and fusion on stored tower states.
 
-    A strategy that acts inside the towers starts from the states that enter the first blocks it
-    acts in, as from a cache; what it adds is its time less that of the same blocks without it.
+    A strategy that acts inside the towers starts from the hidden states that enter the first block
+    in which it acts, as it would with a feature cache. Its cost is its time minus the time of the
+    same blocks without it.
     """
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     words = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -162,8 +177,9 @@ def parts(setting: Setting) -> dict[str, Any]:
         sides[f"mapper + {fusion}"] = of_model(strategy, stored)
         if rest is not None:
             sides[f"the same blocks without {fusion}"] = rest
+    # These sides return parts of a forward pass, which have no common answer to compare.
     seconds = timed(setting, sides)
-    medians = {name: found["median"] for name, found in seconds.items()}
+    medians = {name: side["median"] for name, side in seconds.items()}
     alone = medians["image tower"] + medians["text tower"]
     added = {
         fusion: medians[f"mapper + {fusion}"]
@@ -179,52 +195,65 @@ def parts(setting: Setting) -> dict[str, Any]:
 def _behind(
     model: FusionClassifier, inputs: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], Side | None]:
-    """The states that enter the first blocks in which the strategy acts, and what runs the towers on from there without it."""
+    """Returns the strategy's stored inputs, and a side that runs the same blocks without it.
+
+    The stored inputs are the hidden states that enter the first blocks in which the strategy acts.
+    The side is None where the strategy acts behind both towers.
+    """
     image, text = model.image_encoder, model.text_encoder
     assert image is not None and text is not None
+    # Only frozen towers can start from stored states.
     model.freeze("image").freeze("text")
-    at, at_text = model.cache_block("image"), model.cache_block("text")
+    point, text_point = model.cache_point("image"), model.cache_point("text")
+    at, at_text = point.block, text_point.block
     with torch.inference_mode():
-        seen, read = (
+        image_hidden, text_hidden = (
             image.embed(inputs["pixel_values"]),
             text.embed(inputs["input_ids"], inputs["attention_mask"]),
         )
-        seen = image.walk(0, min(at, image.num_blocks), seen)
-        read = text.walk(0, min(at_text, text.num_blocks), read)
+        image_hidden = image.walk(0, at, image_hidden)
+        text_hidden = text.walk(0, at_text, text_hidden)
         stored = {
-            "image_state": seen.values,
-            "text_state": read.values,
-            "attention_mask": read.mask,
+            "image_state": image_hidden.values,
+            "text_state": text_hidden.values,
+            "attention_mask": text_hidden.mask,
         }
-        if at > image.num_blocks:
-            encoded = image.pool(seen)
+        # A strategy behind the last block takes the pooled vectors as well.
+        if point.pooled:
+            encoded = image.pool(image_hidden)
             stored |= {"image_state": encoded.tokens, "image_pooled": encoded.pooled}
-        if at_text > text.num_blocks:
-            stored |= {"text_state": text.pool(read).tokens, "text_pooled": text.pool(read).pooled}
+        if text_point.pooled:
+            encoded = text.pool(text_hidden)
+            stored |= {"text_state": encoded.tokens, "text_pooled": encoded.pooled}
 
     def rest() -> None:
         if at < image.num_blocks:
-            image.pool(image.walk(at, image.num_blocks, seen))
+            image.pool(image.walk(at, image.num_blocks, image_hidden))
         if at_text < text.num_blocks:
-            text.pool(text.walk(at_text, text.num_blocks, read))
+            text.pool(text.walk(at_text, text.num_blocks, text_hidden))
 
     return stored, rest if at < image.num_blocks or at_text < text.num_blocks else None
 
 
 def training_step(setting: Setting) -> dict[str, Any]:
-    """Forward, backward and an AdamW step with everything training, texts packed and padded."""
+    """Returns the times of a training step of all weights, with packed and with padded texts.
+
+    A step is the forward pass, the backward pass and an AdamW update.
+    """
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     inputs["labels"] = torch.arange(setting.batch, device=setting.device) % 2
     model = setting.place(classifier(setting.chosen, "concat"))
     assert model.text_encoder is not None
     losses = {}
-    # Without dropout, whose draws differ between the two.
+    # The losses are compared in eval mode, because the two sides draw different dropout masks.
     for padding in ("packed", "padded"):
         model.text_encoder.padding = padding
         losses[padding] = model.eval()(**inputs).loss.item()
+    # Not `> TOLERANCE`: a NaN must count as different, too.
     if not abs(losses["packed"] - losses["padded"]) <= TOLERANCE[setting.dtype]:
         raise RuntimeError(f"both must have the same loss, got {losses}. Nothing was timed.")
     model.train()
+    # A tiny learning rate keeps the weights, and so the work of each step, nearly the same.
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def of(padding: str) -> Side:
@@ -244,25 +273,30 @@ def training_step(setting: Setting) -> dict[str, Any]:
 
 
 def latency(setting: Setting) -> dict[str, Any]:
-    """One pair at a time, eager and compiled: the median and the 99th percentile, in seconds."""
+    """Returns the times of one pair alone, eager and compiled, with the 99th percentile."""
     model = setting.place(classifier(setting.chosen, "concat"))
     inputs = pairs(setting.chosen, 1, setting.dtype, device=setting.device)
     with torch.inference_mode():
         full = classifier(setting.chosen, "concat").to(setting.device)
         expected = full(**inputs | {"pixel_values": inputs["pixel_values"].float()}).logits
     sides = {"concat": of_model(model, inputs), "concat, compiled": of_compiled(model, inputs)}
-    found = compared(replace(setting, rounds=max(100, setting.rounds)), sides, expected)
-    for side in found["seconds"].values():
+    # A 99th percentile needs 100 rounds at least.
+    result = compared(replace(setting, rounds=max(100, setting.rounds)), sides, expected)
+    for side in result["seconds"].values():
         side["percentile_99"] = float(np.percentile(side["rounds"], 99))
-    return found | {"made": {"batch_size": 1}}
+    return result | {"made": {"batch_size": 1}}
 
 
 def exported(setting: Setting) -> dict[str, Any]:
-    """The exported graph in torch and in onnxruntime beside eager, at batch 1 and at the batch of the run."""
+    """Returns the times of the exported graph in torch and in onnxruntime, and of eager.
+
+    Each is timed at batch 1 and at the batch size of the run.
+    """
     import onnxruntime
 
+    # One exported graph must take every batch size, so both sizes run through the same files.
     model = classifier(setting.chosen, "concat")
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         reports = {
             ending: export_model(model, Path(folder) / f"model{ending}")
@@ -270,12 +304,14 @@ def exported(setting: Setting) -> dict[str, Any]:
         }
         program = torch.export.load(reports[".pt2"].path).module()
         options = onnxruntime.SessionOptions()
+        # Without this, onnxruntime takes all cores, and torch only those of the setting.
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(
             reports[".onnx"].path, options, providers=["CPUExecutionProvider"]
         )
         for batch in sorted({1, setting.batch}):
             inputs = pairs(setting.chosen, batch, torch.float32)
+            # An exported graph takes all inputs. These two say which modalities are present.
             inputs |= {
                 name: torch.ones(batch, dtype=torch.bool)
                 for name in ("image_present", "text_present")
@@ -289,8 +325,8 @@ def exported(setting: Setting) -> dict[str, Any]:
             }
             with torch.inference_mode():
                 expected = eager()
-            found[f"batch {batch}"] = compared(setting, sides, expected, tolerance=1e-4)
-    return found | {
+            results[f"batch {batch}"] = compared(setting, sides, expected, tolerance=1e-4)
+    return results | {
         "largest_difference": {
             ending: report.largest_difference for ending, report in reports.items()
         }
@@ -298,7 +334,7 @@ def exported(setting: Setting) -> dict[str, Any]:
 
 
 def compiled(setting: Setting) -> dict[str, Any]:
-    """`CompiledClassifier` beside the classifier with packed and with padded texts."""
+    """Returns the times of `CompiledClassifier` and of the classifier, packed and padded."""
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     model = setting.place(classifier(setting.chosen, "concat"))
     assert model.text_encoder is not None
@@ -310,6 +346,7 @@ def compiled(setting: Setting) -> dict[str, Any]:
 
         return run
 
+    # A second classifier of the same seed stays in float32 and gives the reference.
     full = classifier(setting.chosen, "concat").to(setting.device)
     full.text_encoder.padding = "padded"
     with torch.inference_mode():
@@ -322,15 +359,19 @@ def compiled(setting: Setting) -> dict[str, Any]:
 
 
 def growth(setting: Setting) -> dict[str, Any]:
-    """Seconds and peak memory of `predict_stream` over more and more pairs, tiny towers, each number in its own process."""
+    """Returns the seconds and the peak memory of `predict_stream` over a growing number of pairs.
+
+    The towers are tiny. Each number of pairs runs in its own process, so that each has its own
+    peak of memory.
+    """
     if importlib.util.find_spec("datasets") is None:
         return {"skipped": "datasets is not installed"}
-    found = {
+    measured = {
         str(count): in_its_own_process("benchmarks.streamed", setting.device, str(count))
         for count in GROWTH
     }
     return {
-        "pairs": found,
+        "pairs": measured,
         "made": {"backbones": "tiny", "inputs": "batch 32, texts of 1 to 60 words"},
     }
 
@@ -349,7 +390,8 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "scaling": scaling,
     "growth": growth,
 }
+"""The cases by name: each takes the setting and returns what the JSON holds of it."""
 
 
 CPU_FLOAT32 = {"export"}
-"""Cases that run on the CPU in float32 alone."""
+"""The cases that run only on the CPU in float32."""

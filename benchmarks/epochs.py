@@ -1,4 +1,7 @@
-"""The case "epoch": an epoch of training by `fit`, everything training, towers frozen, and frozen towers cached."""
+"""The case "epoch": an epoch of training by `fit`.
+
+The sides are: everything training, the towers frozen, and the frozen towers' outputs cached.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +26,24 @@ if TYPE_CHECKING:
     import datasets
 
 COHORT = 1_116
-"""Pairs in an epoch, as many as the study's cohort has."""
+"""The pairs in an epoch: as many as the cohort of the study in examples/ has."""
 
 CACHED_EPOCHS = 5
-"""Epochs in a round of the cached side, which are too short to be timed one at a time."""
+"""The epochs in a round of the cached side: one alone is too short to be timed."""
 
 CACHE_TOLERANCE = 2e-3
-"""The cache is in half precision: its answers may be so far from the uncached ones."""
+"""The largest allowed difference between cached and uncached logits: the cache is float16."""
 
 WORDS = [f"word{number}" for number in range(200)]
-"""What the texts are made of: the time does not depend on which words stand there."""
+"""The words that the texts are drawn from; the time does not depend on the words."""
 
 
 def epoch(setting: Setting) -> dict[str, Any]:
-    """Seconds of an epoch of `concat`, pictures read from files; the cached side without the one pass that fills the cache."""
+    """Returns the seconds of an epoch of `concat`, with pictures read from files.
+
+    The times of the cached side leave out the one pass that fills the cache. The result holds that
+    pass separately, under "filling_the_cache_seconds".
+    """
     if importlib.util.find_spec("datasets") is None:
         return {"skipped": "datasets is not installed"}
     from mmfusion import cache_features, fit, training_arguments
@@ -52,22 +59,27 @@ def epoch(setting: Setting) -> dict[str, Any]:
             frozen.to(setting.device), processor, rows, folder / "cache", batch_size=setting.batch
         )
         encoding = time.perf_counter() - started
-        apart = _cached_as_uncached(frozen, processor, rows, folder / "cache")
+        # A fast cache with wrong logits is worth nothing, so the check comes before the timing.
+        difference = _cached_as_uncached(frozen, processor, rows, folder / "cache")
         sides = {
             "cached": (True, cached, CACHED_EPOCHS),
             "frozen": (True, rows, 1),
             "full training": (False, rows, 1),
         }
         seconds: dict[str, list[float]] = {name: [] for name in sides}
+        # All sides run once in each round, so that a slow minute of the machine slows all of them.
         for _ in range(setting.rounds):
             for name, (is_frozen, data, epochs) in sides.items():
+                # A new model each time: training changes the weights in place.
                 model = classifier(setting.chosen, "concat")
+                # `freeze` is what makes the cache valid: only frozen towers keep their outputs.
                 if is_frozen:
                     model.freeze("image").freeze("text")
                 arguments = training_arguments(
                     folder / "out",
                     num_train_epochs=epochs,
                     per_device_train_batch_size=setting.batch,
+                    # Saving and progress bars are no part of the training time.
                     save_strategy="no",
                     disable_tqdm=True,
                     bf16=setting.dtype == torch.bfloat16,
@@ -78,14 +90,17 @@ def epoch(setting: Setting) -> dict[str, Any]:
                 )
     return {
         "seconds": {name: spread(taken) for name, taken in seconds.items()},
-        "largest_difference": {"cached": apart},
+        "largest_difference": {"cached": difference},
         "filling_the_cache_seconds": encoding,
         "samples": COHORT,
     }
 
 
 def cohort(chosen: Preset, folder: Path) -> datasets.Dataset:
-    """Noise in files for pictures, words in texts of the lengths of real reports, two classes by turns."""
+    """Returns `COHORT` random pairs: noise pictures in files, and texts as long as real reports.
+
+    The two classes alternate.
+    """
     import datasets
 
     draw = np.random.default_rng(0)
@@ -96,7 +111,7 @@ def cohort(chosen: Preset, folder: Path) -> datasets.Dataset:
         Image.fromarray(draw.integers(0, 256, (chosen.pixels, chosen.pixels), dtype=np.uint8)).save(
             pictures[-1]
         )
-        # Two of a report's tokens are the special ones.
+        # The length counts the two special tokens, which the tokenizer adds.
         texts.append(" ".join(draw.choice(WORDS, max(1, length - 2))))
     features = datasets.Features(
         {
@@ -114,19 +129,21 @@ def cohort(chosen: Preset, folder: Path) -> datasets.Dataset:
 def _cached_as_uncached(
     model: FusionClassifier, processor: FusionProcessor, rows: datasets.Dataset, cache: Path
 ) -> float:
-    """The largest difference of logits between the two roads, of the first samples.
+    """Returns the largest difference between cached and uncached logits of the first 64 samples.
 
     Raises:
-        RuntimeError: where it is too large.
+        RuntimeError: where the difference is larger than `CACHE_TOLERANCE`.
     """
     from mmfusion import predict
 
     some = rows.select(range(min(64, len(rows))))
-    apart = float(
+    difference = float(
         np.abs(predict(model, processor, some) - predict(model, processor, some, cache=cache)).max()
     )
-    if not apart <= CACHE_TOLERANCE:
+    # Not `difference > CACHE_TOLERANCE`: a NaN must count as wrong, too.
+    if not difference <= CACHE_TOLERANCE:
         raise RuntimeError(
-            f"both roads must answer alike within {CACHE_TOLERANCE:g}, got {apart:.3g}. Nothing was timed."
+            f"both roads must answer alike within {CACHE_TOLERANCE:g}, got {difference:.3g}. "
+            "Nothing was timed."
         )
-    return apart
+    return difference

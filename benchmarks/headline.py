@@ -1,4 +1,7 @@
-"""The README's table: what the measurements come to, a column for each file of results with the large pair of backbones."""
+"""The README's table: a summary of the measurements.
+
+It has a column for each file of results with the large pair of backbones.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Cases = Mapping[str, Any]
-"""A file's cases, by name."""
+"""The cases of one file of results, by name."""
 
 TO_THE_LONGEST, TO_512 = "to the longest", "to 512"
 
 
 def headline(runs: Mapping[str, Cases]) -> str:
-    """The table in Markdown; a figure that was not measured leaves its cell empty, a row without any is left out.
+    """Returns the table in Markdown.
+
+    The cell of a figure that was not measured is empty. A row without any figure is left out.
 
     Args:
-        runs: the files' names without their ending -> their cases. What "NAME-small" holds, on the
-            small pair, stands in the column of "NAME".
+        runs: the files' names without their ending -> their cases. The file "NAME-small" holds the
+            measurements of the small pair, which stand in the column of "NAME".
     """
+    # The small pair shares the column of the large one, and a file without figures gets no column.
     columns = [
         name
         for name in runs
@@ -30,19 +36,22 @@ def headline(runs: Mapping[str, Cases]) -> str:
     for rows, ending in ((LARGE, ""), (SMALL, "-small")):
         for label, row in rows.items():
             cells = [row(runs.get(name + ending, {})) for name in columns]
+            # A row that no file has measured would be an empty line.
             if any(cells):
                 lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
 def _title(cases: Cases) -> str:
+    """Returns a column's heading: the dtype, and the accelerator or else the processor."""
+    # The heading is that of the first case: a file is meant to hold one machine and one dtype.
     made = next(iter(cases.values()))["made"]
     machine = made["machine"]
     return f"{made['dtype']}, {machine.get('accelerator') or machine['processor']}"
 
 
 def _times(case: str, slow: str, fast: str) -> Callable[[Cases], str]:
-    """How many times the seconds of one side are those of another."""
+    """Returns a row whose cell is the median of the side `slow` divided by that of `fast`."""
 
     def row(cases: Cases) -> str:
         sides = cases.get(case, {}).get("seconds", {})
@@ -56,16 +65,19 @@ def _times(case: str, slow: str, fast: str) -> Callable[[Cases], str]:
 
 
 def _joined(*rows: Callable[[Cases], str]) -> Callable[[Cases], str]:
-    """Several figures in one cell, with strokes between."""
+    """Returns a row whose cell holds the figures of several rows, with slashes between them."""
 
     def row(cases: Cases) -> str:
         cells = [each(cases) for each in rows]
+        # A cell with one figure missing could be read as the wrong figure, so it stays empty.
         return " / ".join(cells) if all(cells) else ""
 
     return row
 
 
 def _rate(side: str) -> Callable[[Cases], str]:
+    """Returns a row whose cell is the side's share of the rate of matrix products."""
+
     def row(cases: Cases) -> str:
         shares = cases.get("fused forward", {}).get("share_of_matmul_rate", {})
         return f"{shares[side]:.0%}" if side in shares else ""
@@ -74,11 +86,14 @@ def _rate(side: str) -> Callable[[Cases], str]:
 
 
 def _shares(cases: Cases) -> str:
+    """Returns each strategy's share of the forward time, separated by commas."""
     shares = cases.get("parts", {}).get("share_of_forward_time", {})
     return ", ".join(f"{fusion} {share:.1%}" for fusion, share in shares.items())
 
 
 def _milliseconds(side: str) -> Callable[[Cases], str]:
+    """Returns a row whose cell is the side's median in the case "latency", in milliseconds."""
+
     def row(cases: Cases) -> str:
         sides = cases.get("latency", {}).get("seconds", {})
         return f"{sides[side]['median'] * 1e3:.0f}" if side in sides else ""
@@ -87,14 +102,16 @@ def _milliseconds(side: str) -> Callable[[Cases], str]:
 
 
 def _onnx(batch: str) -> Callable[[Cases], str]:
+    """Returns a row whose cell compares eager with onnxruntime in the case "export"."""
     return lambda cases: _times(batch, "eager", "onnxruntime")(cases.get("export", {}))
 
 
 def _streamed(cases: Cases) -> str:
-    found = cases.get("growth", {}).get("pairs", {})
+    """Returns the rate and the peak memory of each number of streamed pairs."""
+    points = cases.get("growth", {}).get("pairs", {})
     return "; ".join(
         f"{int(count):,}: {point['pairs_per_second']:,.0f}/s, {point['peak_megabytes']:,.0f} MB"
-        for count, point in found.items()
+        for count, point in points.items()
     )
 
 
@@ -130,11 +147,11 @@ LARGE: dict[str, Callable[[Cases], str]] = {
     "onnxruntime, against eager, batch 1 / 32": _joined(_onnx("batch 1"), _onnx("batch 32")),
     "pairs streamed (tiny towers): rate and peak memory": _streamed,
 }
-"""The rows of the large pair: label -> the cell that a file's cases give."""
+"""The rows of the large pair: label -> the function that makes a cell from a file's cases."""
 
 SMALL: dict[str, Callable[[Cases], str]] = {
     "epoch with cached embeddings, against frozen encoders without a cache (small pair)": _times(
         "epoch", "frozen", "cached"
     ),
 }
-"""The rows of the small pair."""
+"""The rows of the small pair, in the same form as `LARGE`."""

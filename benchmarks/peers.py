@@ -1,4 +1,7 @@
-"""The case "peers": what other libraries offer for the same job, on the same backbones and weights where they let one choose."""
+"""The case "peers": the models that other libraries offer for the same job.
+
+They have the same backbones and weights wherever a library allows that choice.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +18,7 @@ from transformers import ViTConfig
 from benchmarks.measuring import Setting, compared, cut, of_compiled, of_model
 from benchmarks.models import WIDTHS, DualEncoder, classifier, needed_operations, pairs
 from benchmarks.timing import Side
-from mmfusion.model.types import masked_mean
+from mmfusion.model.masking import masked_mean
 
 TRANSCHEX: dict[str, Any] = {
     "patch_size": (32, 32),
@@ -23,41 +26,34 @@ TRANSCHEX: dict[str, Any] = {
     "num_vision_layers": 2,
     "num_mixed_layers": 2,
 }
-"""MONAI's TransCheX as its own documentation builds it: two layers of each kind, patches of 32 pixels."""
+"""The options of MONAI's TransCheX as in its documentation: two layers of each kind."""
 
 PEERS = {"torchmultimodal": ("torchmultimodal", "iopath"), "monai": ("monai",)}
-"""The packages of the peers that are not always installed."""
+"""The optional peers, with the packages that each of them needs."""
 
 Peer = Callable[..., Tensor]
 
 
 def peers(setting: Setting) -> dict[str, Any]:
-    """`concat` beside transformers' dual encoder (eager, sdpa, compiled), torchmultimodal's late fusion and MONAI's TransCheX.
+    """Returns the times of `concat` and of the peers, each peer at every width of `WIDTHS`.
 
-    The dual encoder and the late fusion have our backbones with our weights, so that they do the
-    same work; TransCheX has an architecture of its own, and attends to padding: it is timed, not
-    compared with the others.
+    The peers are transformers' dual encoder (eager, sdpa, compiled), torchmultimodal's late fusion
+    and MONAI's TransCheX. The dual encoder and the late fusion have our backbones with our weights,
+    so they do the same work. TransCheX has an architecture of its own and attends to padding, so
+    its answer is compared only with its own in float32.
     """
     if not isinstance(setting.chosen.image, ViTConfig):
         return {
-            "skipped": "the dual encoder takes a ViT of transformers, which these backbones have not"
+            "skipped": "the dual encoder takes a ViT of transformers, "
+            "which these backbones have not"
         }
     ours = classifier(setting.chosen, "concat")
-    built: dict[str, Peer] = {}
-    for attention in ("eager", "sdpa", "compiled"):
-        torch.manual_seed(0)
-        dual = DualEncoder(ours).eval()
-        dual.towers.set_attn_implementation("eager" if attention == "eager" else "sdpa")
-        built[f"dual encoder, {attention}"] = dual
     absent = [
         name
         for name, parts in PEERS.items()
         if any(importlib.util.find_spec(part) is None for part in parts)
     ]
-    if "torchmultimodal" not in absent:
-        built["torchmultimodal, late fusion"] = _late_fusion(ours)
-    if "monai" not in absent:
-        built["MONAI, TransCheX"] = _transchex(setting.chosen.pixels)
+    built = _built(ours, setting.chosen.pixels, absent)
     full = {
         name: pairs(setting.chosen, setting.batch, torch.float32, width=width)
         for name, width in WIDTHS.items()
@@ -67,8 +63,8 @@ def peers(setting: Setting) -> dict[str, Any]:
     for peer, module in built.items():
         for name, inputs in full.items():
             with torch.inference_mode():
-                # To 128 longer texts are cut, and TransCheX sees the padding: there each width has
-                # its own answer.
+                # "to 128" cuts longer texts, and TransCheX attends to padding. In these two cases
+                # each width has an answer of its own.
                 same = name != "to 128" and "TransCheX" not in peer
                 expected[f"{peer}, {name}"] = module(**(full["to the longest"] if same else inputs))
             placed = {key: value.to(setting.device) for key, value in inputs.items()}
@@ -82,6 +78,7 @@ def peers(setting: Setting) -> dict[str, Any]:
             ("mmfusion, packed", "mmfusion, compiled"), ours(**full["to the longest"]).logits
         )
     ours.text_encoder.padding = "packed"
+    # The expected answers above need float32, so the modules move to the dtype only now.
     for module in (ours, *built.values()):
         setting.place(module)
     sides = {
@@ -92,18 +89,39 @@ def peers(setting: Setting) -> dict[str, Any]:
     operations = {
         name: needed_operations(setting.chosen, setting.batch, cut(lengths, name)) for name in sides
     }
-    known = {name: value for name, value in operations.items() if "TransCheX" not in name}
-    return compared(setting, sides, expected, operations=known) | {"absent": absent}
+    # `needed_operations` counts our backbones, which TransCheX does not have.
+    counted = {name: value for name, value in operations.items() if "TransCheX" not in name}
+    return compared(setting, sides, expected, operations=counted) | {"absent": absent}
+
+
+def _built(ours: Any, pixels: int, absent: list[str]) -> dict[str, Peer]:
+    """Returns the peers by name, without those in `absent`."""
+    built: dict[str, Peer] = {}
+    for attention in ("eager", "sdpa", "compiled"):
+        # The three have the same random head, because each is built from the same seed.
+        torch.manual_seed(0)
+        dual = DualEncoder(ours).eval()
+        dual.towers.set_attn_implementation("eager" if attention == "eager" else "sdpa")
+        built[f"dual encoder, {attention}"] = dual
+    if "torchmultimodal" not in absent:
+        built["torchmultimodal, late fusion"] = _late_fusion(ours)
+    if "monai" not in absent:
+        built["MONAI, TransCheX"] = _transchex(pixels)
+    return built
 
 
 def _side(module: Peer, inputs: dict[str, Tensor], *, compiles: bool) -> Side:
-    # One graph for each width: the best that the compiler can do for it.
+    """Returns a side that runs the module on the inputs, compiled where `compiles` is set."""
+    # A graph for each width is faster than one graph for all widths, so it is fairer to the peer.
     run = torch.compile(module, dynamic=False) if compiles else module
     return lambda: run(**inputs)
 
 
 def _late_fusion(ours: Any) -> nn.Module:
-    """Torchmultimodal's generic late fusion around copies of our backbones: ViT's first token, BERT's mean, side by side."""
+    """Returns torchmultimodal's late fusion around copies of our backbones.
+
+    It concatenates the ViT's first token and the mean of BERT's tokens.
+    """
     from torchmultimodal.models.late_fusion import LateFusion
     from torchmultimodal.modules.fusions.concat_fusion import ConcatFusionModule
 
@@ -115,7 +133,10 @@ def _late_fusion(ours: Any) -> nn.Module:
     return _TwoInputs(LateFusion(encoders, ConcatFusionModule(), nn.Linear(dim, 2))).eval()
 
 
+@final
 class _Picture(nn.Module):
+    """The first token of a ViT."""
+
     def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower = tower
@@ -124,7 +145,10 @@ class _Picture(nn.Module):
         return self.tower(pixel_values=pixel_values).last_hidden_state[:, 0]
 
 
+@final
 class _Words(nn.Module):
+    """The mean of a BERT's real tokens."""
+
     def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower = tower
@@ -133,8 +157,9 @@ class _Words(nn.Module):
         return masked_mean(self.tower(**words).last_hidden_state, words["attention_mask"].bool())
 
 
+@final
 class _TwoInputs(nn.Module):
-    """Its inputs by name, as the others take them."""
+    """A wrapper that takes the inputs by name, as the other peers do."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -150,10 +175,11 @@ class _TwoInputs(nn.Module):
 
 
 def _transchex(pixels: int) -> nn.Module:
-    """MONAI's TransCheX, whose loader is handed a file of random weights in the place of the published BERT."""
+    """Returns MONAI's TransCheX with random weights."""
     from monai.networks.nets import Transchex
 
     with tempfile.TemporaryDirectory() as folder:
+        # The loader wants a BERT's file of weights. An empty one leaves all weights random.
         torch.save({}, Path(folder) / "pytorch_model.bin")
         model = Transchex(
             in_channels=3,
@@ -165,8 +191,9 @@ def _transchex(pixels: int) -> nn.Module:
     return _WithoutMask(model).eval()
 
 
+@final
 class _WithoutMask(nn.Module):
-    """TransCheX takes no attention mask."""
+    """A wrapper that drops the attention mask, which TransCheX does not take."""
 
     def __init__(self, model: nn.Module):
         super().__init__()

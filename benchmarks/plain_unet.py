@@ -1,17 +1,21 @@
-"""The classical U-Net in plain torch, layer by layer as in the paper's drawing: what `UNetSegmenter` is held against."""
+"""The classical U-Net in plain torch, layer by layer as in the paper's figure.
+
+Tests and benchmarks compare `UNetSegmenter` with it.
+"""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+@final
 class Level(nn.Module):
-    """Two 3 x 3 convolutions, each normalised, each followed by a ReLU."""
+    """Two 3 x 3 convolutions, each followed by a batch normalisation and a ReLU."""
 
     def __init__(self, channels_in: int, channels: int):
         super().__init__()
@@ -20,12 +24,17 @@ class Level(nn.Module):
         self.first_norm, self.second_norm = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the feature map."""
+        """Returns the feature map."""
         return F.relu(self.second_norm(self.second(F.relu(self.first_norm(self.first(x))))))
 
 
+@final
 class PlainUNet(nn.Module):
-    """A U-Net of one channel and one class: [B, 1, H, W] -> the probability of each pixel [B, 1, H, W]."""
+    """A U-Net of one channel and one class.
+
+    Shape:
+        pictures [B, 1, H, W] -> the probability of each pixel [B, 1, H, W].
+    """
 
     def __init__(self, widths: list[int]):
         super().__init__()
@@ -35,7 +44,7 @@ class PlainUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the probabilities."""
+        """Returns the probabilities."""
         passed = []
         for level in self.down[:-1]:
             passed.append(level(x))
@@ -43,21 +52,27 @@ class PlainUNet(nn.Module):
         x = self.down[-1](x)
         for up, join, skipped in reversed(list(zip(self.up, self.join, passed, strict=True))):
             x = join(torch.cat([skipped, up(x)], 1))
+        # The sigmoid is computed in float32, as UNetSegmenter does.
         return torch.sigmoid(self.head(x).float())
 
 
 def plain_copy(model: Any) -> PlainUNet:
-    """Return a classical `UNetSegmenter` (patch_size 1, batch normalisation) in plain torch, with the same numbers in it."""
+    """Returns a `UNetSegmenter` in plain torch, with the same weights.
+
+    It must be a classical one: `patch_size` 1 and batch normalisation.
+    """
     options = model.get_config()
     depth = options["depth"]
     plain = PlainUNet([options["width"] * 2**level for level in range(depth + 1)])
     with torch.no_grad():
         for number in range(depth + 1):
+            # The lowest level lies on the way down only.
             for place, levels in (("down", plain.down), ("up", plain.join))[
                 : 1 if number == depth else 2
             ]:
                 for step, part in ((1, "first"), (2, "second")):
                     level, block = levels[number], model.get_layer(f"{place}{number}_{step}")
+                    # Keras keeps a kernel as [H, W, in, out], torch as [out, in, H, W].
                     _copy(getattr(level, part).weight, block.convolution.kernel, (3, 2, 0, 1))
                     norm = getattr(level, f"{part}_norm")
                     norm.eps = block.norm.epsilon
@@ -76,8 +91,9 @@ def plain_copy(model: Any) -> PlainUNet:
 
 
 def _copy(target: Tensor, source: Any, axes: tuple[int, ...] | None = None) -> None:
+    """Sets `target` to the values of a Keras variable, with its axes reordered."""
     import keras
 
-    # A copy: on the torch backend the array would be the Keras model's own memory.
+    # Copy: on the torch backend the array shares its memory with the Keras model.
     values = torch.tensor(keras.ops.convert_to_numpy(source).copy())
     target.data = values if axes is None else values.permute(axes).contiguous()

@@ -1,4 +1,4 @@
-"""Plots of what was measured, from the JSON, for the documentation.
+"""The plots of the documentation, drawn from the JSON files of results.
 
 python -m benchmarks.plots
 python -m benchmarks.plots --check
@@ -22,27 +22,36 @@ from benchmarks.report import AXES, NAMES, PLOTTED, RESULTS, ROOT, picture, read
 FIGURES = ROOT / "docs" / "figures"
 OURS, THEIRS = "#0f6fb0", "#a8adb3"
 PEERS = ("dual encoder", "transformers", "torchmultimodal", "MONAI")
+"""The beginnings of the names of sides that are no part of this library."""
+
 SOURCE = "Source"
-"""The key under which a plot holds the digest of the case that it shows."""
+"""The key of the PNG metadata that holds the digest of the case that the plot shows."""
 
 
 def plots(results: Path = RESULTS) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The cases of `PLOTTED` that were measured: the picture's name -> the case's name and what was found."""
-    found = {}
+    """Returns the measured cases of `PLOTTED`.
+
+    Returns:
+        The picture's name -> the case's name and its results.
+    """
+    pictures = {}
     for stem, cases in read_runs(results).items():
         for name, case in cases.items():
             if name in PLOTTED and "skipped" not in case:
-                found[picture(stem, name)] = (name, case)
-    return found
+                pictures[picture(stem, name)] = (name, case)
+    return pictures
 
 
 def digest(case: dict[str, Any]) -> str:
-    """What tells one measurement from another."""
+    """Returns a short hash of the case's results; another measurement has another hash."""
     return hashlib.sha256(json.dumps(case, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stale(results: Path = RESULTS, figures: Path = FIGURES) -> list[str]:
-    """The pictures that do not show what the JSON holds, are not there, or have no case any more."""
+    """Returns the names of the pictures that do not fit the JSON files.
+
+    A picture is stale when it shows other results, when it is missing, or when its case is gone.
+    """
     wanted = {name: digest(case) for name, (_, case) in plots(results).items()}
     there = {
         file.name: shown for file in figures.glob("*.png") if (shown := _shown(file)) is not None
@@ -53,12 +62,14 @@ def stale(results: Path = RESULTS, figures: Path = FIGURES) -> list[str]:
 
 
 def _shown(file: Path) -> str | None:
+    """Returns the digest that a picture holds; None for a picture that is no plot of ours."""
     with Image.open(file) as picture:
         return picture.info.get(SOURCE)
 
 
 def draw(name: str, case: dict[str, Any]) -> Figure:
-    """The plot of one case."""
+    """Returns the plot of one case."""
+    # A local context, so that drawing does not change the caller's settings.
     with mpl.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = _lines(case) if "batch" in case else _bars(case)
     made = case["made"]
@@ -70,10 +81,12 @@ def draw(name: str, case: dict[str, Any]) -> Figure:
 
 
 def _bars(case: dict[str, Any]) -> Figure:
+    """Returns a bar for each side."""
     sides = case["seconds"]
     figure = Figure(figsize=(7.5, 0.8 + 0.32 * len(sides)), layout="constrained")
     axes = figure.subplots()
     medians = [side["median"] for side in sides.values()]
+    # matplotlib takes the lengths of the error bars, not their ends.
     errors = [
         [side["median"] - side["low"] for side in sides.values()],
         [side["high"] - side["median"] for side in sides.values()],
@@ -87,14 +100,17 @@ def _bars(case: dict[str, Any]) -> Figure:
         error_kw={"ecolor": "#333333", "elinewidth": 1, "capsize": 2},
     )
     axes.set_yticks(range(len(sides)), list(sides))
+    # matplotlib counts upwards; the first side must stand on top.
     axes.invert_yaxis()
     axes.set_xlabel("seconds, median and 10th to 90th percentile")
+    # On a linear axis a bar of a fiftieth would be too short to read.
     if max(medians) > 50 * min(medians):
         axes.set_xscale("log")
     return figure
 
 
 def _lines(case: dict[str, Any]) -> Figure:
+    """Returns the lines of the case "scaling": time above, peak memory below."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     grid = figure.subplots(2, 2)
     for column, (axis, title) in enumerate(AXES.items()):
@@ -110,10 +126,12 @@ def _lines(case: dict[str, Any]) -> Figure:
             color=OURS,
             alpha=0.2,
         )
+        # On a GPU the memory of the GPU is the one that limits the batch.
         key = "peak_gpu_megabytes" if case["made"]["device"] == "cuda" else "peak_megabytes"
         memory.plot(places, [point[key] for point in points.values()], marker="o", color=OURS)
         for axes, label in ((time, "seconds"), (memory, "peak MB")):
             axes.set(xlabel=title, ylabel=label)
+            # From zero, so that a line's slope shows how the quantity grows.
             axes.set_xlim(left=0)
             axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
     return figure
@@ -124,7 +142,7 @@ def main(
         bool, typer.Option("--check", help="Draw nothing; fail where a picture is stale.")
     ] = False,
 ) -> None:
-    """Draw the plots, or check them."""
+    """Draws the plots, or checks that they are up to date."""
     if check:
         if wrong := stale():
             Console(stderr=True).print(
@@ -133,6 +151,7 @@ def main(
             raise typer.Exit(1)
         return
     FIGURES.mkdir(parents=True, exist_ok=True)
+    # Stale pictures go first, so that those of cases that are gone do not stay.
     for name in stale():
         (FIGURES / name).unlink(missing_ok=True)
     for name, (title, case) in plots().items():

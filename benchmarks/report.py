@@ -1,7 +1,10 @@
-"""Tables of what was measured: on the terminal while it runs, and from the JSON in the README and on the documentation's page.
+"""The tables of results.
 
-python -m benchmarks.report
-python -m benchmarks.report --check
+While the benchmarks run, the tables are printed on the terminal. This command writes them from the
+JSON files into README.md and docs/benchmarks.md:
+
+    python -m benchmarks.report
+    python -m benchmarks.report --check
 """
 
 from __future__ import annotations
@@ -21,21 +24,24 @@ ROOT = Path(__file__).resolve().parents[1]
 README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTTED = ("text tower", "fused forward", "peers", "scaling", "epoch")
-"""The cases that are shown as a plot, too."""
+"""The cases that the page shows as a plot, too."""
 
 START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
+"""The lines between which the tables stand."""
+
 NAMES = {
     "base": "ViT-B/16 and BERT-base",
     "small": "EfficientNet-Lite0 and a MiniLM of six layers",
     "tiny": "tiny towers, whose figures mean nothing",
 }
+"""The backbones of each preset, as the page names them."""
 
 AXES = {"batch": "batch size", "length": "tokens of each text, batch 8"}
-"""What grows in the case "scaling", and how its table is headed."""
+"""The quantities that grow in the case "scaling", with the headings of their tables."""
 
 
 def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
-    """Print a case: its seconds as tables, and its other figures as JSON."""
+    """Prints a case: its seconds as tables, and its other figures as JSON."""
     for title, part in _timed(name, found):
         table = Table(
             "side",
@@ -62,101 +68,119 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
 
 
 def picture(stem: str, case: str) -> str:
-    """The name of a case's plot."""
+    """Returns the file name of a case's plot."""
     return f"{stem}-{case.replace(' ', '-')}.png"
 
 
 def render(stem: str, cases: dict[str, Any]) -> str:
-    """A file's tables in Markdown, each case with its plot, and with where and by which command it was measured."""
+    """Returns the tables of one file of results in Markdown.
+
+    Each case comes with its plot, its machine and the command that measured it.
+    """
     lines: list[str] = []
-    for name, found in cases.items():
-        made = found["made"]
+    for name, case in cases.items():
+        made = case["made"]
         lines += [
             f"## {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}",
             "",
             _made(made),
             "",
         ]
-        if name in PLOTTED and "skipped" not in found:
+        # A skipped case has no times, so it has no plot.
+        if name in PLOTTED and "skipped" not in case:
             alt = f"Seconds of each side of the case {name}, as in the table below"
             lines += [f"```{{image}} figures/{picture(stem, name)}", f":alt: {alt}", "```", ""]
-        for title, part in _timed(name, found):
-            header = [title, "median ms", "10th to 90th percentile", "times the first"]
-            if "matmul_rate" in part:
-                header.append(
-                    f"of the rate of matrix products ({part['matmul_rate'] / 1e9:.0f} GFLOP/s)"
-                )
-            lines += [
-                _line(header),
-                _line(["---"] * len(header)),
-                *(_line(row[: len(header)]) for row in _rows(part)),
-                "",
-            ]
-        if "share_of_forward_time" in found:
+        for title, part in _timed(name, case):
+            lines += _table(title, part)
+        if "share_of_forward_time" in case:
             shares = ", ".join(
-                f"{fusion} {share:.1%}" for fusion, share in found["share_of_forward_time"].items()
+                f"{fusion} {share:.1%}" for fusion, share in case["share_of_forward_time"].items()
             )
             lines += [f"Mapper and fusion, of the forward time: {shares}.", ""]
-        lines += _remarks(found)
+        lines += _remarks(case)
         for axis, title in AXES.items():
-            if axis in found:
-                lines += _growing(title, found[axis])
-        if "pairs" in found:
+            if axis in case:
+                lines += _growing(title, case[axis])
+        if "pairs" in case:
             lines += ["| pairs | pairs per second | peak MB |", "| --- | --- | --- |"]
-            for count, measured in found["pairs"].items():
+            for count, measured in case["pairs"].items():
                 rate, peak = measured["pairs_per_second"], measured["peak_megabytes"]
                 lines.append(f"| {int(count):,} | {rate:,.0f} | {peak:,.0f} |")
             lines.append("")
     return "\n".join(lines)
 
 
-def _remarks(found: dict[str, Any]) -> Iterator[str]:
-    """What must be said beside a table."""
-    for name, side in found.get("seconds", {}).items():
+def _table(title: str, part: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines of the table of the sides of a part."""
+    header = [title, "median ms", "10th to 90th percentile", "times the first"]
+    if "matmul_rate" in part:
+        header.append(f"of the rate of matrix products ({part['matmul_rate'] / 1e9:.0f} GFLOP/s)")
+    yield _line(header)
+    yield _line(["---"] * len(header))
+    for row in _rows(part):
+        # Without a rate the row's last cell, the share of it, has no column.
+        yield _line(row[: len(header)])
+    yield ""
+
+
+def _remarks(case: dict[str, Any]) -> Iterator[str]:
+    """Yields the lines that stand below a table."""
+    for name, side in case.get("seconds", {}).items():
         if "percentile_99" in side:
             yield f"99th percentile of {name}: {side['percentile_99'] * 1e3:.1f} ms.\n"
-    if "filling_the_cache_seconds" in found:
-        yield f"{found['samples']:,} pairs an epoch; the cache was filled once, in {found['filling_the_cache_seconds']:.1f} s.\n"
-    if "keras_backend" in found:
-        yield f"Keras on {found['keras_backend']}.\n"
-    if found.get("absent"):
-        yield f"Not installed, so not measured: {', '.join(found['absent'])}.\n"
-    if "skipped" in found:
-        yield f"Skipped: {found['skipped']}.\n"
+    if "filling_the_cache_seconds" in case:
+        filling = case["filling_the_cache_seconds"]
+        yield (
+            f"{case['samples']:,} pairs an epoch; the cache was filled once, in {filling:.1f} s.\n"
+        )
+    if "keras_backend" in case:
+        yield f"Keras on {case['keras_backend']}.\n"
+    if case.get("absent"):
+        yield f"Not installed, so not measured: {', '.join(case['absent'])}.\n"
+    if "skipped" in case:
+        yield f"Skipped: {case['skipped']}.\n"
 
 
 def _growing(title: str, points: dict[str, Any]) -> Iterator[str]:
-    """The table of a quantity that grows."""
+    """Yields the lines of the table of a quantity that grows."""
+    # The column of the GPU appears only where a point was measured on one.
     on_gpu = any("peak_gpu_megabytes" in point for point in points.values())
-    yield f"| {title} | median ms | 10th to 90th percentile | pairs per second | peak MB |{' GPU peak MB |' if on_gpu else ''}"
+    header = f"| {title} | median ms | 10th to 90th percentile | pairs per second | peak MB |"
+    yield header + " GPU peak MB |" * on_gpu
     yield "| --- | --- | --- | --- | --- |" + " --- |" * on_gpu
     for value, point in points.items():
         taken = point["seconds"]
         spread = f"{taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f}"
-        row = f"| {value} | {taken['median'] * 1e3:.1f} | {spread} | {point['pairs_per_second']:.2f} |"
-        row += f" {point['peak_megabytes']:,.0f} |"
+        rate, peak = point["pairs_per_second"], point["peak_megabytes"]
+        row = f"| {value} | {taken['median'] * 1e3:.1f} | {spread} | {rate:.2f} | {peak:,.0f} |"
         yield row + (f" {point['peak_gpu_megabytes']:,.0f} |" if on_gpu else "")
     yield ""
 
 
 def _made(made: dict[str, Any]) -> str:
+    """Returns the sentence on where and by which command a case was measured."""
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     inputs = made.get(
         "inputs", f"batch {made['batch_size']}, texts of the lengths of Open-i reports"
     )
+    # On a GPU the processor does not decide the times.
     where = (
         made["machine"].get("accelerator")
         or f"{made['machine']['processor']}, {made['machine']['threads']} threads"
     )
-    return f"{NAMES[made['backbones']]}, random weights, {made['dtype']}, {inputs}; {where}; {versions}; `{made['command']}`."
+    return (
+        f"{NAMES[made['backbones']]}, random weights, {made['dtype']}, {inputs}; {where}; "
+        f"{versions}; `{made['command']}`."
+    )
 
 
 def put(text: str, tables: str) -> str:
-    """`text` with the tables between its two marker lines.
+    """Returns `text` with the tables between its two marker lines.
 
     Raises:
-        ValueError: when a marker is not there once.
+        ValueError: when a marker does not occur exactly once.
     """
+    # Text between two wrong markers would be lost, so the markers are checked first.
     if text.count(START) != 1 or text.count(END) != 1:
         raise ValueError(f"the text must hold {START} and {END} once each.")
     before, rest = text.split(START)
@@ -164,16 +188,21 @@ def put(text: str, tables: str) -> str:
 
 
 def read_runs(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """The cases of all runs that this package wrote into `folder`, by the files' names without their ending."""
+    """Returns the cases of all runs that this package wrote into `folder`.
+
+    Returns:
+        The files' names without their ending -> their cases.
+    """
     runs = {
         file.stem: json.loads(file.read_text(encoding="utf-8"))
         for file in sorted(folder.glob("*.json"), key=lambda file: file.stem)
     }
+    # The files of unet.py lie in the same folder; they have another form.
     return {stem: run["cases"] for stem, run in runs.items() if "cases" in run}
 
 
 def written(runs: dict[str, dict[str, Any]]) -> dict[Path, str]:
-    """Each file with its two marker lines -> its text with what the runs say between them."""
+    """Returns the new text of each file that holds tables: the file -> its text."""
     tables = "\n".join(render(stem, cases) for stem, cases in runs.items())
     return {
         file: put(file.read_text(encoding="utf-8"), made)
@@ -186,7 +215,7 @@ def main(
         bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")
     ] = False,
 ) -> None:
-    """Write the benchmarks' tables into README.md and docs/benchmarks.md, or check them."""
+    """Writes the tables into README.md and docs/benchmarks.md, or checks them."""
     for file, text in written(read_runs()).items():
         if not check:
             file.write_text(text, encoding="utf-8")
@@ -197,19 +226,22 @@ def main(
             raise typer.Exit(1)
 
 
-def _timed(name: str, found: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The parts of a case that have sides, each with its title."""
-    if "seconds" in found:
-        yield name, found
-    for key, value in found.items():
+def _timed(name: str, case: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields the parts of a case that have sides, each with its title."""
+    if "seconds" in case:
+        yield name, case
+    # The case "export" holds such a part for each batch size.
+    for key, value in case.items():
         if isinstance(value, dict) and isinstance(value.get("seconds"), dict):
             yield f"{name}, {key}", value
 
 
-def _rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    sides = found["seconds"]
+def _rows(part: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yields the cells of each side: name, median, spread, ratio to the first side, share."""
+    sides = part["seconds"]
     first = next(iter(sides.values()))["median"]
-    shares = found.get("share_of_matmul_rate", {})
+    shares = part.get("share_of_matmul_rate", {})
+    # The roofline is known only for cases whose operations were counted.
     for name, taken in sides.items():
         share = f"{shares[name]:.0%}" if name in shares else ""
         spread = f"{taken['low'] * 1e3:.1f} to {taken['high'] * 1e3:.1f}"
@@ -217,7 +249,7 @@ def _rows(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A line of a table in Markdown."""
+    """Returns a line of a table in Markdown."""
     return f"| {' | '.join(cells)} |"
 
 

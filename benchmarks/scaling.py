@@ -1,7 +1,7 @@
-"""The case "scaling": time and memory of the fused forward pass as the batch grows, and as the texts do.
+"""The case "scaling": time and memory of the fused forward pass for growing batches and texts.
 
-Each point is a process of its own, so that its peak of memory is its own: `python -m
-benchmarks.scaling POINT` prints JSON.
+Each point is measured in a process of its own, because the peak of memory belongs to a process.
+`python -m benchmarks.scaling POINT` measures one point and prints JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 
@@ -18,26 +18,28 @@ from benchmarks.measuring import Setting, in_its_own_process, of_model, timed
 from benchmarks.models import classifier, pairs, preset
 
 BATCHES = (1, 8, 32, 64)
-"""Batch sizes, texts of real lengths."""
+"""The batch sizes; the texts have the lengths of real reports."""
 
 LENGTHS = (16, 64, 128, 256, 512)
-"""Text lengths, every text of the batch as long."""
+"""The text lengths in tokens; all texts of a batch have the same length."""
 
 BATCH_OF_LENGTHS = 8
+"""The batch size of the points in `LENGTHS`."""
 
 
+@final
 @dataclass(frozen=True)
 class Point:
     """One measurement.
 
     Attributes:
-        backbones: the preset's name.
+        backbones: the name of the preset.
         device: "cpu" or "cuda".
         dtype: "float32" or "bfloat16".
-        threads: of the processor.
-        rounds: how often it is timed.
-        batch: samples.
-        length: tokens of each text; None for real lengths.
+        threads: the number of threads that torch uses.
+        rounds: how often the forward pass is timed.
+        batch: the samples per batch.
+        length: the tokens of each text; None for the lengths of real reports.
     """
 
     backbones: str
@@ -50,7 +52,8 @@ class Point:
 
 
 def scaling(setting: Setting) -> dict[str, Any]:
-    """The forward pass of `concat` with more and more samples, and with longer and longer texts."""
+    """Returns the times and the peak memory of `concat` for growing batches and text lengths."""
+    # The process of a point does not share the settings of this one, so it gets them by value.
     shared = (
         setting.chosen.name,
         setting.device,
@@ -63,20 +66,20 @@ def scaling(setting: Setting) -> dict[str, Any]:
             length: Point(*shared, setting.rounds, BATCH_OF_LENGTHS, length) for length in LENGTHS
         },
     }
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         axis: {
             str(value): in_its_own_process("benchmarks.scaling", json.dumps(asdict(point)))
             for value, point in along.items()
         }
         for axis, along in points.items()
     }
-    return found | {
+    return results | {
         "made": {"inputs": "texts of the lengths of Open-i reports, then of one length"}
     }
 
 
 def main(point: Point) -> None:
-    """Measure `point` and print what was found."""
+    """Measures `point` and prints the result as JSON."""
     torch.set_num_threads(point.threads)
     setting = Setting(
         preset(point.backbones),
@@ -88,11 +91,13 @@ def main(point: Point) -> None:
     inputs = pairs(
         setting.chosen, point.batch, setting.dtype, width=point.length, device=point.device
     )
+    # `pairs` draws the lengths of real reports; here every text fills its width.
     if point.length is not None:
         inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
     seconds = timed(
         setting, {"concat": of_model(setting.place(classifier(setting.chosen, "concat")), inputs)}
     )["concat"]
+    # Without a GPU the key is absent, and the table has no column for it.
     on_gpu = (
         {"peak_gpu_megabytes": torch.cuda.max_memory_allocated() / 1e6}
         if point.device == "cuda"

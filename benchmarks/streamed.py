@@ -1,4 +1,7 @@
-"""One measurement of the case "growth", in a process of its own: `python -m benchmarks.streamed DEVICE PAIRS` prints JSON."""
+"""One measurement of the case "growth", in a process of its own.
+
+`python -m benchmarks.streamed DEVICE PAIRS` prints JSON.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from mmfusion.data.toy import word_tokenizer
 
 
 def main(device: str, count: int) -> None:
-    """Stream `count` pairs through tiny towers."""
+    """Streams `count` pairs through tiny towers and prints the rate and the peak memory."""
     model = classifier(preset("tiny"), "concat").to(device)
     assert model.image_encoder is not None
     words = [f"word{i}" for i in range(200)]
     processor = FusionProcessor(word_tokenizer(words), model.image_encoder.input_spec)
     picture = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    # A generator: a list of all samples would hide what the streaming itself holds.
     samples = (
         {
             "image": picture,
@@ -31,6 +35,7 @@ def main(device: str, count: int) -> None:
     started = time.perf_counter()
     answered = sum(1 for _ in predict_stream(model, processor, samples, progress=False))
     seconds = time.perf_counter() - started
+    # A rate that leaves out lost pairs would be too good.
     if answered != count:
         raise RuntimeError(f"every pair must be answered, got {answered} of {count}.")
     print(

@@ -1,4 +1,7 @@
-"""Timing by turns: every side once in each round, so that what else the machine does falls on all of them alike."""
+"""Timing by turns: every side runs once in each round.
+
+Other work of the machine then slows all sides alike.
+"""
 
 from __future__ import annotations
 
@@ -10,30 +13,34 @@ import numpy as np
 import torch
 
 Side = Callable[[], Any]
+"""One of the sides that are compared: a call does the whole work once."""
 
 
 def by_turns(sides: Mapping[str, Side], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Seconds of each side in each round.
+    """Returns the seconds of each side in each round.
 
     Args:
-        sides: what to time, by name; each call does the whole work once.
-        rounds: how often, at least 1.
-        warm_up: rounds before, not counted: compilation, caches, and the allocator's first pages.
+        sides: the sides to time, by name.
+        rounds: the number of rounds, at least 1.
+        warm_up: the number of rounds before them that are not timed. They leave compilation, cold
+            caches and first allocations out of the times.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-warm_up, rounds):
         for name, side in sides.items():
+            # CUDA runs asynchronously: earlier work must end before the clock starts.
             _wait()
             started = time.perf_counter()
             side()
             _wait()
+            # Negative turns are the warm-up.
             if turn >= 0:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
 def spread(seconds: list[float]) -> dict[str, Any]:
-    """The median with the 10th and the 90th percentile, in seconds, and every round."""
+    """Returns the median, the 10th and the 90th percentile, and every round, in seconds."""
     low, high = np.percentile(seconds, (10, 90))
     return {
         "median": float(np.median(seconds)),
@@ -44,5 +51,6 @@ def spread(seconds: list[float]) -> dict[str, Any]:
 
 
 def _wait() -> None:
+    """Waits until the GPU has done all its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

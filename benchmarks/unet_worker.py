@@ -1,4 +1,8 @@
-"""One side of `unet.py`: builds its U-Net, then runs the forward pass once for each line it reads, and answers the seconds."""
+"""One side of `unet.py`.
+
+It builds its U-Net. Then it runs the forward pass once for each line that it reads, and writes the
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-# Before Keras, for the reason that mmfusion/segmentation/__init__.py gives.
+# torchvision must be imported before Keras; mmfusion/segmentation/__init__.py gives the reason.
 import torchvision  # noqa: F401
 
 # isort: split
@@ -24,11 +28,12 @@ Pixels = NDArray[np.float32]
 
 
 def forward_of(runtime: str, folder: Path, dtype: str) -> Callable[[Pixels], Pixels]:
-    """Return what answers pictures [B, H, W, 1] with probabilities [B, H, W, 1]."""
+    """Returns a function that maps pictures [B, H, W, 1] to probabilities [B, H, W, 1]."""
     policy = "float32" if dtype == "float32" else "mixed_bfloat16"
     model = UNetSegmenter.from_config(
         json.loads((folder / "config.json").read_text()) | {"dtype": policy}
     )
+    # The first worker draws the weights, and the later ones load them.
     if (folder / "unet.weights.h5").exists():
         model.load_weights(folder / "unet.weights.h5")
     else:
@@ -50,7 +55,7 @@ def forward_of(runtime: str, folder: Path, dtype: str) -> Callable[[Pixels], Pix
 
     def plainly(pixels: Pixels) -> Pixels:
         with torch.inference_mode():
-            # The channels are last in memory already; the axes are only named otherwise.
+            # This permutation moves no data: in memory the channels are last in both layouts.
             inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(next(plain.parameters()).dtype)
             return plain(inputs).permute(0, 2, 3, 1).numpy()
 
@@ -58,15 +63,17 @@ def forward_of(runtime: str, folder: Path, dtype: str) -> Callable[[Pixels], Pix
 
 
 def main() -> None:
-    """Answer one line for each line."""
+    """Answers each line of the standard input with the seconds of one forward pass."""
     runtime, folder, dtype = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
-    # What libraries print must not get between the answers.
+    # Libraries may print to the standard output, so the answers go to a copy of it and all other
+    # output goes to the standard error.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     forward, pixels = forward_of(runtime, folder, dtype), np.load(folder / "pixels.npy")
+    # The first calls compile and allocate; they must not be timed.
     for _ in range(3):
-        found = forward(pixels)
-    np.save(folder / f"{runtime}.npy", found)
+        probabilities = forward(pixels)
+    np.save(folder / f"{runtime}.npy", probabilities)
     print("ready", file=answers)
     for _ in sys.stdin:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How Sphinx builds these pages: `make docs`."""
+"""The configuration of Sphinx; `make docs` builds the pages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# The pages must build without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "examples" / "lung_disease")]
 
-import mmfusion  # noqa: E402 (the environment variable comes first)
+import mmfusion  # noqa: E402 (transformers reads the environment variable at import)
 
 project = "mmfusion"
 author = "The mmfusion authors"
@@ -30,10 +31,11 @@ extensions = [
 ]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+# The files in api/ are included by other pages; they are no pages of their own.
 exclude_patterns = ["_build", "api/_*"]
 suppress_warnings = ["config.cache"]
 
-# A single backtick in a docstring is code, and a link where it names something documented.
+# A name in single backticks becomes code in a docstring, and a link where the name is documented.
 default_role = "py:obj"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
@@ -54,7 +56,8 @@ copybutton_prompt_is_regexp = True
 
 
 def _write_results(app: Any) -> None:
-    """The study's tables, from the JSON files that its runs left."""
+    """Writes the tables of the example study from the JSON files of its runs."""
+    # These modules lie in the example's folder, which is on the path only here.
     import architectures_table
     import readme_table
     import segment_table
@@ -75,12 +78,13 @@ def _write_results(app: Any) -> None:
     folder.mkdir(exist_ok=True)
     for name, content in pages.items():
         path = folder / f"{name}.md"
+        # An unchanged file keeps its time stamp, so Sphinx does not build its page again.
         if not path.exists() or path.read_text(encoding="utf-8") != content + "\n":
             path.write_text(content + "\n", encoding="utf-8")
 
 
 def _check_names(app: Any, env: Any) -> None:
-    """Every public name has its place in these pages."""
+    """Warns of every public name that the pages do not document."""
     from sphinx.util import logging
 
     documented = env.get_domain("py").objects
@@ -92,6 +96,6 @@ def _check_names(app: Any, env: Any) -> None:
 
 
 def setup(app: Any) -> None:
-    """Connects the two."""
+    """Connects the writing of the tables and the check of the names."""
     app.connect("builder-inited", _write_results)
     app.connect("env-check-consistency", _check_names)

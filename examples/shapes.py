@@ -1,8 +1,8 @@
-"""Build your own classifier: coloured shapes, whose picture tells the shape and whose text tells the colour.
+"""A classifier of your own: the picture shows the shape, and the text names its colour.
 
-Nothing is downloaded: the samples are drawn, and both encoders start from random weights. The
-script trains the fused classifier and each modality alone on the same rows, and compares them on
-the same test rows:
+Nothing is downloaded. The samples are drawn, and both encoders start from random weights. The
+script trains the fused classifier and one classifier per modality on the same rows. It compares
+them on the same test rows:
 
     python examples/shapes.py
     python examples/shapes.py --n 200 --epochs 2
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, final
 
 import torch
 import typer
@@ -41,11 +41,16 @@ from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.training.evaluate import Evaluation
 
 
+@final
 class SmallCNN(nn.Module):
-    """Three strided convolutions, over grey pictures of 32 x 32 pixels: [B, 1, 32, 32] in, a feature map [B, 32, 4, 4] out."""
+    """Three strided convolutions over grey pictures of 32 x 32 pixels.
+
+    It maps pixel values [B, 1, 32, 32] to a feature map [B, 32, 4, 4].
+    """
 
     dim = 32
-    input_spec = {
+    # The processor reads from here how a picture must be resized and normalised.
+    input_spec: ClassVar[dict[str, Any]] = {
         "size": [32, 32],
         "channels": 1,
         "mean": [0.5],
@@ -65,29 +70,31 @@ class SmallCNN(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Returns the feature map."""
+        """Returns the feature map [B, 32, 4, 4]."""
         features: Tensor = self.layers(pixel_values)
         return features
 
 
+# A saved classifier stores only this name, so that loading it can find the class again.
 register_backbone("small-cnn", SmallCNN)
 
 
 def compose(rows: Any, modalities: tuple[str, ...]) -> tuple[FusionClassifier, FusionProcessor]:
-    """Returns a classifier of the modalities asked for, and its processor.
+    """Returns a classifier of the given modalities, and its processor.
 
     Args:
-        rows: the training rows; no other row may decide the vocabulary.
+        rows: the training rows. The vocabulary comes from them alone.
         modalities: "image", "text" or both.
     """
     tokenizer = word_tokenizer(rows["text"])
-    words = len(tokenizer)
+    vocabulary_size = len(tokenizer)
+    # A config instead of a name makes an encoder with random weights, without a download.
     small_bert = BertConfig(
         hidden_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
         intermediate_size=64,
-        vocab_size=words,
+        vocab_size=vocabulary_size,
     )
     image = ImageEncoder(SmallCNN()) if "image" in modalities else None
     text = TextEncoder(small_bert) if "text" in modalities else None
@@ -104,7 +111,16 @@ def compose(rows: Any, modalities: tuple[str, ...]) -> tuple[FusionClassifier, F
 def train_and_test(
     parts: Any, modalities: tuple[str, ...], folder: Path, epochs: int, seed: int
 ) -> Evaluation:
-    """Returns what a classifier of the modalities comes to on the test rows; `folder` holds it afterwards."""
+    """Returns the evaluation on the test rows of a classifier that is trained here.
+
+    Args:
+        parts: the rows of the parts "train", "validation" and "test".
+        modalities: "image", "text" or both.
+        folder: where the trained classifier is saved.
+        epochs: passes over the training rows.
+        seed: of the first weights and of the order of the rows.
+    """
+    # The first weights are random, so the seed is set before the model is made.
     set_seed(seed)
     model, processor = compose(parts["train"], modalities)
     arguments = training_arguments(
@@ -121,24 +137,25 @@ def main(
 ) -> None:
     """Draw the samples, train the three classifiers, and print how they compare."""
     console = Console()
-    # For tensors this small, handing the work to several threads takes longer than the work.
+    # For tensors this small, several threads cost more time than they save.
     torch.set_num_threads(1)
-    # Its bars, one for each checkpoint written, would hide the table.
+    # transformers shows a progress bar for each checkpoint, and those would hide the table.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with tempfile.TemporaryDirectory() as name:
         rows = load_manifest(draw_shapes(name, n, size=32, seed=seed))
         parts = split(rows, seed=seed)
-        found = audit(parts)
-        if not found.ok:
-            raise ValueError(f"the split must be without leaks, got:\n{found}")
-        wanted = {
+        leaks = audit(parts)
+        # Rows that occur in two parts would make the test figures too good.
+        if not leaks.ok:
+            raise ValueError(f"the split must be without leaks, got:\n{leaks}")
+        modalities_by_title = {
             "image + text": ("image", "text"),
             "image only": ("image",),
             "text only": ("text",),
         }
         results = {
-            title: train_and_test(parts, kinds, Path(name, title), epochs, seed)
-            for title, kinds in wanted.items()
+            title: train_and_test(parts, modalities, Path(name, title), epochs, seed)
+            for title, modalities in modalities_by_title.items()
         }
     fused = results["image + text"]
     table = Table(
@@ -151,6 +168,7 @@ def main(
     for title, result in results.items():
         difference = ""
         if result is not fused:
+            # Both models answer the same rows, so each resample can draw the same rows for both.
             difference = str(
                 paired_bootstrap(
                     auroc, fused.logits, result.logits, fused.labels, groups=fused.groups
@@ -161,7 +179,8 @@ def main(
         )
     console.print(table)
     console.print(
-        "95 % intervals, resampled by group; the difference is paired: both models on the same resampled rows."
+        "95 % intervals, resampled by group; the difference is paired: "
+        "both models on the same resampled rows."
     )
 
 

@@ -1,4 +1,8 @@
-"""What holds for every test: no network, shapes checked at run time, real data only where a variable says."""
+"""The setup of all tests.
+
+There is no network. Tensor shapes are checked at run time. Real data are used only where the
+variable MMFUSION_DATA names their folder.
+"""
 
 import functools
 import os
@@ -8,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-# One backend a process; the tests of segmentation start another process for the other one.
+# Keras has one backend in a process. The tests of segmentation start another process for the other.
 os.environ.setdefault("KERAS_BACKEND", "torch")
-# Before transformers is imported, which reads them once.
+# These must be set before transformers is imported, because it reads them only once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -22,7 +26,8 @@ import torch
 
 
 def _checked(function: Callable[..., Any]) -> Any:
-    """`function` checked by beartype, but for Self, which beartype takes in decorated classes alone."""
+    """Returns `function` with its arguments checked by beartype."""
+    # beartype takes Self only in decorated classes, so that annotation is left out.
     function.__annotations__ = {
         name: hint for name, hint in function.__annotations__.items() if hint is not Self
     }
@@ -30,25 +35,25 @@ def _checked(function: Callable[..., Any]) -> Any:
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        # torch.export calls with shapes that are symbols: to compare them would make numbers of
-        # them.
+        # torch.export calls with symbolic shapes. Comparing them would fix them to numbers.
         return (function if torch.compiler.is_exporting() else checking)(*args, **kwargs)
 
     return checked
 
 
-# The hook wants the checker's name in a module that can be imported.
+# The import hook finds the checker by its name, in a module that can be imported.
 _checker = types.ModuleType("mmfusion_shape_checker")
 vars(_checker)["checked"] = _checked
 sys.modules[_checker.__name__] = _checker
 
-# `configuration` holds no tensors.
+# `configuration` is left out because it has no tensors.
+UNSHAPED = ("__init__", "configuration", "graph", "images", "processing", "registry", "types")
 SHAPED: tuple[str, ...] = tuple(
     path.stem
     for path in sorted((Path(__file__).parents[1] / "src/mmfusion/model").glob("*.py"))
-    if path.stem not in ("__init__", "configuration")
+    if path.stem not in UNSHAPED and not path.stem.startswith("load_")
 )
-# Where only compiled code is tested, another process asks for no check: the two clash.
+# The process of the tests of compiled code sets this, because torch.compile and the check clash.
 if os.environ.get("MMFUSION_SHAPES_UNCHECKED"):
     SHAPED = ()
 _loaded = [name for name in SHAPED if f"mmfusion.model.{name}" in sys.modules]
@@ -58,13 +63,13 @@ jaxtyping.install_import_hook(
 )
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
-    # Each worker has a core of its own to itself at best.
+    # The workers share the cores, so more threads would only compete.
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder of the real data sets."""
+    """Returns the folder of the real data sets."""
     folder = os.environ.get("MMFUSION_DATA")
     if not folder:
         pytest.skip("needs the real data: set MMFUSION_DATA to their folder")

@@ -1,4 +1,7 @@
-"""The benchmarks run, on backbones so small that their figures mean nothing; what they compare must answer alike."""
+"""The benchmarks, run on tiny backbones.
+
+The times mean nothing at that size. The cases still compare the answers of their sides.
+"""
 
 import json
 import os
@@ -36,7 +39,7 @@ def run(*words: object, code: int = 0) -> str:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that a case does often or at length, done once and shortly."""
+    """Shortens everything that a case repeats or that takes long."""
     monkeypatch.setattr(cases, "GROWTH", (20, 40))
     monkeypatch.setattr(epochs, "COHORT", 6)
     monkeypatch.setattr(epochs, "CACHED_EPOCHS", 1)
@@ -44,7 +47,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "LENGTHS", (4, 8))
     monkeypatch.setattr(pixels, "SIDE", 64)
     monkeypatch.setattr(peers, "WIDTHS", {"to 128": 128, "to the longest": None})
-    # The real compiler takes a minute; that CompiledClassifier answers alike is tested beside it.
+    # The real compiler takes a minute. The answers of CompiledClassifier have tests of their own.
     monkeypatch.setattr(measuring, "CompiledClassifier", lambda model, **_: model)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
 
@@ -105,7 +108,7 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
     assert all(
         f"## {name.capitalize()}, tiny towers, float32\n" in text_of_all for name in cases.CASES
     )
-    # All rows but that of an exported graph at batch 32, under two lines of heading.
+    # Two lines of heading, and all rows but one: the row of onnxruntime needs batch 32.
     assert len(
         headline({"bench": found["cases"], "bench-small": found["cases"]}).splitlines()
     ) == 1 + len(LARGE) + len(SMALL)
@@ -177,7 +180,10 @@ def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
 
 
 def test_what_needs_datasets_is_skipped_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys; sys.modules['datasets'] = sys.modules['keras'] = None; import benchmarks.__main__"
+    code = (
+        "import sys; sys.modules['datasets'] = sys.modules['keras'] = None; "
+        "import benchmarks.__main__"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
     setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1)
@@ -303,14 +309,15 @@ def test_a_side_that_answers_otherwise_is_not_timed(monkeypatch: pytest.MonkeyPa
 
 
 def test_operations_are_those_of_the_products() -> None:
-    """Counted by hand for BERT-base: 12 layers of 7,077,888 weights, two operations each, and the attention's two products."""
+    # Counted by hand for BERT-base: 12 layers of 7,077,888 weights with two operations each, and
+    # the two matrix products of the attention.
     config = preset("base").text
     length = 10
     by_hand = 12 * (2 * 7_077_888 * length + 2 * 2 * length * length * 768)
     assert transformer_operations(config, [length]) == by_hand
     assert transformer_operations(config, [length, length]) == 2 * by_hand
-    # ViT-B/16 at 224 pixels: 17.58 billion multiplications a picture, as its authors and timm
-    # count.
+    # ViT-B/16 at 224 pixels needs 17.58 billion multiplications a picture, by the count of its
+    # authors and of timm.
     image = needed_operations(preset("base"), 1, [])
     assert image is not None and image / 2 / 1e9 == pytest.approx(17.5, abs=0.1)
     assert needed_operations(preset("small"), 1, []) is None

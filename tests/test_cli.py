@@ -1,4 +1,4 @@
-"""The command line, end to end on made-up samples."""
+"""The command line, from end to end on made-up samples."""
 
 import csv
 import json
@@ -17,7 +17,7 @@ from mmfusion.data.toy import draw_shapes, word_tokenizer
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    """Samples, a small text encoder saved as a checkpoint, and a model trained by the command."""
+    """Returns a folder with samples and a small text encoder, saved as a checkpoint."""
     folder = tmp_path_factory.mktemp("cli")
     manifest = draw_shapes(folder / "data", 60, size=32, missing=0.1)
     texts = [line.split(",", 2)[1] for line in manifest.read_text().splitlines()[1:]]
@@ -45,8 +45,9 @@ def call(*words: object, code: int = 0):
 @pytest.fixture(scope="module")
 def model(workspace):
     output = call(
-        "train", workspace / "data" / "manifest.csv", "--output", workspace / "model", "--image-encoder", "test_vit",
-        "--text-encoder", workspace / "text", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
+        "train", workspace / "data" / "manifest.csv", "--output", workspace / "model",
+        "--image-encoder", "test_vit", "--text-encoder", workspace / "text", "--no-pretrained",
+        "--epochs", 1, "--batch-size", 16,
     )  # fmt: skip
     assert "image+text" in output and "test part" in output
     return workspace / "model"

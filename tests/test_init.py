@@ -1,4 +1,4 @@
-"""The public names: loaded lazily, and nothing heavier than asked for."""
+"""The public names: they load lazily, and load no heavy package that they do not need."""
 
 import importlib
 import subprocess
@@ -10,7 +10,7 @@ import mmfusion
 
 
 def loaded_after(statement: str) -> set[str]:
-    """The top-level modules that a fresh interpreter holds after the statement."""
+    """Returns the top-level modules that a new interpreter has loaded after the statement."""
     code = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
     answer = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -50,7 +50,8 @@ def test_every_public_name_is_there(name: str) -> None:
 def test_a_near_miss_is_answered_with_the_right_name() -> None:
     with pytest.raises(
         AttributeError,
-        match="module 'mmfusion' has no attribute 'FusionClasifier'. Did you mean 'FusionClassifier'",
+        match="module 'mmfusion' has no attribute 'FusionClasifier'. "
+        "Did you mean 'FusionClassifier'",
     ):
         mmfusion.FusionClasifier  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'zzzzzz'.$"):

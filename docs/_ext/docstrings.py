@@ -1,4 +1,8 @@
-"""Docstrings are written to be read in an editor: this turns their tables and formulas into what Sphinx understands."""
+"""A Sphinx extension that converts the tables and formulas of docstrings.
+
+The docstrings are written for an editor, with Markdown tables and $...$ formulas. Sphinx needs
+directives and roles in their place.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from typing import Any
 
 _FORMULA = re.compile(r"(?<![\w$])\$([^$\n]+)\$(?!\w)")
 _COLON, _PLACEHOLDER = ":", "\ue000"
+"""A colon, and the private-use character that stands for it while napoleon runs."""
+
 _RULE = re.compile(r"^\|[\s:|-]+\|$")
 
 
@@ -20,6 +26,7 @@ def convert(lines: list[str]) -> list[str]:
     text = _FORMULA.sub(r":math:`\1`", "\n".join(_joined_formulas(lines)))
     result: list[str] = []
     table: list[str] = []
+    # The empty line at the end closes a table that ends with the docstring.
     for line in [*text.split("\n"), ""]:
         if line.strip().startswith("|") and line.strip().endswith("|"):
             table.append(line)
@@ -32,9 +39,10 @@ def convert(lines: list[str]) -> list[str]:
 
 
 def _joined_formulas(lines: list[str]) -> list[str]:
-    """The lines, where a formula is broken over two of them those two as one."""
+    """Returns the lines, with the two halves of a formula that was broken in one line."""
     joined: list[str] = []
     for line in lines:
+        # An odd number of dollar signs means that a formula goes on in the next line.
         if joined and joined[-1].count("$") % 2:
             joined[-1] += " " + line.strip()
         else:
@@ -43,6 +51,7 @@ def _joined_formulas(lines: list[str]) -> list[str]:
 
 
 def _list_table(lines: list[str]) -> list[str]:
+    """Returns the lines of a Markdown table as a list-table directive."""
     indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
     rows = [
         [cell.strip() for cell in line.strip().strip("|").split(" | ")]
@@ -59,17 +68,20 @@ def _list_table(lines: list[str]) -> list[str]:
 
 
 def _hide_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    # napoleon takes what stands before a colon in a property's first line for its type.
+    """Replaces the colons in the first line of a property's docstring."""
+    # napoleon reads the text before a colon in that line as the property's type.
     if what == "property" and lines:
         lines[0] = lines[0].replace(_COLON, _PLACEHOLDER)
 
 
 def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Converts a docstring and puts the colons back."""
+    # Sphinx reads the result from the same list, so the list must be changed in place.
     lines[:] = [line.replace(_PLACEHOLDER, _COLON) for line in convert(lines)]
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Connects the conversion, before and behind napoleon's own."""
+    """Connects the two steps: one runs before napoleon, the other after it."""
     app.connect("autodoc-process-docstring", _hide_colon, priority=100)
     app.connect("autodoc-process-docstring", _process, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

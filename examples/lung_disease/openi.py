@@ -1,8 +1,8 @@
-"""The Indiana University chest X-ray collection (Open-i): real reports, the study's cohort, and its X-rays.
+"""The Indiana University chest X-ray collection (Open-i): its reports and the study's cohort.
 
-The 3,955 reports and the DICOM metadata come with the installed torchxrayvision package (CC
-BY-NC-ND 4.0; they are read there and never copied into this repository). The X-rays come from a
-folder that the user names, or are fetched with `--download`:
+The 3,955 real reports and the DICOM metadata come with the installed torchxrayvision package. Their
+license is CC BY-NC-ND 4.0, so they are read from that package and never copied into this
+repository. The X-rays come from a folder that the user names, or are fetched with `--download`:
 
     python examples/lung_disease/openi.py
     python examples/lung_disease/openi.py --download data/openi --output data/openi/manifest.csv
@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, final
 
 import pandas as pd
 import typer
@@ -37,25 +37,28 @@ LABELS = ("normal", "lung")
 PROTOCOLS = ("published", "leak-free")
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Report:
     """One radiology report.
 
-    A text is kept as published, with the `XXXX` that stand for what was anonymised; an empty
-    section is None.
+    The texts are as published: `XXXX` stands for a word that was removed to protect the patient. An
+    empty section is None.
 
     Attributes:
-        uid: the report's name, such as "CXR1000". The collection names no patient besides: it is
-            the group, too.
+        uid: the report's name, such as "CXR1000". The collection does not name the patients, so
+            the uid is also the group.
         findings: what the radiologist saw.
         impression: the radiologist's conclusion.
-        indication: why the X-ray was taken, the only section written before anyone looked at it.
-        comparison: what the X-ray was compared with.
+        indication: why the X-ray was taken. It is the only section that was written before anyone
+            looked at the X-ray.
+        comparison: the earlier X-rays that this one was compared with.
         mesh_major: the major MeSH headings, such as "Lung/hypoinflation", in the report's order.
         images: the names of its X-rays, such as "CXR1000_IM-0003-1001", in the report's order.
 
     Example:
-        >>> Report("CXR1", None, None, "Cough.", None, ("Lung/hypoinflation",), ("CXR1_IM-0001-1001",)).label
+        >>> headings, images = ("Lung/hypoinflation",), ("CXR1_IM-0001-1001",)
+        >>> Report("CXR1", None, None, "Cough.", None, headings, images).label
         'lung'
     """
 
@@ -71,11 +74,9 @@ class Report:
     def label(self) -> str | None:
         """The study's class, "normal" or "lung", or None.
 
-        It is "normal" if the first major heading is that, and "lung" if any major heading begins
-        with "Lung".
-
-        "normal" goes first; in the published collection it always stands alone, so that no report
-        fits both.
+        It is "normal" if the first major heading is "normal". Otherwise it is "lung" if any major
+        heading begins with "Lung". In the published collection the heading "normal" always stands
+        alone, so that no report fits both classes.
         """
         if self.mesh_major and self.mesh_major[0].strip().lower() == "normal":
             return "normal"
@@ -84,13 +85,13 @@ class Report:
         return None
 
     def text(self, protocol: str) -> str | None:
-        """Returns the text a protocol shows a model: "published" the findings, "leak-free" the indication.
+        """Returns the text that a model sees under a protocol.
 
         Args:
-            protocol: "published" or "leak-free".
+            protocol: "published" for the findings, "leak-free" for the indication.
 
         Raises:
-            ValueError: if the protocol is another one.
+            ValueError: if the protocol is unknown.
         """
         return (
             self.findings
@@ -99,20 +100,21 @@ class Report:
         )
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Cohort:
     """The study's reports and how they were chosen.
 
     Attributes:
-        reports: the chosen reports, in the order they were given; each has a label.
-        steps: what was counted on the way, (what, how many).
+        reports: the chosen reports in their original order. Each has a label.
+        steps: the steps of the choice, as pairs of a description and a number of reports or images.
     """
 
     reports: tuple[Report, ...]
     steps: tuple[tuple[str, int], ...]
 
     def lines(self) -> list[str]:
-        """Returns the steps as text, one line each, numbers aligned."""
+        """Returns the steps as text, one line each, with the numbers aligned."""
         return [f"{count:>6,}  {what}" for what, count in self.steps]
 
 
@@ -120,18 +122,19 @@ def read_reports(archive: str | Path | None = None) -> list[Report]:
     """Returns all reports of the collection, ordered by the number in their uid.
 
     Args:
-        archive: the published archive of reports (a .tgz with one XML file per report); None takes
+        archive: the published archive of reports, a .tgz with one XML file per report. None takes
             the copy inside the installed torchxrayvision package.
 
     Raises:
-        ValueError: if the archive is absent, cannot be read or holds no report; or a report is not
-            as published.
+        ValueError: if the archive is absent, cannot be read or holds no report, or if a report is
+            not as published.
     """
     path = package_file("NLMCXR_reports.tgz") if archive is None else Path(archive)
     reports = []
     try:
         with tarfile.open(path, "r:*") as files:
             for member in files:
+                # `extractfile` returns None for a folder.
                 stream = files.extractfile(member) if member.name.endswith(".xml") else None
                 if stream is not None:
                     reports.append(parse_report(stream.read(), member.name))
@@ -143,18 +146,19 @@ def read_reports(archive: str | Path | None = None) -> list[Report]:
         raise ValueError(
             f"archive must be one with XML reports, got none in {str(path)!r}. Check the file."
         )
+    # By number, because by name CXR10 would come before CXR2.
     return sorted(reports, key=lambda report: (int(re.sub(r"\D", "", report.uid) or 0), report.uid))
 
 
 def parse_report(content: bytes, name: str) -> Report:
-    """Returns the report written in one XML file.
+    """Returns the report of one XML file.
 
     Args:
         content: the file's bytes.
-        name: the file's name, for messages.
+        name: the file's name, for the messages.
 
     Raises:
-        ValueError: if it is not XML, or has no uId.
+        ValueError: if the file is not XML, or has no uId.
 
     Example:
         >>> xml = b'<eCitation><uId id="CXR7"/><MeSH><major>normal</major></MeSH></eCitation>'
@@ -172,6 +176,7 @@ def parse_report(content: bytes, name: str) -> Report:
         raise ValueError(
             f"report must be one with a uId, got none in {name!r}. Fetch the archive again."
         )
+    # An empty section becomes None, so that it counts as a missing text.
     sections = {
         node.get("Label"): (node.text or "").strip() or None for node in root.iter("AbstractText")
     }
@@ -187,30 +192,26 @@ def parse_report(content: bytes, name: str) -> Report:
 
 
 def cohort(reports: Iterable[Report], *, seed: int = 0, balanced: bool = True) -> Cohort:
-    """Returns the study's cohort: the reports of both classes that have images, as many of each class.
+    """Returns the study's cohort: reports with images, the same number of each class.
 
     Args:
-        reports: all reports, as `read_reports` gives them.
-        seed: chooses the reports kept of the larger class; the same seed keeps the same.
-        balanced: False keeps every report of both classes (1,937 of the published collection).
+        reports: all reports, as `read_reports` returns them.
+        seed: decides which reports of the larger class are chosen.
+        balanced: False chooses every report of both classes (1,937 of the published collection).
 
     Raises:
         ValueError: if a class has no report, or a uid occurs twice.
 
     Example:
-        >>> sick = Report("CXR2", "Low volumes.", None, None, None, ("Lung/hypoinflation",), ("CXR2_IM-1-1",))
+        >>> headings = ("Lung/hypoinflation",)
+        >>> sick = Report("CXR2", "Low volumes.", None, None, None, headings, ("CXR2_IM-1-1",))
         >>> well = Report("CXR3", "Clear.", None, None, None, ("normal",), ("CXR3_IM-1-1",))
         >>> [report.uid for report in cohort([sick, well]).reports]
         ['CXR2', 'CXR3']
     """
     everything = list(reports)
-    twice = [
-        uid for uid, count in Counter(report.uid for report in everything).items() if count > 1
-    ]
-    if twice:
-        raise ValueError(
-            f"reports must be given once each, got {some(twice)} more than once. Drop the copies."
-        )
+    _check_once(everything)
+    # A report without an image cannot be a sample of an image model.
     pictured = [report for report in everything if report.images]
     classes = {label: [report for report in pictured if report.label == label] for label in LABELS}
     empty = [label for label in LABELS if not classes[label]]
@@ -219,13 +220,14 @@ def cohort(reports: Iterable[Report], *, seed: int = 0, balanced: bool = True) -
             f"reports must be of both classes, got no {empty[0]!r} with images. Give all reports."
         )
     size = min(map(len, classes.values())) if balanced else None
-    # One generator per class: how many reports one class has may not change which are drawn from
-    # the other.
-    kept = {
-        label: random.Random(f"{seed}/{label}").sample(found, size or len(found))
-        for label, found in classes.items()
+    # One generator per class: the size of one class must not change which reports of the other
+    # class are drawn.
+    drawn = {
+        label: random.Random(f"{seed}/{label}").sample(of_class, size or len(of_class))
+        for label, of_class in classes.items()
     }
-    uids = {report.uid for found in kept.values() for report in found}
+    uids = {report.uid for of_class in drawn.values() for report in of_class}
+    # In the order of the collection, not in the order of the draw.
     chosen = tuple(report for report in pictured if report.uid in uids)
     steps = [
         ("reports", len(everything)),
@@ -250,6 +252,16 @@ def cohort(reports: Iterable[Report], *, seed: int = 0, balanced: bool = True) -
     return Cohort(chosen, tuple(steps))
 
 
+def _check_once(reports: Sequence[Report]) -> None:
+    """Raises a ValueError if a uid occurs more than once."""
+    counts = Counter(report.uid for report in reports)
+    twice = [uid for uid, count in counts.items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"reports must be given once each, got {some(twice)} more than once. Drop the copies."
+        )
+
+
 def _without(reports: Sequence[Report], protocol: str) -> int:
     return sum(report.text(protocol) is None for report in reports)
 
@@ -259,17 +271,19 @@ def manifest(
 ) -> pd.DataFrame:
     """Returns the study's table: one row per report that has an X-ray.
 
-    Columns: image, text (what the protocol allows), label, group (= uid), uid, view,
-    text_published, text_leak_free, impression, comparison, mesh_major (headings joined by "|").
+    Its columns are image, text (the text of the protocol), label, group (= uid), uid, view,
+    text_published, text_leak_free, impression, comparison and mesh_major (the headings joined by
+    "|").
 
     Args:
         reports: reports with a label.
-        joined: their X-rays.
+        joined: the X-rays of the reports.
         protocol: "published" or "leak-free".
 
     Raises:
-        ValueError: if the protocol is another one.
+        ValueError: if the protocol is unknown.
     """
+    # Without this check, a wrong protocol with no reports would pass.
     choose(protocol, PROTOCOLS, "protocol")
     return pd.DataFrame(
         {
@@ -286,6 +300,7 @@ def manifest(
             "mesh_major": "|".join(report.mesh_major),
         }
         for report in reports
+        # Reports without an X-ray in the folder are left out.
         if report.uid in joined.images
     )
 
@@ -313,6 +328,7 @@ def main(
     """Rebuild the study's cohort step by step; with X-rays, write its manifest."""
     console = Console()
     try:
+        # Checked first, because the download that may follow takes long.
         choose(protocol, PROTOCOLS, "protocol")
         chosen = cohort(read_reports(), seed=seed, balanced=balanced)
         for line in chosen.lines():
@@ -330,13 +346,14 @@ def main(
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
+    # Missing X-rays are no error up to the tolerance, but the user must know of them.
     if joined.missing:
         console.print(
             f"{len(joined.missing):>6,}  left out, no X-ray in the folder: {some(joined.missing)}"
         )
     for view in VIEWS:
         console.print(
-            f"{sum(found == view for found in joined.views.values()):>6,}  X-rays of {view} view"
+            f"{sum(one == view for one in joined.views.values()):>6,}  X-rays of {view} view"
         )
     console.print(f"{len(joined.images):>6,}  rows written to {path}")
 

@@ -1,11 +1,12 @@
-"""Fetching the Open-i archive of X-rays: progress, resume after an interruption, checksum.
+"""The download of the Open-i archive of X-rays, with progress, resuming and a checksum.
 
-pooch keeps the file and checks it; what pooch cannot do, going on where a transfer of 1.3 GB broke
-off, the downloader below does with HTTP Range.
+pooch stores the file and checks it. pooch cannot continue a broken transfer, and the archive has
+1.3 GB. The downloader in this module does that with HTTP Range requests.
 
-The publisher gives no checksum. So the SHA-256 of the first complete download is written beside the
-archive, and every later use is checked against it: this finds a file damaged on disk, not one that
-was wrong from the start. Whoever knows the right checksum gives it as `known_hash`.
+The publisher gives no checksum. Therefore the SHA-256 of the first complete download is written
+beside the archive, and every later use is checked against it. This finds a file that was damaged on
+disk, but not one that was wrong from the start. A user who knows the right checksum can pass it as
+`known_hash`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tarfile
 import time
 import zlib
 from pathlib import Path
+from typing import final
 from urllib.parse import urlsplit
 
 import pooch
@@ -30,39 +32,47 @@ from rich.progress import (
 )
 
 ARCHIVE_URL = "https://openi.nlm.nih.gov/imgs/collections/NLMCXR_png.tgz"
-# What a broken connection delivered of its last chunk is lost, so chunks are small.
+# Bytes. A broken connection loses its last, incomplete chunk, so chunks are small.
 _CHUNK = 1 << 16
+# Seconds without an answer, and seconds before a new attempt. The pause doubles each time.
 _TIMEOUT = 60
 _PAUSE = 1.0
 
 
 class DownloadError(ValueError):
-    """A file that could not be fetched; what had arrived is kept where it can be continued."""
+    """The error for a file that could not be fetched. The part that arrived can be continued."""
 
 
+@final
 class ResumingDownloader:
-    """A downloader for pooch that goes on where it broke off.
+    """A downloader for pooch that continues a broken transfer.
 
-    What has arrived is kept in `part`, and the server's name for that version of the file (its ETag
-    or date of change) beside it, so that two versions are never joined: a changed file, like a
-    server without Range, starts anew.
+    The bytes that arrived stay in the file `part`. Beside it stands the server's identifier of that
+    version of the file (its ETag or its date of change), so that parts of two versions are never
+    joined. The transfer starts from the beginning if the file has changed, or if the server does
+    not support Range.
 
     Args:
-        part: where the unfinished file is kept between attempts.
-        attempts: how many attempts without a single new byte are made before giving up.
+        part: the unfinished file, which stays there between attempts.
+        attempts: how many attempts in a row may bring no new byte before the download fails.
     """
 
     def __init__(self, part: Path, attempts: int = 5) -> None:
-        """Remembers where the unfinished file lies."""
+        """Stores the path of the unfinished file and the number of attempts."""
         self.part, self.attempts = part, attempts
         self.version = part.with_name(part.name + ".version")
 
     def __call__(self, url: str, output_file: str, pooch_object: object) -> None:
-        """Fetches `url` to `output_file`; the third argument is part of pooch's protocol and not used.
+        """Fetches a file.
+
+        Args:
+            url: the address of the file.
+            output_file: where the complete file is written.
+            pooch_object: not used; pooch passes it to every downloader.
 
         Raises:
-            DownloadError: if the server refuses, or the transfer broke off too often; what arrived
-                is kept.
+            DownloadError: if the server refuses, or the transfer broke off too often. The bytes
+                that arrived stay on disk.
         """
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         failures = 0
@@ -78,11 +88,13 @@ class ResumingDownloader:
                     requests.Timeout,
                     requests.exceptions.ChunkedEncodingError,
                 ) as error:
+                    # A slow but working connection may break off as often as it likes.
                     failures = 0 if self._size() > before else failures + 1
                     if failures >= self.attempts:
                         raise DownloadError(
-                            f"url must be one that can be fetched, got {url!r}, which broke off at "
-                            f"{self._size():,} bytes. Run the same command again: it goes on from there."
+                            f"url must be one that can be fetched, got {url!r}, "
+                            f"which broke off at {self._size():,} bytes. "
+                            "Run the same command again: it goes on from there."
                         ) from error
                     time.sleep(_PAUSE * 2**failures)
         os.replace(self.part, output_file)
@@ -92,14 +104,17 @@ class ResumingDownloader:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _attempt(self, url: str, progress: Progress, task: TaskID) -> None:
+        """Fetches the rest of the file in one request; returns when the file is complete."""
         have = self._size()
         version = self.version.read_text() if self.version.exists() else ""
         resume = have > 0 and bool(version)
-        # A compressed transfer would count other bytes than the file has.
+        # In a compressed transfer, offsets would not count the bytes of the file itself.
         headers = {"Accept-Encoding": "identity"}
         if resume:
             headers |= {"Range": f"bytes={have}-", "If-Range": version}
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as answer:
+            # Status 416: the range is empty. The size in Content-Range says whether that is because
+            # all bytes are here already, or because the part belongs to another file.
             complete = resume and answer.status_code == 416
             if complete and answer.headers.get("Content-Range") == f"bytes */{have}":
                 return
@@ -107,9 +122,11 @@ class ResumingDownloader:
                 if complete:
                     self.part.unlink()
                 raise DownloadError(
-                    f"url must be one that can be fetched, got {url!r}: the server answered "
-                    f"{answer.status_code} {answer.reason}. Check the address, or run the command again."
+                    f"url must be one that can be fetched, got {url!r}: "
+                    f"the server answered {answer.status_code} {answer.reason}. "
+                    "Check the address, or run the command again."
                 )
+            # Only status 206 continues the part; status 200 sends the whole file again.
             start = have if answer.status_code == 206 else 0
             self.version.write_text(
                 answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
@@ -125,17 +142,16 @@ class ResumingDownloader:
 def fetch_images(
     folder: str | Path, *, url: str = ARCHIVE_URL, known_hash: str | None = None
 ) -> Path:
-    """Returns the folder of unpacked X-rays; what was fetched or unpacked before is not done again.
+    """Returns the folder of unpacked X-rays, after fetching and unpacking them where needed.
 
     Args:
-        folder: where archive and X-rays are kept; made if missing.
-        url: where the archive is.
-        known_hash: the SHA-256 it must have; None takes the one recorded at the first download, if
-            there is one.
+        folder: where the archive and the X-rays are stored. It is made if it is missing.
+        url: the address of the archive.
+        known_hash: the SHA-256 that the archive must have. None takes the one recorded at the first
+            download, if there is one.
 
     Raises:
-        ValueError: if the archive cannot be fetched, is damaged, or has another checksum than it
-            must.
+        ValueError: if the archive cannot be fetched, is damaged, or has another checksum.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -160,11 +176,13 @@ def fetch_images(
             f"url must be one to fetch from, got {url!r}: {error}. Check it."
         ) from error
     except DownloadError:
+        # It is a ValueError, but says nothing about a checksum, unlike the next one.
         raise
     except ValueError as error:
         raise ValueError(
-            f"known_hash must be the SHA-256 of the file fetched, got {expected!r} for {url!r} ({error}). "
-            f"If the publisher changed the file, delete {record.name}; else fetch it again."
+            "known_hash must be the SHA-256 of the file fetched, "
+            f"got {expected!r} for {url!r} ({error}). If the publisher changed the file, "
+            f"delete {record.name}; else fetch it again."
         ) from error
     if not record.exists():
         record.write_text(f"{pooch.file_hash(archive)}  {name}\n")
@@ -173,14 +191,17 @@ def fetch_images(
 
 
 def _unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a tar archive into a folder that does not exist yet."""
     partial = folder.with_name(folder.name + ".part")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with tarfile.open(archive, "r:*") as files:
+            # The filter refuses paths that lead out of the folder.
             files.extractall(partial, filter="data")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise ValueError(
-            f"archive must be a whole tar file, got {str(archive)!r} ({error}). Delete it and its .sha256, and run again."
+            f"archive must be a whole tar file, got {str(archive)!r} ({error}). "
+            "Delete it and its .sha256, and run again."
         ) from error
-    # Renamed only when whole, so that an interrupted run is not taken for a finished one.
+    # Renamed only when complete, so that an interrupted run does not look like a finished one.
     os.replace(partial, folder)

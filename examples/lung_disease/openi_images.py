@@ -1,4 +1,4 @@
-"""Which X-ray belongs to which Open-i report: names, views, and files under any published naming."""
+"""The X-rays of the Open-i reports: their names, views and files, in any published naming."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, final
 
 import pandas as pd
 from manifests import existing_folder, some
 
 View = Literal["frontal", "lateral", "unknown"]
 
+# The published archives name the same X-ray differently. The pattern matches all forms.
 _IMAGE_NAME = re.compile(
     r"^(?:CXR)?(?P<report>\d+)_(?:\d+_)?(?P<image>IM-\d+(?:-\d+)+)$", re.IGNORECASE
 )
-# The order is the preference where a folder holds one X-ray in several formats.
+# In order of preference, where a folder holds one X-ray in several formats.
 _ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
-# In order of preference.
+# In order of preference, where a report has several X-rays.
 VIEWS: tuple[View, ...] = ("frontal", "unknown", "lateral")
 
 
@@ -37,14 +38,15 @@ class Pictured(Protocol):
         ...
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """X-rays found for reports.
+    """The X-rays that were found for reports.
 
     Attributes:
-        images: the file chosen for each uid.
-        views: its view, by the same uid.
-        missing: uids of which no X-ray was found; they are left out of a manifest.
+        images: the chosen file of each uid.
+        views: the view of that file, by the same uid.
+        missing: the uids without an X-ray. They are left out of a manifest.
     """
 
     images: dict[str, Path]
@@ -53,7 +55,9 @@ class Joined:
 
 
 def package_file(name: str) -> Path:
-    """Returns the path of a data file inside the installed torchxrayvision package, which is not imported.
+    """Returns the path of a data file of the installed torchxrayvision package.
+
+    The package is not imported, because that takes seconds.
 
     Args:
         name: the file's name in the package's `data` folder.
@@ -64,26 +68,28 @@ def package_file(name: str) -> Path:
     spec = importlib.util.find_spec("torchxrayvision")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
-            "torchxrayvision must be installed, got no such package: the Open-i reports are read from it. "
+            "torchxrayvision must be installed, got no such package: "
+            "the Open-i reports are read from it. "
             'Run: pip install "mmfusion[study]"'
         )
     path = Path(next(iter(spec.submodule_search_locations))) / "data" / name
     if not path.is_file():
         raise ValueError(
-            f"torchxrayvision must be a version with data/{name}, got none at {str(path)!r}. Update it."
+            f"torchxrayvision must be a version with data/{name}, got none at {str(path)!r}. "
+            "Update it."
         )
     return path
 
 
 def read_views(metadata: str | Path | None = None) -> dict[str, View]:
-    """Returns the view of each image name that the DICOM metadata knows.
+    """Returns the view of each image in the DICOM metadata, by the image's name.
 
-    The field `View Position` decides. Where it is empty, a picture whose rows run forwards or
-    backwards through the patient (`Patient Orientation` beginning with A or P) is lateral, and any
-    other one unknown.
+    The field `View Position` decides. Where it is empty, `Patient Orientation` decides. If that
+    begins with A (anterior) or P (posterior), a row of the picture runs from front to back or from
+    back to front, so that the view is lateral. Otherwise the view is unknown.
 
     Args:
-        metadata: the table of DICOM metadata; None takes the copy inside the installed
+        metadata: the table of DICOM metadata. None takes the copy inside the installed
             torchxrayvision package.
 
     Raises:
@@ -106,15 +112,19 @@ def read_views(metadata: str | Path | None = None) -> dict[str, View]:
 def _view(position: str, orientation: str) -> View:
     if position in ("PA", "AP"):
         return "frontal"
+    # Positions other than PA and AP, such as LL, are all lateral.
     return "lateral" if position or orientation.startswith(("['A'", "['P'")) else "unknown"
 
 
 def image_key(name: str) -> tuple[int, str] | None:
-    """Returns what identifies an X-ray in any published naming, (report's number, image's name), or None.
+    """Returns the key of an X-ray, which is the same in every published naming.
+
+    The key is the report's number and the image's name. It is None where the name is that of no
+    X-ray of the collection.
 
     Args:
-        name: a file's name or an image's name, with or without the prefix CXR and the endings .dcm,
-            .png, .jpg.
+        name: the name of a file or of an image, with or without the prefix CXR and the endings
+            .dcm, .png and .jpg.
 
     Example:
         >>> image_key("CXR1000_IM-0003-1001.png")
@@ -125,6 +135,7 @@ def image_key(name: str) -> tuple[int, str] | None:
         True
     """
     stem = Path(name).name
+    # A loop, because some archives use two endings: ".dcm.png".
     while Path(stem).suffix.lower() in _ENDINGS:
         stem = Path(stem).stem
     match = _IMAGE_NAME.match(stem)
@@ -132,22 +143,24 @@ def image_key(name: str) -> tuple[int, str] | None:
 
 
 def find_images(folder: str | Path) -> dict[tuple[int, str], Path]:
-    """Returns the files below a folder by the key of their name; of several formats, PNG goes first.
+    """Returns the X-ray files below a folder, by the key of their name.
+
+    Where an X-ray is there in several formats, PNG is preferred.
 
     Args:
-        folder: any of the published archives, unpacked; subfolders are searched.
+        folder: any of the published archives, unpacked. Subfolders are searched, too.
 
     Raises:
         ValueError: if there is no such folder.
     """
-    found: dict[tuple[int, str], Path] = {}
+    files: dict[tuple[int, str], Path] = {}
     for path in sorted(existing_folder(folder, "images").rglob("*")):
         key = image_key(path.name) if path.suffix.lower() in _ENDINGS else None
         if key is None or not path.is_file():
             continue
-        if key not in found or _preference(path) < _preference(found[key]):
-            found[key] = path
-    return found
+        if key not in files or _preference(path) < _preference(files[key]):
+            files[key] = path
+    return files
 
 
 def _preference(path: Path) -> int:
@@ -161,18 +174,20 @@ def join_images(
     *,
     tolerance: float = 0.05,
 ) -> Joined:
-    """Returns the X-ray chosen for each report: the first frontal one, else of unknown view, else any.
+    """Returns the X-ray chosen for each report.
+
+    It is the report's first frontal X-ray. Without one it is the first of unknown view, and without
+    that one the first lateral X-ray.
 
     Args:
-        reports: the reports to join.
-        folder: where the X-rays are, under any published naming.
-        views: view by image name, as `read_views` gives it.
-        tolerance: the share of reports, 0 to 1, that may lack every X-ray; those are named in
-            `missing`.
+        reports: the reports that need an X-ray.
+        folder: the folder of the X-rays, under any published naming.
+        views: the view of each image name, as `read_views` returns it.
+        tolerance: the share of reports, 0 to 1, that may have no X-ray in the folder. Those are
+            named in `missing`.
 
     Raises:
-        ValueError: if more reports than tolerated have none of their X-rays in the folder; the
-            message names some.
+        ValueError: if more reports have no X-ray in the folder. The message names some of them.
     """
     files = find_images(folder)
     images: dict[str, Path] = {}
@@ -180,16 +195,18 @@ def join_images(
     for report in reports:
         present = [name for name in report.images if image_key(name) in files]
         if present:
-            # min keeps the first of equals, and so the report's own order.
+            # `min` returns the first of several equals: the report's own order decides.
             best = min(present, key=lambda name: VIEWS.index(views.get(name, "unknown")))
             images[report.uid] = files[image_key(best) or (0, "")]
             chosen[report.uid] = views.get(best, "unknown")
     missing = tuple(report.uid for report in reports if report.uid not in images)
+    # A few missing X-rays are tolerated. Many mean a wrong or an incomplete folder.
     if len(missing) > tolerance * len(reports):
         wanted = [report.images[0] for report in reports if report.uid in set(missing)]
         raise ValueError(
-            f"images must be a folder with the X-rays of at least {1 - tolerance:.0%} of the {len(reports)} "
-            f"reports, got {str(folder)!r} with {len(files)} X-rays that fit {len(images)} of them. "
-            f"Missing: {some(wanted)}. Unpack the whole archive there, or fetch it with --download."
+            f"images must be a folder with the X-rays of at least {1 - tolerance:.0%} of the "
+            f"{len(reports)} reports, got {str(folder)!r} with {len(files)} X-rays that fit "
+            f"{len(images)} of them. Missing: {some(wanted)}. "
+            "Unpack the whole archive there, or fetch it with --download."
         )
     return Joined(images, chosen, missing)

@@ -1,4 +1,7 @@
-"""What a model on segmented pictures gains over the same model on raw ones: paired, and corrected for the number of models."""
+"""The gain of a model on segmented pictures over the same model on raw pictures.
+
+The comparison is paired by sample, and its p-values are corrected for the number of models.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +24,30 @@ def minus_raw(
     labels: np.ndarray[Any, Any],
     groups: Sequence[str],
 ) -> dict[str, Any]:
-    """Returns the differences of accuracy and AUROC with their 95 % intervals by patient, and the p-value of each.
+    """Returns the differences of accuracy and AUROC, segmented minus raw.
+
+    Each difference comes with its 95 % interval, resampled by patient, and with its p-value.
 
     Args:
-        logits: "accuracy" and "auroc" -> what each is computed from [B, C], on segmented pictures.
-        raw: the same on raw ones.
+        logits: the scores [B, C] on segmented pictures, under the keys "accuracy" and "auroc". The
+            two metrics may be computed from different scores.
+        raw: the same for raw pictures.
         labels: the classes [B].
-        groups: the patients, B of them.
+        groups: the patient of each sample, B of them.
     """
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name, metric in METRICS.items():
         gain = paired_bootstrap(metric, logits[name], raw[name], labels, groups=groups)
         ends = {"": gain.difference, "_low": gain.low, "_high": gain.high, "_p": gain.p_value}
-        found |= {f"{name}_minus_raw{end}": value for end, value in ends.items()}
-    return found
+        differences |= {f"{name}_minus_raw{end}": value for end, value in ends.items()}
+    return differences
 
 
 def add_holm(rows: Sequence[dict[str, Any]]) -> None:
-    """Add the p-values of the rows' accuracy gains after Holm's correction: among many tests one is small by chance.
+    """Adds the Holm-corrected p-value of the accuracy gain to each row that has a p-value.
+
+    The correction is needed because among many tests one p-value is small by chance. The rows are
+    changed in place.
 
     Example:
         >>> rows = [{"accuracy_minus_raw_p": p} for p in (0.01, 0.04, 0.03)] + [{}]
@@ -54,13 +63,14 @@ def add_holm(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def ranked_within(logits: Logits, folds: Sequence[np.ndarray[Any, Any]]) -> Logits:
-    """Returns scores of which the AUROC can be taken over all folds at once: ranks within each fold, as shares of it [B, C].
+    """Returns the rank of each score within its fold, divided by the fold's size [B, C].
 
-    Each fold has a model of its own, and their logits are not on one scale. Ties share a rank.
+    Each fold has a model of its own, and the logits of different models are not on one scale. The
+    AUROC over all folds at once is therefore taken from these ranks. Equal scores share a rank.
 
     Args:
-        logits: [B, C].
-        folds: the indices of each fold.
+        logits: the logits of all samples [B, C].
+        folds: the indices of the samples of each fold.
 
     Example:
         >>> logits = np.array([[0.0, 5.0], [0.0, 900.0], [0.0, -7.0], [0.0, -8.0]])
@@ -68,13 +78,14 @@ def ranked_within(logits: Logits, folds: Sequence[np.ndarray[Any, Any]]) -> Logi
         [0.5, 1.0, 1.0, 0.5]
     """
     shares = np.zeros_like(logits, dtype=np.float64)
-    # Log-odds of each class: probabilities would round to 1, and surer samples tie with less sure
-    # ones.
+    # Log-odds instead of probabilities: large probabilities round to 1, and samples of different
+    # certainty would share a rank.
     values = np.asarray(logits, dtype=np.float64)
     others = [
         logsumexp(np.delete(values, column, axis=1), axis=1) for column in range(values.shape[1])
     ]
     evidence = values - np.stack(others, axis=1)
+    # Divided by the size of the fold, so that folds of different size are on one scale.
     for rows in folds:
         shares[rows] = rankdata(evidence[rows], axis=0) / len(rows)
     return shares

@@ -1,9 +1,9 @@
-"""The synthetic chest that `phantom.py` draws on: lungs, heart, bones, vessels, as attenuation of X-rays.
+"""The synthetic chest of `phantom.py`: lungs, heart, bones and vessels that attenuate X-rays.
 
-Coordinates are anatomical: x runs from -1 (the patient's right, the left of the picture) to 1, y
-from -1 (neck) to 1 (abdomen). `t` is the distance from the midline towards the outside, so that one
-formula serves both sides. Every quantity is synthetic: shapes were chosen by eye so that the result
-resembles a frontal radiograph, and nothing here was measured on a patient.
+The coordinates are anatomical: x runs from -1 (the patient's right, the left of the picture) to 1,
+and y from -1 (neck) to 1 (abdomen). `t` is the distance from the midline towards the outside, so
+that one formula describes both sides. Every number is synthetic. The shapes were chosen by eye so
+that the result resembles a frontal radiograph, and nothing here was measured on a patient.
 """
 
 from __future__ import annotations
@@ -11,23 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from phantom_curves import SIDES, Array, Point, bump, step
 from PIL import Image, ImageDraw
 
-# float32 throughout; numpy's stubs lose track of it in arithmetic, hence Any.
-Array = NDArray[Any]
-Point = tuple[float, float]
-SIDES: tuple[int, ...] = (-1, 1)
 
-
+@final
 @dataclass(frozen=True)
 class Anatomy:
-    """One synthetic person and one exposure; every field is a number without unit, drawn by `sample_anatomy`.
+    """One synthetic person and one exposure.
 
-    `inflation` is 0 for a usual breath, about -1 for hypoinflated and 1 for hyperdistended lungs.
+    Every field is a number without unit, drawn by `sample_anatomy`. `inflation` is 0 for a usual
+    breath, about -1 for hypoinflated and about 1 for hyperdistended lungs.
     """
 
     inflation: float
@@ -53,7 +51,7 @@ class Anatomy:
 
     @property
     def base(self) -> float:
-        """The height y of the right dome, which falls (grows) with inflation."""
+        """The height y of the right dome. It grows with inflation: the dome moves down."""
         return self.dome + 0.105 * self.inflation
 
     @property
@@ -63,10 +61,12 @@ class Anatomy:
 
 
 def sample_anatomy(rng: np.random.Generator) -> Anatomy:
-    """Returns a random synthetic person; people differ in build, breath, position and zoom.
+    """Returns a random synthetic person.
+
+    People differ in build, breath, position and zoom.
 
     Args:
-        rng: source of randomness.
+        rng: the source of randomness.
 
     Example:
         >>> sample_anatomy(np.random.default_rng(0)) == sample_anatomy(np.random.default_rng(0))
@@ -94,7 +94,9 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
         "shift_x": (0.0, 0.03),
         "shift_y": (0.0, 0.025),
     }
+    # Each field takes the next random number, so the order of the fields decides the picture.
     assert list(spread) == [field.name for field in fields(Anatomy)]
+    # Without the limit, a rare draw would give an impossible shape.
     draws = np.clip(rng.standard_normal(len(spread)), -2.5, 2.5)
     return Anatomy(
         **{
@@ -104,30 +106,18 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     )
 
 
-def step(distance: Array, softness: float | Array) -> Array:
-    """Returns a smooth step: 0 far below zero, 1 far above it, 0.5 at it."""
-    # A cubic, not tanh: the ribs alone need a hundred steps per picture, and this one is five times
-    # as fast.
-    u = np.clip(distance * (np.float32(0.5) / np.float32(softness)) + np.float32(0.5), 0, 1)
-    return np.asarray(u * u * (3 - 2 * u), dtype=np.float32)
-
-
-def bump(distance: Array, width: float) -> Array:
-    """Returns a bell of height 1 around zero."""
-    return np.asarray(np.exp(-np.square(distance / width)), dtype=np.float32)
-
-
+@final
 class Canvas:
-    """A synthetic radiograph in the making: coordinate grids, organs, and the attenuation painted so far.
+    """An unfinished synthetic radiograph: coordinates, organs, and the attenuation painted so far.
 
     Args:
         anatomy: the person.
-        size: width and height in pixels.
-        rng: source of randomness for what the anatomy does not fix (texture, vessels).
+        size: the width and height in pixels.
+        rng: the source of randomness for texture and vessels, which the anatomy does not fix.
     """
 
     def __init__(self, anatomy: Anatomy, size: int, rng: np.random.Generator) -> None:
-        """Lays the grids and draws the anatomy without any finding."""
+        """Makes the coordinate grids and draws the anatomy without any finding."""
         self.anatomy, self.size, self.rng = anatomy, size, rng
         axis = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
         columns, rows = np.meshgrid(axis, axis)
@@ -138,22 +128,23 @@ class Canvas:
         self.cage = [self._cage(side) for side in SIDES]
         self.heart = self._heart()
         self.middle = self._mediastinum()
+        # Heart and mediastinum hide the part of the lungs behind them.
         covered = (1 - self.heart) * (1 - self.middle)
         self.lungs = [cage * covered for cage in self.cage]
         self.attenuation: Array = self._tissue()
 
     def lung(self, side: int) -> Array:
-        """Returns 0 to 1, how much a pixel is in the lung of a side (-1 the patient's right, 1 the left)."""
+        """Returns the share of each pixel, 0 to 1, in the lung of a side (see `SIDES`)."""
         lung: Array = self.lungs[SIDES.index(side)]
         return lung
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """True where a pixel belongs to a lung that is not hidden by heart or mediastinum."""
+        """The pixels of the lungs that heart and mediastinum do not hide, bool [H, W]."""
         return np.asarray((self.lungs[0] + self.lungs[1]) > 0.5)
 
     def dome(self, t: Array | float, side: int) -> Array:
-        """Returns the height y of the diaphragm at a distance t from the midline."""
+        """Returns the height y of the diaphragm at the distance t from the midline."""
         anatomy = self.anatomy
         arch = 0.62 - 0.18 * anatomy.inflation
         base = anatomy.base + (anatomy.dome_tilt if side > 0 else 0.0)
@@ -161,7 +152,13 @@ class Canvas:
         return np.asarray(base + arch * drop, dtype=np.float32)
 
     def place(self, side: int, along: float, across: float) -> Point:
-        """Returns a point in a lung: `along` 0 (apex) to 1 (base), `across` 0 (midline) to 1 (chest wall)."""
+        """Returns a point in a lung.
+
+        Args:
+            side: one of `SIDES`.
+            along: 0 at the apex to 1 at the base.
+            across: 0 at the midline to 1 at the chest wall.
+        """
         anatomy = self.anatomy
         y = anatomy.apex + along * (anatomy.base - anatomy.apex)
         inner = 0.16
@@ -169,7 +166,7 @@ class Canvas:
         return side * (inner + across * (outer - inner)), y
 
     def pixels(self, points: Sequence[Point], scale: int = 1) -> list[Point]:
-        """Returns anatomical points as pixel coordinates of a picture `scale` times as large."""
+        """Returns anatomical points in pixel coordinates of a picture `scale` times as large."""
         anatomy, half = self.anatomy, self.size * scale / 2
         cos, sin = (
             anatomy.zoom * math.cos(anatomy.rotation),
@@ -184,10 +181,17 @@ class Canvas:
         ]
 
     def lines(self, strokes: Sequence[tuple[Sequence[Point], float, float]]) -> Array:
-        """Returns antialiased polylines: a stroke is (points, width in anatomical units, strength 0 to 1)."""
+        """Returns a picture of antialiased polylines, values 0 to 1.
+
+        Args:
+            strokes: for each line its points, its width in anatomical units and its strength, 0 to
+                1.
+        """
+        # Pillow draws lines without antialiasing, so they are drawn large and then averaged.
         scale = 2
         picture = Image.new("L", (self.size * scale, self.size * scale))
         pen = ImageDraw.Draw(picture)
+        # Strong strokes come last, because a later stroke covers an earlier one.
         for points, width, strength in sorted(strokes, key=lambda stroke: stroke[2]):
             wide = max(1, round(width * self.size * scale / 2))
             pen.line(
@@ -197,7 +201,7 @@ class Canvas:
         return np.asarray(small, dtype=np.float32) / 255
 
     def texture(self, cells: int) -> Array:
-        """Returns smooth random noise, about `cells` blobs per edge, of mean 0 and deviation about 1."""
+        """Returns smooth noise with about `cells` blobs per edge, mean 0 and deviation about 1."""
         coarse = Image.fromarray(self.rng.standard_normal((cells, cells)).astype(np.float32))
         return (
             np.asarray(
@@ -207,13 +211,14 @@ class Canvas:
         )
 
     def _inside(self, side: int) -> Array:
-        """Returns t, held at the chest wall: beyond it the abdomen's edge runs on level."""
+        """Returns t, limited to the chest wall: beyond it the diaphragm stays level."""
         return np.asarray(np.minimum(side * self.x, self.anatomy.width * 0.93), dtype=np.float32)
 
     def _cage(self, side: int) -> Array:
         anatomy, t = self.anatomy, side * self.x
         y_corner = anatomy.base + 0.25
         q = np.clip((self.y - anatomy.apex) / (y_corner - anatomy.apex), 0, 1)
+        # Wide from the apex on, and then almost straight down: a rounded top, parallel walls.
         wall = anatomy.width * (1 - (1 - q) ** 3) ** 0.5
         inner = 0.10 - 0.02 * bump(self.y + 0.35, 0.3)
         summit = anatomy.apex + 1.3 * np.square(t - 0.25)
@@ -247,7 +252,7 @@ class Canvas:
         return np.maximum(band, step(1 - bulges, 0.14))
 
     def _tissue(self) -> Array:
-        """Returns the attenuation of everything but findings."""
+        """Returns the attenuation of the whole chest without findings."""
         anatomy = self.anatomy
         chest = self.cage[0] + self.cage[1]
         body = self._torso()
@@ -285,7 +290,7 @@ class Canvas:
         return np.asarray(np.maximum(np.maximum(trunk, 0.9 * arms) * shoulders, neck))
 
     def _gas(self) -> Array:
-        """Returns the darkening by gas: the trachea, and the bubble in the stomach under the left dome."""
+        """Returns the darkening by gas, in the trachea and in the stomach under the left dome."""
         trachea = step(0.042 - np.abs(self.x + 0.012), 0.015) * step(-0.18 - self.y, 0.06)
         bubble = np.hypot(
             (self.x - 0.34) / 0.15, (self.y - float(self.dome(0.34, 1)) - 0.09) / 0.05
@@ -301,7 +306,7 @@ class Canvas:
     def _ribs(self) -> Array:
         total = np.zeros_like(self.x)
         for side in SIDES:
-            # A rib stays on its side: half the columns are enough.
+            # A rib stays on its side, so half the columns are enough.
             columns = np.flatnonzero((side * self.x).max(axis=0) > 0.05)
             half = slice(int(columns[0]), int(columns[-1]) + 1)
             total[:, half] += self._ribs_of(
@@ -320,6 +325,7 @@ class Canvas:
         lateral = inside * step(t - 0.42, 0.06)
         gap = anatomy.rib_gap * (1 + 0.06 * anatomy.inflation)
         total = np.zeros_like(t)
+        # Ten ribs are visible behind the lungs; the fronts of seven of them cross the lungs again.
         for index in range(10):
             top = -0.86 + anatomy.rib_phase + gap * index
             fall = 0.21 + 0.028 * index - 0.05 * anatomy.inflation
@@ -332,7 +338,7 @@ class Canvas:
 
     @staticmethod
     def _band(distance: Array, half: float) -> Array:
-        """Returns a rib's profile: a flat bone with denser edges."""
+        """Returns the profile of a rib, a flat bone with denser edges."""
         far = np.abs(distance)
         return np.asarray(
             step(half - far, 0.007) * (0.75 + 0.5 * bump(far - half, 0.010)), dtype=np.float32
@@ -361,6 +367,7 @@ class Canvas:
     def _vessels(self) -> Array:
         strokes: list[tuple[Sequence[Point], float, float]] = []
         for side in SIDES:
+            # The left hilum is higher than the right one, as in people.
             root = (side * 0.15, -0.06 - 0.03 * side)
             for angle in np.linspace(-1.35, 1.25, 9):
                 heading = float(angle) + self.rng.normal(0, 0.12)
@@ -374,6 +381,7 @@ class Canvas:
     def _branch(
         self, start: Point, heading: float, side: int, width: float, depth: int
     ) -> Iterator[tuple[Sequence[Point], float, float]]:
+        """Yields the strokes of a vessel and of its thinner branches, `depth` generations deep."""
         length = 0.13 * (0.8 + 0.4 * self.rng.random())
         bend = heading + self.rng.normal(0, 0.2)
         middle = (

@@ -1,23 +1,23 @@
-"""What a MeSH heading looks like on a synthetic radiograph: headings are read, and painted.
+"""The findings of the synthetic radiographs: how MeSH headings are read and painted.
 
-Nothing here is a model of a disease. It is a legend, made by eye: each heading leaves a trace of
-roughly the right kind, side and place, so that a classifier of the synthetic pictures has something
-to find and something to miss.
+Nothing here is a model of a disease. The traces were made by eye. Each heading leaves a trace of
+roughly the right kind, side and place, so that a classifier of the synthetic pictures can find some
+of them and miss others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, final
 
 import numpy as np
-from phantom_anatomy import SIDES, Anatomy, Array, Canvas, Point, bump, step
+from phantom_anatomy import Anatomy, Canvas
+from phantom_curves import SIDES, Array, Point, bump, step
 
 Side = Literal["left", "right", "both", "unknown"]
 
-# The first part of a heading, in lower case, decides the kind; "lung" itself is decided by
-# _LUNG_KINDS.
+# The first part of a heading, in lower case, decides the kind. For "lung", _LUNG_KINDS decides.
 _KINDS: dict[str, str] = {
     "airspace disease": "patch",
     "aorta": "aorta",
@@ -78,12 +78,13 @@ _LUNG_KINDS: dict[str, str] = {
     "azygos lobe": "fissure",
     "obscured": "patch",
 }
+# 1 is the usual strength.
 _STRENGTHS: dict[str, float] = {
     "borderline": 0.55, "mild": 0.65, "small": 0.7, "moderate": 1.1, "large": 1.3, "severe": 1.45,
     "enlarged": 1.1,
 }  # fmt: skip
-# (from, to) along the lung, 0 at the apex and 1 at the base, and across it, 0 at the midline and 1
-# at the wall.
+# Two ranges: along the lung (0 at the apex, 1 at the base), and across it (0 at the midline, 1 at
+# the chest wall).
 _ZONES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
     "apex": ((0.10, 0.20), (0.35, 0.60)),
     "upper lobe": ((0.20, 0.45), (0.30, 0.75)),
@@ -97,9 +98,17 @@ _ZONES: dict[str, tuple[tuple[float, float], tuple[float, float]]] = {
 _ANYWHERE = ((0.20, 0.95), (0.20, 0.85))
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing to paint: what, on which side, in which zone, how strongly (1 is usual, 0 invisible)."""
+    """One finding to paint.
+
+    Attributes:
+        kind: what it looks like, a value of `_KINDS` or `_LUNG_KINDS`.
+        side: the side of the lung.
+        zone: the zone of the lung, a key of `_ZONES`, or None for any zone.
+        strength: how strong it is. 1 is usual, 0 is invisible.
+    """
 
     kind: str
     side: Side = "unknown"
@@ -108,13 +117,13 @@ class Finding:
 
 
 def read_heading(heading: str) -> Finding | None:
-    """Returns what a major MeSH heading asks to paint, or None where it leaves no trace here.
+    """Returns the finding of a major MeSH heading, or None where the heading leaves no trace.
 
-    Headings such as "normal", "Spine/degenerative" or "No Indexing" leave none. The lingula is on
-    the left, the middle lobe on the right, whatever else the heading says of the side.
+    Headings such as "normal", "Spine/degenerative" or "No Indexing" leave no trace. A heading
+    without a side may still have one: the lingula is on the left, the middle lobe on the right.
 
     Args:
-        heading: parts separated by slashes, as in the reports.
+        heading: the parts of the heading, separated by slashes, as in the reports.
 
     Example:
         >>> read_heading("Opacity/lung/lingula/mild")
@@ -122,6 +131,7 @@ def read_heading(heading: str) -> Finding | None:
         >>> read_heading("normal") is None
         True
     """
+    # The rest of a heading names side, zone and strength in any order.
     first, *rest = (part.strip().lower() for part in heading.split("/"))
     of_lung = next((_LUNG_KINDS[part] for part in rest if part in _LUNG_KINDS), None)
     kind = of_lung if first == "lung" else _KINDS.get(first)
@@ -140,11 +150,13 @@ def read_heading(heading: str) -> Finding | None:
 
 
 def adjust(anatomy: Anatomy, findings: Iterable[Finding]) -> Anatomy:
-    """Returns the anatomy as findings change it: breath, heart, aorta, vessels, spine.
+    """Returns the anatomy with the changes that findings make to its shape.
+
+    These concern breath, heart, aorta, vessels, spine and diaphragm.
 
     Args:
         anatomy: the person without findings.
-        findings: what to paint; kinds that change no shape are passed over.
+        findings: all findings. Those that change no shape are ignored.
     """
     for finding in findings:
         s = finding.strength
@@ -175,12 +187,15 @@ def adjust(anatomy: Anatomy, findings: Iterable[Finding]) -> Anatomy:
 
 
 def paint(canvas: Canvas, finding: Finding) -> None:
-    """Adds a finding to the canvas; kinds that only change the anatomy add nothing.
+    """Adds a finding to the canvas.
+
+    A finding that only changes the anatomy adds nothing.
 
     Args:
-        canvas: the synthetic chest, drawn with the anatomy that `adjust` gave.
-        finding: what to paint.
+        canvas: the synthetic chest, drawn with the anatomy that `adjust` returned.
+        finding: the finding to paint.
     """
+    # Kinds without a painter only change the anatomy.
     painter = _PAINTERS.get(finding.kind)
     if painter is None or finding.strength <= 0:
         return
@@ -189,6 +204,7 @@ def paint(canvas: Canvas, finding: Finding) -> None:
 
 
 def _sides(canvas: Canvas, finding: Finding) -> tuple[int, ...]:
+    """Returns the sides to paint, drawn at random where the heading names none."""
     if finding.side == "both" or (finding.side == "unknown" and finding.kind in _USUALLY_BOTH):
         return SIDES
     if finding.side == "unknown":
@@ -197,11 +213,13 @@ def _sides(canvas: Canvas, finding: Finding) -> tuple[int, ...]:
 
 
 def _spot(canvas: Canvas, finding: Finding, side: int) -> Point:
+    """Returns a random point in the zone of the finding."""
     along, across = _ZONES.get(finding.zone or "", _ANYWHERE)
     return canvas.place(side, canvas.rng.uniform(*along), canvas.rng.uniform(*across))
 
 
 def _distance(canvas: Canvas, spot: Point, wide: float, tall: float) -> Array:
+    """Returns the distance of each pixel from a point, 1 on the ellipse of these half-axes."""
     return np.hypot((canvas.x - spot[0]) / wide, (canvas.y - spot[1]) / tall)
 
 
@@ -213,13 +231,14 @@ def _patch(canvas: Canvas, finding: Finding, side: int) -> Array:
         canvas.rng.uniform(0.08, 0.16),
     )
     mottled = np.clip(0.8 + 0.3 * canvas.texture(22), 0.2, 1.5)
-    # A little of it shows through the heart, as behind a real one.
+    # A part of it shows through the heart, as on a real radiograph.
     return 0.22 * bump(far, 1.0) * mottled * np.maximum(canvas.lung(side), 0.25 * canvas.heart)
 
 
 def _streak(canvas: Canvas, finding: Finding, side: int) -> Array:
     strokes = []
     for _ in range(int(canvas.rng.integers(2, 5))):
+        # Atelectasis and scars are mostly at the base of the lung.
         place = replace(finding, zone=finding.zone or "base")
         x, y = _spot(canvas, place, side)
         half, tilt = canvas.rng.uniform(0.06, 0.14), canvas.rng.normal(0, 0.35)
@@ -245,6 +264,7 @@ def _mass(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 
 def _cavity(canvas: Canvas, finding: Finding, side: int) -> Array:
+    # A bright ring with a dark middle.
     far = _distance(canvas, _spot(canvas, finding, side), 0.10, 0.09)
     return 0.18 * bump(far - 1, 0.3) - 0.05 * bump(far, 0.8)
 
@@ -261,6 +281,7 @@ def _granuloma(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 def _effusion(canvas: Canvas, finding: Finding, side: int) -> Array:
     t = side * canvas.x / canvas.anatomy.width
+    # The fluid reaches higher at the chest wall than in the middle, as a meniscus.
     level = (
         canvas.anatomy.base
         + canvas.rng.uniform(-0.08, 0.06)
@@ -308,11 +329,13 @@ def _pleura(canvas: Canvas, finding: Finding, side: int) -> Array:
 
 
 def _pneumothorax(canvas: Canvas, finding: Finding, side: int) -> Array:
+    # A thin bright line, the edge of the collapsed lung, with darker air outside it.
     far = _distance(canvas, (side * 0.26, 0.0), 0.30, 0.60)
     return (0.07 * bump(far - 1, 0.04) - 0.08 * step(far - 1, 0.05)) * canvas.lung(side)
 
 
 def _fissure(canvas: Canvas, finding: Finding, side: int) -> Array:
+    # The azygos lobe exists on the right side only.
     points = [(-0.34, canvas.anatomy.apex + 0.12), (-0.24, -0.45), (-0.16, -0.32), (-0.12, -0.26)]
     return 0.12 * canvas.lines([(points, 0.016, 1.0)]) * canvas.lung(-1)
 
@@ -343,6 +366,7 @@ def _clips(canvas: Canvas, finding: Finding, side: int) -> Array:
     return 0.35 * canvas.lines(wires)
 
 
+# Some painters do not use every argument, so that all have one signature.
 _Painter = Callable[[Canvas, Finding, int], Array]
 _PAINTERS: dict[str, _Painter] = {
     "blunting": _blunting,
@@ -365,4 +389,5 @@ _PAINTERS: dict[str, _Painter] = {
     "pneumothorax": _pneumothorax,
     "streak": _streak,
 }
+# Kinds that affect both lungs where the heading names no side.
 _USUALLY_BOTH = ("congestion", "emphysema", "hilum", "interstitial")

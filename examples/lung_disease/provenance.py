@@ -1,4 +1,4 @@
-"""What a stored result says of its making."""
+"""The facts stored beside a result: the command that made it and the versions it used."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 
 def typed_command(folders: Iterable[str]) -> str:
-    """Returns this process's command as it can be typed again, but for where this machine keeps its data.
+    """Returns the command line of this process, without the folders of this machine.
 
     Args:
-        folders: the options whose value is a folder; DIR stands for each.
+        folders: the options whose value is a folder. DIR replaces the value of each.
     """
+    # One iterator, so that the inner `next` also skips the value in the loop.
     words, shown = iter(sys.argv[1:]), []
     for word in words:
         shown.append(shlex.quote(word))
@@ -26,7 +27,10 @@ def typed_command(folders: Iterable[str]) -> str:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Returns the versions of python and of these packages.
+    """Returns the versions of Python and of the named packages.
+
+    Args:
+        packages: the names of installed distributions.
 
     Example:
         >>> sorted(versions("numpy"))

@@ -1,10 +1,11 @@
-"""The study's tables in Markdown, made from results/*.json alone, and put between two marker lines of the README.
+"""The study's tables in Markdown, made from results/*.json alone and written into the README.
+
+They replace the text between two marker lines of it:
 
     python examples/lung_disease/readme_table.py
     python examples/lung_disease/readme_table.py --check
 
-With `--check` nothing is written; the exit status is 1 where the README is not what the JSON files
-say.
+With `--check` nothing is written. The exit status is 1 if the README does not match the JSON files.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ README = HERE.parents[1] / "README.md"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 NO_RESULTS = "No results are stored yet."
 _SEGMENTED = {"none": "", "mask": ", black outside the lungs", "crop": ", cut to the lungs"}
+# The keys that the tables need. A file without one of them was not written by the study.
 _KEYS = ("dataset", "synthetic_images", "command", "settings", "versions", "comparisons", "rows")
 
 
 def read_results(folder: str | Path = RESULTS) -> list[dict[str, Any]]:
-    """Returns what the JSON files of a folder hold, ordered by file name; nothing where there is no file.
+    """Returns the content of a folder's JSON files, ordered by file name.
 
     Args:
-        folder: where the results of finished studies lie; it need not exist.
+        folder: the folder of stored results. Without the folder the list is empty.
 
     Raises:
         ValueError: if a file is no JSON, or lacks a key that the study writes.
@@ -42,25 +44,28 @@ def read_results(folder: str | Path = RESULTS) -> list[dict[str, Any]]:
     results = []
     for path in sorted(Path(folder).glob("*.json")):
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            result = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
                 f"{path} must be JSON, got a file that is not: {error}. Run the study again."
             ) from error
-        absent = [key for key in _KEYS if not isinstance(found, dict) or key not in found]
+        absent = [key for key in _KEYS if not isinstance(result, dict) or key not in result]
         if absent:
             raise ValueError(
-                f"{path} must be a study's results.json, got one without {absent}. Run the study again."
+                f"{path} must be a study's results.json, got one without {absent}. "
+                "Run the study again."
             )
-        results.append(found)
+        results.append(result)
     return results
 
 
 def render(results: Sequence[dict[str, Any]]) -> str:
-    """Returns the Markdown of all results: for each run the command, and for each protocol a verdict and a table.
+    """Returns the Markdown of all results.
+
+    Each run has its command, and each protocol of it a verdict and a table.
 
     Args:
-        results: as `read_results` gives them.
+        results: the results, as `read_results` returns them.
     """
     if not results:
         return NO_RESULTS
@@ -69,6 +74,10 @@ def render(results: Sequence[dict[str, Any]]) -> str:
 
 def put(text: str, content: str) -> str:
     r"""Returns the text with the content between its two marker lines.
+
+    Args:
+        text: the text of the README.
+        content: what replaces the text between the markers.
 
     Raises:
         ValueError: if the text does not hold each marker once, in this order.
@@ -80,12 +89,14 @@ def put(text: str, content: str) -> str:
     counts = text.count(START), text.count(END)
     if counts != (1, 1) or text.index(END) < text.index(START):
         raise ValueError(
-            f"README must hold {START} and, after it, {END} once each, got {counts[0]} and {counts[1]}. Restore them."
+            f"README must hold {START} and, after it, {END} once each, "
+            f"got {counts[0]} and {counts[1]}. Restore them."
         )
     return f"{text[: text.index(START)]}{START}\n\n{content}\n\n{text[text.index(END) :]}"
 
 
 def _run(result: dict[str, Any]) -> str:
+    """Returns the Markdown of one run."""
     settings = result["settings"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     seeds = ", ".join(str(seed) for seed in settings["seeds"])
@@ -94,19 +105,24 @@ def _run(result: dict[str, Any]) -> str:
         "",
         f"{settings['folds']} folds, encoders: {settings['train']}, seeds {seeds}; {versions}.",
     ]
+    # A dict keeps the order of the rows, unlike a set.
     for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in result["rows"]):
         rows = [
             row for row in result["rows"] if (row["protocol"], row["segment"]) == (protocol, way)
         ]
         lines += ["", f"**{result['dataset']}, text: {protocol}{_SEGMENTED[way]}**", ""]
+        # The warning stands directly above the figures that it concerns.
         if result["synthetic_images"]:
             lines += [
-                "The pictures are synthetic: rows that use them say nothing about X-rays. The texts are real.",
+                "The pictures are synthetic: rows that use them say nothing about X-rays. "
+                "The texts are real.",
                 "",
             ]
+        # Segmented pictures are compared with raw ones, whose own table stands above.
         if any("auroc_minus_raw" in row for row in rows):
             lines += _against_raw(rows)
             continue
+        # Empty where the user ran only some rows.
         verdicts = [
             entry
             for entry in result["comparisons"]
@@ -118,13 +134,15 @@ def _run(result: dict[str, Any]) -> str:
 
 
 def _at_commit(result: dict[str, Any]) -> str:
-    """Which commit a stored run was made with, where the defaults have changed since."""
+    """Returns the commit of a stored run, if the defaults have changed since that run."""
     return (
         f" at commit {result['commit']}, whose defaults were others" if "commit" in result else ""
     )
 
 
 def _verdict(comparison: dict[str, Any]) -> str:
+    """Returns the comparison of the fused model with the best single modality as a sentence."""
+    # "Beats" and "loses to" only where the whole interval is on one side of zero.
     word = "cannot be told apart from"
     if comparison["fused_significantly_better"]:
         word = "beats"
@@ -132,8 +150,10 @@ def _verdict(comparison: dict[str, Any]) -> str:
         word = "loses to"
     difference = _difference(*(comparison[f"difference{end}"] for end in ("", "_low", "_high")))
     return (
-        f"Each chosen on validation data and compared on the test folds, the fused model {word} the best single modality: "
-        f"AUROC {comparison['fused_auroc']:.3f} against {comparison['single_auroc']:.3f}, difference {difference}."
+        "Each chosen on validation data and compared on the test folds, "
+        f"the fused model {word} the best single modality: "
+        f"AUROC {comparison['fused_auroc']:.3f} against {comparison['single_auroc']:.3f}, "
+        f"difference {difference}."
     )
 
 
@@ -148,6 +168,7 @@ def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
             f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
             for name in ("accuracy", "auroc")
         ]
+        # Runs with too few rows for a comparison have no difference.
         difference = ""
         if "auroc_minus_single" in row:
             difference = _difference(
@@ -159,8 +180,10 @@ def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
 
 
 def _against_raw(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns the table of the differences between segmented and raw pictures."""
     lines = [
-        "| model | accuracy | AUROC | accuracy minus raw | AUROC minus raw | p of the accuracy (Holm) |",
+        "| model | accuracy | AUROC | accuracy minus raw | AUROC minus raw | "
+        "p of the accuracy (Holm) |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -171,7 +194,8 @@ def _against_raw(rows: Sequence[dict[str, Any]]) -> list[str]:
             ]
             p = f"{row['accuracy_minus_raw_p']:.3f} ({row['accuracy_minus_raw_p_holm']:.3f})"
             lines.append(
-                f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | {' | '.join(gains)} | {p} |"
+                f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | "
+                f"{' | '.join(gains)} | {p} |"
             )
     return lines
 

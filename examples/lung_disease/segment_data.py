@@ -1,8 +1,8 @@
-"""X-rays with lung masks, from three collections, and what augmentation makes of them in training.
+"""The X-rays with lung masks of three collections, and their augmentation in training.
 
-Montgomery's archive has `CXR_png/MCUCXR_0001_0.png` and one mask per lung, `ManualMask/leftMask/`
-and `ManualMask/rightMask/` under the X-ray's name; the layouts of the other two are described in
-`shenzhen.py` and `covid_cxr.py`.
+Montgomery's archive has the X-rays in `CXR_png/`, such as `MCUCXR_0001_0.png`. It has one mask per
+lung in `ManualMask/leftMask/` and `ManualMask/rightMask/`, under the X-ray's name. The layouts of
+the other two collections are described in `shenzhen.py` and `covid_cxr.py`.
 
 Reference: Montgomery and Shenzhen: Jaeger et al. 2014, Quantitative Imaging in Medicine and Surgery
 4(6); Shenzhen's masks: Stirenko et al. 2018 (arXiv 1803.01199); COVID: Cohen et al. 2020 (arXiv
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import covid_cxr
 import numpy as np
@@ -34,14 +35,15 @@ Pixels = NDArray[np.float32]
 Masks = NDArray[np.bool_]
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class LungSample:
     """One X-ray with its lung masks.
 
     Attributes:
-        uid: its name.
-        image: its file.
-        masks: the files of its masks; their union is the lungs.
+        uid: the name of the X-ray.
+        image: the file of the X-ray.
+        masks: the files of the masks. The lungs are the union of the masks.
         source: "shenzhen", "montgomery" or "covid".
         group: the patient.
     """
@@ -54,11 +56,11 @@ class LungSample:
 
 
 def read_shenzhen(folder: str | Path, masks: str | Path | None = None) -> list[LungSample]:
-    """Returns those of the Shenzhen X-rays that have a mask (566 in the published set).
+    """Returns the Shenzhen X-rays that have a mask (566 in the published set).
 
     Args:
-        folder: as `shenzhen.read` takes it.
-        masks: where the masks are, if not inside the folder.
+        folder: the folder, as for `shenzhen.read`.
+        masks: the folder of the masks, if it is not inside the other folder.
 
     Raises:
         ValueError: if the folder is not what `shenzhen.read` expects, or none of its X-rays has a
@@ -76,7 +78,7 @@ def read_shenzhen(folder: str | Path, masks: str | Path | None = None) -> list[L
 
 
 def read_montgomery(folder: str | Path) -> list[LungSample]:
-    """Returns the Montgomery X-rays (138 in the published set), each with a mask per lung.
+    """Returns the Montgomery X-rays (138 in the published set), each with one mask per lung.
 
     Args:
         folder: the unpacked archive, or the folder above it.
@@ -93,21 +95,24 @@ def read_montgomery(folder: str | Path) -> list[LungSample]:
             place / "ManualMask" / side / image.name for side in ("leftMask", "rightMask")
         )
         missing += [str(mask.relative_to(place)) for mask in masks if not mask.is_file()]
+        # The set has one X-ray per patient, so its name stands for the patient.
         samples.append(LungSample(image.stem, image, masks, "montgomery", image.stem))
     if missing:
         raise ValueError(
-            f"ManualMask must hold a mask per lung, got none at {some(missing)}. Unpack the whole archive."
+            f"ManualMask must hold a mask per lung, got none at {some(missing)}. "
+            "Unpack the whole archive."
         )
     return _some(samples, folder)
 
 
 def read_covid(folder: str | Path) -> list[LungSample]:
-    """Returns those of the COVID set's frontal X-rays that have a mask (205 in the small copy).
+    """Returns the frontal X-rays of the COVID set that have a mask (205 in the small copy).
 
-    Its masks follow another protocol: they include the lung that lies behind the heart.
+    The masks follow another protocol than the two other sets: they include the part of the lungs
+    behind the heart.
 
     Args:
-        folder: as `covid_cxr.read` takes it.
+        folder: the folder, as for `covid_cxr.read`.
 
     Raises:
         ValueError: if the folder is not what `covid_cxr.read` expects, or none of its X-rays has a
@@ -127,6 +132,7 @@ def read_covid(folder: str | Path) -> list[LungSample]:
 
 
 def _some(samples: list[LungSample], folder: str | Path) -> list[LungSample]:
+    """Returns the samples if there are any."""
     if not samples:
         raise ValueError(
             f"folder must hold X-rays with lung masks, got none in {str(folder)!r}. Check the path."
@@ -135,17 +141,19 @@ def _some(samples: list[LungSample], folder: str | Path) -> list[LungSample]:
 
 
 def load_pairs(samples: Sequence[LungSample], size: int = 256) -> tuple[Pixels, Masks]:
-    """Returns the X-rays and masks of all samples, stretched to a square of one size.
+    """Returns the X-rays and the masks of all samples, stretched to squares of one size.
+
+    The X-rays are float32 [B, H, W, 1], as `standardized` returns them. The masks are bool
+    [B, H, W, 1].
 
     Args:
-        samples: what to read.
-        size: side of the square, in pixels.
-
-    Shape: float32 [B, H, W, 1] as `standardized` gives them, and bool [B, H, W, 1].
+        samples: the X-rays to read.
+        size: the side of the square, in pixels.
 
     Raises:
-        ValueError: if a picture cannot be read, or a mask has not the shape of its X-ray.
+        ValueError: if a picture cannot be read, or a mask does not have the shape of its X-ray.
     """
+    # Threads, because reading and decoding files release the interpreter lock.
     with ThreadPoolExecutor(4) as pool:
         pairs = list(pool.map(lambda sample: _pair(sample, size), samples))
     return np.stack([pixels for pixels, _ in pairs])[..., None], np.stack(
@@ -158,26 +166,31 @@ def _pair(sample: LungSample, size: int) -> tuple[Pixels, Masks]:
     union = np.zeros((size, size), dtype=bool)
     for path in sample.masks:
         mask = load_image(path).convert("L")
+        # Stretching would hide that a mask belongs to another picture.
         if abs(mask.width / mask.height - picture.width / picture.height) > 0.02:
             raise ValueError(
-                f"{path} must have the shape of its X-ray, {picture.size}, got {mask.size}. Fetch both again."
+                f"{path} must have the shape of its X-ray, {picture.size}, got {mask.size}. "
+                "Fetch both again."
             )
-        # Area averages, halved at one half, keep the outline where it was; nearest neighbours would
-        # shift it.
+        # Area averages with a threshold of one half keep the outline in place. Nearest neighbours
+        # would shift it.
         union |= np.asarray(mask.resize((size, size), Image.Resampling.BOX)) > 127
     return standardized(np.asarray(picture.resize((size, size), Image.Resampling.BOX))), union
 
 
+@final
 class Augmentation:
-    """What carries a model to X-rays of another hospital: other places, postures, apertures, exposures and detectors.
+    """The random changes of X-rays in training, which prepare a model for another hospital.
+
+    They imitate other positions, postures, apertures, exposures and detectors.
 
     Args:
-        seed: with the epoch and the sample's number it decides what happens to a sample, on
-            whatever worker.
-        strength: how wide the changes range, within [0, 1]; 1 is for other hospitals, less where
-            the X-rays to come are like those of the training. Mirroring stays.
-        negatives: the share of samples that become something that is no X-ray, with an empty mask,
-            within [0, 1]: the answer to a photograph shall be "no lungs".
+        seed: the seed. Together with the epoch and the sample's number it decides the change of a
+            sample, so that the number of workers does not matter.
+        strength: the range of the changes, within [0, 1]. 1 suits X-rays of other hospitals, a
+            smaller value X-rays like those of the training. Mirroring does not depend on it.
+        negatives: the share of samples, within [0, 1], that are replaced by a picture that is no
+            X-ray, with an empty mask. From these the model learns to find no lungs in a photograph.
     """
 
     def __init__(self, seed: int = 0, strength: float = 1.0, negatives: float = 0.0):
@@ -189,12 +202,21 @@ class Augmentation:
     def __call__(
         self, pixels: Pixels, mask: Masks, epoch: int, index: int
     ) -> tuple[Pixels, NDArray[np.float32]]:
-        """Returns the sample as it looks in this epoch, float32 [H, W, 1] both."""
+        """Returns the changed X-ray and its mask, both float32 [H, W, 1].
+
+        Args:
+            pixels: the X-ray [H, W, 1].
+            mask: its mask [H, W, 1].
+            epoch: the number of the epoch.
+            index: the number of the sample.
+        """
+        # A new generator for each sample: its change does not depend on other samples.
         draw = np.random.default_rng((self.seed, epoch, index))
         if draw.random() < self.negatives:
             return standardized(no_xray(pixels[..., 0], draw))[..., None], np.zeros(
                 mask.shape, np.float32
             )
+        # X-ray and mask in one tensor, so that both are moved in the same way.
         both = torch.from_numpy(np.stack([pixels[..., 0], mask[..., 0]]).astype(np.float32))
         if draw.random() < 0.5:
             both = functional.horizontal_flip(both)
@@ -205,7 +227,10 @@ class Augmentation:
 
 
 def no_xray(pixels: Pixels, draw: np.random.Generator) -> Pixels:
-    """Returns a picture [H, W] that is no X-ray: shuffled tiles of one, noise of some grain, or a heap of shapes."""
+    """Returns a picture [H, W] that is no X-ray.
+
+    It shows the shuffled tiles of an X-ray, noise of a random grain, or random shapes.
+    """
     height, width = pixels.shape
     kind = draw.integers(3)
     if kind == 0:
@@ -232,6 +257,7 @@ def no_xray(pixels: Pixels, draw: np.random.Generator) -> Pixels:
         y, x, a, b, angle = draw.uniform(
             (0, 0, 5, 5, 0), (height, width, height / 2, width / 2, math.pi)
         )
+        # Coordinates along the two axes of an ellipse or rectangle that is turned by `angle`.
         u = (rows - y) * math.cos(angle) + (columns - x) * math.sin(angle)
         v = (columns - x) * math.cos(angle) - (rows - y) * math.sin(angle)
         inside = (
@@ -246,8 +272,9 @@ def _stretched(picture: Pixels, height: int, width: int) -> Pixels:
 
 
 def _rescaled(both: torch.Tensor, draw: np.random.Generator, strength: float) -> torch.Tensor:
-    """X-ray and mask seen through a larger or smaller aperture, of another aspect: cropped, or with a black border around."""
+    """Returns X-ray and mask with another aperture and aspect: cropped, or with a black border."""
     height, width = both.shape[-2:]
+    # Drawn on a log scale, so that enlarging and reducing are equally likely.
     scale = math.exp(strength * draw.uniform(math.log(0.72), math.log(1.4)))
     aspect = math.exp(strength * draw.uniform(-0.15, 0.15))
     rows, columns = round(height / scale * aspect), round(width / scale / aspect)
@@ -255,16 +282,16 @@ def _rescaled(both: torch.Tensor, draw: np.random.Generator, strength: float) ->
         round(draw.uniform(min(0, have - want), max(0, have - want)))
         for have, want in ((height, rows), (width, columns))
     )
-    seen: torch.Tensor = functional.resized_crop(
+    rescaled: torch.Tensor = functional.resized_crop(
         both, top, left, rows, columns, [height, width], antialias=True
     )
-    return seen
+    return rescaled
 
 
 def _placed(both: torch.Tensor, draw: np.random.Generator, strength: float) -> torch.Tensor:
-    """X-ray and mask of a patient who stands askew."""
+    """Returns X-ray and mask turned, shifted and sheared, as of a patient who stands askew."""
     height, width = both.shape[-2:]
-    seen: torch.Tensor = functional.affine(
+    placed: torch.Tensor = functional.affine(
         both,
         angle=strength * float(np.clip(draw.normal(0, 6), -20, 20)),
         translate=[round(strength * draw.uniform(-0.08, 0.08) * side) for side in (width, height)],
@@ -272,14 +299,15 @@ def _placed(both: torch.Tensor, draw: np.random.Generator, strength: float) -> t
         shear=[strength * float(shear) for shear in draw.uniform(-4, 4, 2)],
         interpolation=functional.InterpolationMode.BILINEAR,
     )
-    return seen
+    return placed
 
 
 def _exposed(pixels: Pixels, draw: np.random.Generator, strength: float) -> Pixels:
-    """The X-ray with another exposure, contrast, sharpness and noise; values stay within [0, 1]."""
+    """Returns the X-ray with another exposure, contrast, sharpness and noise, within [0, 1]."""
+    # A power changes the exposure and keeps black and white where they are.
     pixels = np.clip(pixels, 0, 1) ** math.exp(strength * draw.uniform(-0.7, 0.7))
     if draw.random() < 0.2 * strength:
-        # Local contrast, as some detectors' software raises it.
+        # The software of some detectors raises the contrast in this way.
         levels = torch.from_numpy((pixels * 255).astype(np.uint8))[None]
         share = draw.uniform(0.3, 1)
         pixels = (1 - share) * pixels + share * functional.equalize(levels)[0].numpy() / 255
@@ -289,6 +317,7 @@ def _exposed(pixels: Pixels, draw: np.random.Generator, strength: float) -> Pixe
     )
     pixels = (pixels - pixels.mean()) * contrast + pixels.mean() + brightness
     if draw.random() < 0.3 * strength:
+        # A brightness gradient across the picture, as from an uneven exposure.
         height, width = pixels.shape
         ramp = (
             np.linspace(-1, 1, height)[:, None] * draw.normal()
@@ -303,7 +332,7 @@ def _exposed(pixels: Pixels, draw: np.random.Generator, strength: float) -> Pixe
     if draw.random() < 0.5 * strength:
         pixels = pixels + draw.normal(0, draw.uniform(0.005, 0.06), pixels.shape).astype(np.float32)
     if draw.random() < 0.3 * strength:
-        # Cables, markers, pacemakers, a label: a patch of one brightness hides what is behind it.
+        # Patches of one brightness stand for cables, markers, pacemakers and labels.
         for _ in range(int(draw.integers(1, 4))):
             height, width = (int(draw.integers(4, 40)) for _ in range(2))
             top, left = (
@@ -312,5 +341,6 @@ def _exposed(pixels: Pixels, draw: np.random.Generator, strength: float) -> Pixe
             )
             pixels[top : top + height, left : left + width] = draw.random()
     if draw.random() < 0.1 * strength:
+        # Some files are stored inverted, with black bones.
         pixels = 1 - pixels
     return standardized(pixels) if draw.random() < 0.7 else np.clip(pixels, 0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Pictures of what the lung segmenters do: learning curves, example masks, the worst ten."""
+"""The plots of the lung segmenters: learning curves, example masks and the ten worst masks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 
+# This backend needs no display. It must be chosen before pyplot is imported.
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,13 +19,14 @@ _TRUE, _FOUND = "#00a0ff", "#ff8000"
 
 
 def draw_curves(path: Path, title: str, curves: Sequence[dict[str, list[float]]]) -> None:
-    """Draws Dice and loss by epoch, a thin line per fold and their mean."""
+    """Draws Dice and loss by epoch, with a thin line for each fold and a thick one for the mean."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for axis, name in zip(axes, ("dice", "loss"), strict=True):
         for key, colour, label in (
             (name, "tab:grey", "training (augmented)"),
             (f"val_{name}", "tab:blue", "held-out fold"),
         ):
+            # A training without validation data has no "val_" curves.
             lines = [curve[key] for curve in curves if key in curve]
             for line in lines:
                 axis.plot(range(1, len(line) + 1), line, color=colour, alpha=0.3, linewidth=1)
@@ -34,6 +36,7 @@ def draw_curves(path: Path, title: str, curves: Sequence[dict[str, list[float]]]
                 )
         axis.set(xlabel="epoch", ylabel={"dice": "Dice", "loss": "loss"}[name])
         axis.grid(alpha=0.3)
+    # A range from 0 would hide the small differences between folds.
     axes[0].set_ylim(0.8, 1)
     axes[0].legend()
     figure.suptitle(title)
@@ -44,7 +47,11 @@ def draw_curves(path: Path, title: str, curves: Sequence[dict[str, list[float]]]
 def draw_examples(
     path: Path, samples: Sequence[LungSample], pairs: tuple[Pixels, Masks], maps: dict[str, Pixels]
 ) -> None:
-    """Draws eight X-rays with the true outline and that of each model, each X-ray from the fold that did not train on it."""
+    """Draws eight X-rays with the outline of a reader and the outline of each model.
+
+    The outline comes from the fold in which the X-ray was not trained on.
+    """
+    # Evenly spaced, so that nobody picks the X-rays by how well their masks look.
     chosen = np.linspace(0, len(samples) - 1, 8).astype(int)
     figure, axes = plt.subplots(
         len(maps),
@@ -53,9 +60,9 @@ def draw_examples(
         layout="constrained",
         squeeze=False,
     )
-    for line, (name, found) in zip(axes, maps.items(), strict=True):
+    for line, (name, masks) in zip(axes, maps.items(), strict=True):
         for axis, index in zip(line, chosen, strict=True):
-            _outlined(axis, pairs, found, index)
+            _outlined(axis, pairs, masks, index)
         line[0].set_ylabel(name.split(" (")[0])
     _legend(figure)
     figure.savefig(path, dpi=120)
@@ -82,8 +89,9 @@ def draw_worst(
 
 
 def _outlined(axis: Any, pairs: tuple[Pixels, Masks], maps: Pixels, index: int) -> None:
+    """Draws one X-ray with the outlines of the reader's mask and of the model's mask."""
     axis.imshow(pairs[0][index, ..., 0], cmap="gray", vmin=0, vmax=1)
-    # A constant map has no outline, and matplotlib warns of it.
+    # matplotlib warns if a map has no outline to draw.
     for mask, colour in ((pairs[1][index, ..., 0].astype(float), _TRUE), (maps[index], _FOUND)):
         if mask.min() < 0.5 < mask.max():
             axis.contour(mask, [0.5], colors=[colour], linewidths=1)

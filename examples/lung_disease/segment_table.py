@@ -1,4 +1,4 @@
-"""What `segment.py` measured, in Markdown, made from its JSON alone."""
+"""The table of the lung segmenters in Markdown, made from the JSON of `segment.py` alone."""
 
 from __future__ import annotations
 
@@ -7,37 +7,43 @@ from typing import Any
 
 
 def render(results: Sequence[dict[str, Any]]) -> str:
-    """Returns a table of all runs: one line per model and collection that it was measured on."""
+    """Returns the table of all runs, one line per model and collection that it was measured on."""
     lines = [
         "| model | measured on | how | X-rays | Dice, mean | worst tenth | least | recipe |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for run in results:
-        for source, found in run.get("shipped", {}).items():
+        for source, scores in run.get("shipped", {}).items():
+            # Dice on its own training X-rays is too good, so the table says which those are.
             how = "the X-rays it was trained on" if source == "shenzhen" else "never trained on"
             lines.append(
-                f"| LungSegmenter, as shipped | {source} | {how} | {_figures(found)} | {run['versions']['backend']} |"
+                f"| LungSegmenter, as shipped | {source} | {how} | {_figures(scores)} | "
+                f"{run['versions']['backend']} |"
             )
+        # A file of the shipped weights alone holds no training.
         if "recipe" not in run:
             continue
         recipe = (
-            f"width {run['recipe']['width']}, {run['recipe']['epochs']} epochs, augmentation {run['recipe']['augmentation']:g}, "
-            f"{run['versions']['backend']}"
+            f"width {run['recipe']['width']}, {run['recipe']['epochs']} epochs, "
+            f"augmentation {run['recipe']['augmentation']:g}, {run['versions']['backend']}"
         )
         for name, model in run["models"].items():
-            for source, found in model["cross_validated_dice"].items():
+            for source, scores in model["cross_validated_dice"].items():
                 lines.append(
-                    f"| {name} | {source} | {model['folds']} folds | {_figures(found)} | {recipe} |"
+                    f"| {name} | {source} | {model['folds']} folds | "
+                    f"{_figures(scores)} | {recipe} |"
                 )
         if "another_hospital" in run:
             away = run["another_hospital"]
             how = f"all of {away['trained_on']} to train"
             lines.append(
-                f"| model 2 (shenzhen) | {away['measured_on']} | {how} | {_figures(away['dice'])} | {recipe} |"
+                f"| model 2 (shenzhen) | {away['measured_on']} | {how} | {_figures(away['dice'])} "
+                f"| {recipe} |"
             )
     return "\n".join(lines)
 
 
-def _figures(found: dict[str, float]) -> str:
-    mean = f"{found['mean']:.4f} ({found['low']:.4f} to {found['high']:.4f})"
-    return f"{found['count']} | {mean} | {found['worst_tenth']:.3f} | {found['least']:.3f}"
+def _figures(scores: dict[str, float]) -> str:
+    """Returns the four middle cells of a line: count, mean, worst tenth and least."""
+    mean = f"{scores['mean']:.4f} ({scores['low']:.4f} to {scores['high']:.4f})"
+    return f"{scores['count']} | {mean} | {scores['worst_tenth']:.3f} | {scores['least']:.3f}"

@@ -1,4 +1,4 @@
-"""The Shenzhen tuberculosis X-rays as a manifest: sex and age are the text, the lung masks come along.
+"""The manifest of the Shenzhen tuberculosis X-rays, with sex and age as the text, and lung masks.
 
 Two layouts are read: the published one (`CXR_png/CHNCXR_0001_0.png`,
 `ClinicalReadings/CHNCXR_0001_0.txt`, `mask/CHNCXR_0001_0_mask.png`), and a small copy with
@@ -6,9 +6,9 @@ Two layouts are read: the published one (`CXR_png/CHNCXR_0001_0.png`,
 
     python examples/lung_disease/shenzhen.py data/ChinaSet_AllFiles --output data/shenzhen.csv
 
-The reading is the diagnosis itself ("normal", "PTB in the right upper field"), written by whoever
-read the X-ray. Only sex and age are known before, so only they become text, and the reading does
-not enter the manifest at all.
+The reading is the diagnosis itself ("normal", "PTB in the right upper field"). It was written by
+the person who read the X-ray. Only sex and age are known before that, so only they become the text.
+The manifest does not contain the reading.
 
 Reference: Jaeger et al., "Two public chest X-ray datasets for computer-aided screening of pulmonary
 diseases", Quantitative Imaging in Medicine and Surgery 4(6), 2014; for the masks Stirenko et al.,
@@ -21,7 +21,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 import pandas as pd
 import typer
@@ -33,14 +33,15 @@ Sex = Literal["male", "female"]
 Unit = Literal["year", "month", "week", "day"]
 
 _NAME = re.compile(r"^CHNCXR_\d{4}_(?P<label>[01])$")
-# Typists left out letters: "femal", "mal" occur beside "Female" and "male,".
+# The readings have typing errors: "femal" and "mal" occur beside "Female" and "male,".
 _SEX = re.compile(
     r"(?<![a-z])(?P<female>fe?mal\w?|f(?![a-z]))|(?<![a-z])(?P<male>mal\w?|m(?![a-z]))",
     re.IGNORECASE,
 )
-# No "m" for months: "45 M" is a man.
+# "m" does not stand for months, because "45 M" is a man.
 _AGE = re.compile(
-    r"(?P<age>\d+(?:\.\d+)?)\s*-?\s*(?P<unit>years?|yrs?|y|months?|mths?|mos?|weeks?|wks?|w|days?|d)(?![a-z])",
+    r"(?P<age>\d+(?:\.\d+)?)\s*-?\s*"
+    r"(?P<unit>years?|yrs?|y|months?|mths?|mos?|weeks?|wks?|w|days?|d)(?![a-z])",
     re.IGNORECASE,
 )
 _BARE_AGE = re.compile(r"male?\W{0,3}(?P<age>\d{1,3})(?!\d|\.\d)", re.IGNORECASE)
@@ -48,14 +49,15 @@ _UNITS: dict[str, Unit] = {"y": "year", "m": "month", "w": "week", "d": "day"}
 _PER_YEAR: dict[Unit, float] = {"year": 1, "month": 12, "week": 52.18, "day": 365.25}
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Demographics:
-    """What is known of a patient before the X-ray is read; None where it could not be made out.
+    """The facts about a patient that are known before the X-ray is read.
 
     Attributes:
-        sex: "male" or "female".
-        age: in `unit`s.
-        unit: "year" for most, "month", "week" or "day" for infants.
+        sex: "male" or "female", or None if it is unknown.
+        age: the age in `unit`s, or None if it is unknown.
+        unit: "year" for most patients, "month", "week" or "day" for infants.
     """
 
     sex: Sex | None
@@ -64,19 +66,31 @@ class Demographics:
 
     @property
     def years(self) -> float | None:
-        """The age in years."""
+        """The age in years, rounded to two digits, or None if it is unknown."""
         return None if self.age is None else round(self.age / _PER_YEAR[self.unit], 2)
 
     @property
     def sentence(self) -> str | None:
-        """Sex and age in words, such as "45-year-old male"; what is unknown is left out, or all is None."""
+        """Sex and age in words, such as "45-year-old male".
+
+        An unknown age is left out, and an unknown sex becomes "patient". None if both are unknown.
+        """
         age = None if self.age is None else f"{self.age:g}-{self.unit}-old"
         return f"{age} {self.sex or 'patient'}" if age else self.sex
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One X-ray: its name (the patient, too: there is one X-ray of each), files, label and demographics."""
+    """One X-ray.
+
+    Attributes:
+        uid: the name of the X-ray. It also stands for the patient, who has only this X-ray.
+        image: the file of the X-ray.
+        mask: the file of the lung mask, or None if there is no mask.
+        label: "normal" or "tuberculosis".
+        patient: the sex and age of the patient.
+    """
 
     uid: str
     image: Path
@@ -85,21 +99,29 @@ class Case:
     patient: Demographics
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """All X-rays of a folder, and the names of those whose sex or age could not be made out."""
+    """The X-rays of a folder.
+
+    Attributes:
+        cases: all X-rays.
+        unparsed: the names of the X-rays whose sex or age is unknown.
+    """
 
     cases: tuple[Case, ...]
     unparsed: tuple[str, ...]
 
 
 def parse_demographics(text: str) -> Demographics:
-    """Returns sex and age from a clinical reading as it was typed.
+    """Returns sex and age from the text of a clinical reading.
+
+    A number without a unit counts as years if it directly follows the sex. An age above 120 years
+    is a typing error and counts as unknown.
 
     Args:
-        text: such as "male 45yrs", "Female24yr", "female, 28 yrs", "male 6 months", with or without
-            the reading below. A number without unit counts as years where it follows the sex
-            directly. An age above 120 years is taken for a typing error: unknown.
+        text: such as "male 45yrs", "Female24yr", "female, 28 yrs" or "male 6 months". The reading
+            itself may follow on the next lines.
 
     Example:
         >>> parse_demographics("Female24yr").sentence
@@ -117,6 +139,7 @@ def parse_demographics(text: str) -> Demographics:
     if match:
         age, unit = float(match["age"]), _UNITS[match["unit"][0].lower()]
     else:
+        # Without a unit, only a number directly after the sex is safe to read as an age.
         bare = _BARE_AGE.search(text)
         if bare is None:
             return Demographics(sex, None)
@@ -125,43 +148,44 @@ def parse_demographics(text: str) -> Demographics:
 
 
 def read(folder: str | Path, masks: str | Path | None = None) -> Collection:
-    """Returns the X-rays of a folder, whichever of the two layouts it has, ordered by name.
+    """Returns the X-rays of a folder in either of the two layouts, ordered by name.
 
     Args:
-        folder: the small copy (with `labels.csv`), or the published archive, unpacked.
-        masks: where the published masks are, if not in the folder's `mask`; they are a download of
-            their own.
+        folder: the small copy (with `labels.csv`), or the unpacked published archive.
+        masks: the folder of the published masks, if it is not the subfolder `mask`. The masks are a
+            separate download.
 
     Raises:
-        ValueError: if the folder is absent, has neither layout or a file that its layout names is
-            missing.
+        ValueError: if the folder is absent, has neither layout, or lacks a file of its layout.
     """
     place = existing_folder(folder, "folder")
     if (place / "labels.csv").is_file():
         return read_copy(place)
+    # The published archive unpacks into a folder of its own; both levels are accepted.
     for root in (place, place / "ChinaSet_AllFiles"):
         if (root / "CXR_png").is_dir():
             return read_published(root, masks)
     raise ValueError(
-        f"folder must be one with labels.csv or with CXR_png/, got {str(folder)!r}. Name the folder that holds them."
+        f"folder must be one with labels.csv or with CXR_png/, got {str(folder)!r}. "
+        "Name the folder that holds them."
     )
 
 
 def read_published(folder: Path, masks: str | Path | None = None) -> Collection:
-    """Returns the X-rays of the published archive: images in `CXR_png`, sex and age in `ClinicalReadings`.
+    """Returns the X-rays of the published archive.
 
     Args:
-        folder: the folder that holds both.
-        masks: the folder of masks; None takes `mask` inside the folder, which may be absent.
+        folder: the folder that holds `CXR_png` (the X-rays) and `ClinicalReadings` (sex and age).
+        masks: the folder of the masks. None takes `mask` inside the folder, which may be absent.
 
     Raises:
-        ValueError: if there is no X-ray, or one whose name does not tell the label.
+        ValueError: if there is no X-ray, or the name of one does not tell its label.
     """
     mask_folder = folder / "mask" if masks is None else existing_folder(masks, "masks")
     cases, unparsed = [], []
     for image in sorted((folder / "CXR_png").glob("*.png")):
         reading = folder / "ClinicalReadings" / f"{image.stem}.txt"
-        # A stray byte in a reading may not hide sex and age.
+        # A wrong byte in a reading must not hide sex and age.
         text = reading.read_text(encoding="utf-8", errors="replace") if reading.is_file() else ""
         patient = parse_demographics(text)
         if patient.sex is None or patient.age is None:
@@ -172,7 +196,8 @@ def read_published(folder: Path, masks: str | Path | None = None) -> Collection:
         )
     if not cases:
         raise ValueError(
-            f"folder must be one with X-rays in CXR_png/, got none in {str(folder)!r}. Unpack the archive."
+            f"folder must be one with X-rays in CXR_png/, got none in {str(folder)!r}. "
+            "Unpack the archive."
         )
     return Collection(tuple(cases), tuple(unparsed))
 
@@ -184,7 +209,8 @@ def read_copy(folder: Path) -> Collection:
         folder: the folder that holds `labels.csv`.
 
     Raises:
-        ValueError: if a column or an X-ray is missing, or a label contradicts the name's suffix.
+        ValueError: if a column or an X-ray is missing, or if a label contradicts the digit at the
+            end of the X-ray's name.
     """
     table = pd.read_csv(folder / "labels.csv", dtype=str, keep_default_na=False)
     wanted = ["image", "mask", "tuberculosis", "sex", "age"]
@@ -194,6 +220,7 @@ def read_copy(folder: Path) -> Collection:
             f"labels.csv must be a table with the columns {wanted}, got none of {absent}. Add them."
         )
     cases, unparsed = [], []
+    # The numbers start at 2, because line 1 of the file is the header.
     for number, (image, mask, sick, sex, age) in enumerate(
         table[wanted].itertuples(index=False, name=None), start=2
     ):
@@ -204,8 +231,10 @@ def read_copy(folder: Path) -> Collection:
             )
         if LABELS.index(_label(uid)) != int(sick == "1"):
             raise ValueError(
-                f"tuberculosis must be what the name says, got {sick!r} for {uid!r} in row {number}. Fix it."
+                f"tuberculosis must be what the name says, got {sick!r} for {uid!r} in row "
+                f"{number}. Fix it."
             )
+        # The copy has separate columns. The same parser keeps both layouts consistent.
         patient = parse_demographics(f"{sex} {age}yrs")
         if patient.sex is None or patient.age is None:
             unparsed.append(uid)
@@ -214,6 +243,7 @@ def read_copy(folder: Path) -> Collection:
 
 
 def _label(uid: str) -> str:
+    """Returns the label that the last digit of an X-ray's name stands for."""
     match = _NAME.match(uid)
     if match is None:
         raise ValueError(
@@ -225,20 +255,20 @@ def _label(uid: str) -> str:
 def manifest(cases: tuple[Case, ...], text: str = "sex-age") -> pd.DataFrame:
     """Returns the study's table, one row per X-ray.
 
-    Columns: image, mask, text, label, group (= uid), uid, sex, age (years).
+    Its columns are image, mask, text, label, group (= uid), uid, sex and age (years).
 
     Args:
         cases: the X-rays.
-        text: "sex-age", the only text there is; the reading is refused, because it states the
-            label.
+        text: "sex-age", the only allowed text. "reading" is refused, because it states the label.
 
     Raises:
-        ValueError: if another text is asked for.
+        ValueError: if the text is another one.
     """
+    # Refused with its own message, because this mistake would make a study worthless.
     if text == "reading":
         raise ValueError(
-            "text must be 'sex-age', got 'reading'. The reading is the diagnosis: a classifier that sees it "
-            "is given the answer, so it is not offered as a text."
+            "text must be 'sex-age', got 'reading'. The reading is the diagnosis: "
+            "a classifier that sees it is given the answer, so it is not offered as a text."
         )
     choose(text, ("sex-age",), "text")
     return pd.DataFrame(
@@ -273,19 +303,22 @@ def main(
     """Write the manifest of the Shenzhen X-rays."""
     console = Console()
     try:
-        found = read(folder, masks)
-        path = write_manifest(manifest(found.cases, text), output)
+        collection = read(folder, masks)
+        path = write_manifest(manifest(collection.cases, text), output)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
-    for label, count in sorted(Counter(case.label for case in found.cases).items()):
+    for label, count in sorted(Counter(case.label for case in collection.cases).items()):
         console.print(f"{count:>6,}  X-rays of class {label}")
-    console.print(f"{sum(case.mask is not None for case in found.cases):>6,}  with a lung mask")
-    if found.unparsed:
+    console.print(
+        f"{sum(case.mask is not None for case in collection.cases):>6,}  with a lung mask"
+    )
+    if collection.unparsed:
         console.print(
-            f"{len(found.unparsed):>6,}  whose sex or age could not be read: {some(found.unparsed)}"
+            f"{len(collection.unparsed):>6,}  whose sex or age could not be read: "
+            f"{some(collection.unparsed)}"
         )
-    console.print(f"{len(found.cases):>6,}  rows written to {path}")
+    console.print(f"{len(collection.cases):>6,}  rows written to {path}")
 
 
 if __name__ == "__main__":

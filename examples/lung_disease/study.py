@@ -1,8 +1,8 @@
-"""The lung-disease study: does fusing the X-ray with its text help, by how much, and how sure is that?
+"""The lung-disease study: does fusing an X-ray with its text help, by how much, and how surely?
 
-With no arguments (`make study`): the real Open-i reports with synthetic pictures, both text
-protocols, small pretrained encoders frozen and cached, offline. Other data and the published
-encoders:
+Without arguments (`make study`) it runs offline on the real Open-i reports with synthetic pictures,
+under both text protocols, with small pretrained encoders that are frozen and whose features are
+cached. These commands use other data and the published encoders:
 
     python examples/lung_disease/study.py --dataset openi --images DIR --preset published
     python examples/lung_disease/study.py --dataset shenzhen --images DIR
@@ -10,7 +10,8 @@ encoders:
     python examples/lung_disease/study.py --dataset shenzhen --images DIR --segment none --segment
     mask --segment crop
 
-A study that was stopped goes on where it was. Everything lands in runs/lung_disease/<dataset>/.
+A stopped study continues at the first fold that is missing. All output is written to
+runs/lung_disease/<dataset>/.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-# Before transformers is imported: the small preset needs no hub, and its loading bars would hide
-# the study's own.
+# Set before transformers is imported. They avoid warnings about forks and general advice, which
+# would hide the output of the study.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-# Keras, which segments, may load tensorflow, whose log would drown the study's own.
+# The segmenter uses Keras, which may load tensorflow. This hides its long log.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import datasets
@@ -53,54 +54,52 @@ from study_rows import Part, Row, Runner, Settings, parts_of, table_rows
 from transformers.utils import logging
 
 DEFAULTS = {"frozen": (3e-3, None), "all": (5e-5, 5), "lora": (5e-4, 5)}
-"""What trains -> learning rate and epochs (None: by the number of samples)."""
+"""The default learning rate and epochs, by what trains. None: by the number of samples."""
 
 PHANTOM_EPOCHS = 4
-"""Epochs of the run without arguments, which has ten minutes on two cores."""
+"""The epochs of the run without arguments, which must end within ten minutes on two cores."""
+
+# The long options have names of their own, so that the signature of `main` stays readable.
+Images = Annotated[Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")]
+Preset = Annotated[str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")]
+Segment = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="none, mask or crop: what is done to the X-rays; give several to compare them."
+    ),
+]
+Train = Annotated[str, typer.Option(help="frozen, all or lora: what of the encoders trains.")]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="How often each row is trained; probabilities are averaged.")
+]
+RowFilter = Annotated[
+    str, typer.Option(help="Only rows whose name contains this, e.g. 'text only'.")
+]
+ImageName = Annotated[str | None, typer.Option(help="Another image encoder: hub name or folder.")]
+TextName = Annotated[str | None, typer.Option(help="Another text encoder: hub name or folder.")]
+Limit = Annotated[int | None, typer.Option(min=20, help="Only so many samples, to try things out.")]
+DataSeed = Annotated[int, typer.Option(help="Chooses the cohort, the folds and the phantom.")]
 
 
 def main(
     dataset: Annotated[str, typer.Option(help="phantom, openi, shenzhen or covid.")] = "phantom",
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the X-rays (all but the phantom).")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="small (offline) or published (ViT-B/16 + BERT-base).")
-    ] = "small",
-    segment: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="none, mask or crop: what is done to the X-rays; give several to compare them."
-        ),
-    ] = None,
-    train: Annotated[
-        str, typer.Option(help="frozen, all or lora: what of the encoders trains.")
-    ] = "frozen",
+    images: Images = None,
+    preset: Preset = "small",
+    segment: Segment = None,
+    train: Train = "frozen",
     folds: Annotated[int, typer.Option(min=2)] = 3,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: by --train.")] = None,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="How often each row is trained; probabilities are averaged.")
-    ] = 1,
-    rows: Annotated[
-        str, typer.Option(help="Only rows whose name contains this, e.g. 'text only'.")
-    ] = "",
+    seeds: Seeds = 1,
+    rows: RowFilter = "",
     protocol: Annotated[str, typer.Option(help="Only this text protocol.")] = "",
     learning_rate: Annotated[float | None, typer.Option(help="Default: by --train.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     bf16: Annotated[bool, typer.Option(help="Train in bfloat16 (autocast).")] = False,
-    image_name: Annotated[
-        str | None, typer.Option(help="Another image encoder: hub name or folder.")
-    ] = None,
-    text_name: Annotated[
-        str | None, typer.Option(help="Another text encoder: hub name or folder.")
-    ] = None,
+    image_name: ImageName = None,
+    text_name: TextName = None,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
-    limit: Annotated[
-        int | None, typer.Option(min=20, help="Only so many samples, to try things out.")
-    ] = None,
-    data_seed: Annotated[
-        int, typer.Option(help="Chooses the cohort, the folds and the phantom.")
-    ] = 0,
+    limit: Limit = None,
+    data_seed: DataSeed = 0,
 ) -> None:
     """Run the study and write results.json, report.md and the plots."""
     console = Console()
@@ -110,7 +109,8 @@ def main(
         ways = [choose(way, WAYS, "--segment") for way in dict.fromkeys(segment or ["none"])]
         default_rate, default_epochs = DEFAULTS[train]
         if (preset, train) == ("small", "all"):
-            default_rate *= 2  # Small encoders bear more than BERT-base does.
+            # Small encoders train stably at a higher learning rate than BERT-base.
+            default_rate *= 2
         settings = Settings(
             preset=preset,
             train=train,
@@ -120,12 +120,12 @@ def main(
             seeds=tuple(range(seeds)),
             batch_size=batch_size,
             learning_rate=learning_rate or default_rate,
-            # A frozen encoder reads the first 64 tokens (the findings have 40 in the median): the
-            # study has ten minutes.
+            # Only the first 64 tokens, so that the run ends within ten minutes. The median of the
+            # findings has 40 tokens.
             max_length=64 if (preset, train) == ("small", "frozen") else None,
             bf16=bf16,
-            # A trained encoder ranks a hundred validation samples without a fault from its first
-            # epoch on; the loss still tells.
+            # A trained encoder ranks a hundred validation samples perfectly from the first epoch
+            # on. Only the loss still distinguishes its epochs.
             selection="auroc" if train == "frozen" else "loss",
             image_encoder=image_name,
             text_encoder=text_name,
@@ -149,50 +149,29 @@ def run(
     only_protocol: str,
     data_seed: int,
 ) -> None:
-    """Train every row on every fold, and write what came out."""
+    """Trains every row on every fold, and writes the results, the report and the plots."""
+    # The bars and messages of the libraries would hide the progress bar of the study.
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     datasets.disable_progress_bars()
     for note in data.notes:
         console.print(note, highlight=False)
+    # Printed before the figures, so that nobody takes them for results on X-rays.
     if data.synthetic_images:
         console.print(
-            "The pictures are synthetic: figures of rows with images say nothing about real X-rays.",
+            "The pictures are synthetic: figures of rows with images say nothing about real "
+            "X-rays.",
             style="bold",
         )
     started = time.perf_counter()
     make = _encoder_makers(settings)
     table: list[dict[str, Any]] = []
     comparisons: list[dict[str, Any]] = []
-    for name, samples in data.protocols.items():
-        if only_protocol not in name:
-            continue
-        parts = parts_of(samples, settings.folds, data.texts_identify, data_seed)
-        wanted = [row for row in table_rows(_is_published(data, name)) if only_rows in row.model]
-        if not wanted:
-            raise ValueError(
-                f"--rows must be part of a row's name, got {only_rows!r}. Rows: {[r.model for r in table_rows(False)]}"
+    for name in data.protocols:
+        if only_protocol in name:
+            rows, comparison = _run_protocol(
+                console, data, name, settings, make, folder, ways, only_rows, data_seed
             )
-        done: dict[str, Results] = {}
-        for way in ways:
-            pictures, notes = segmented(samples, way, folder / "lungs")
-            data.notes.extend(note for note in notes if note not in data.notes)
-            runner = Runner(pictures, parts, settings, *make, folder / name.replace(" ", "-"))
-            # A row without pictures is the same whatever was done to them.
-            texts = {
-                row: outcome
-                for row, outcome in next(iter(done.values()), {}).items()
-                if row.modality == "text"
-            }
-            trained = _run_rows(
-                console,
-                runner,
-                [row for row in wanted if row not in texts],
-                f"{data.name}, {name}, {way}",
-            )
-            done[way] = {row: texts.get(row) or trained[row] for row in wanted}
-        for way in ways:
-            rows, comparison = _judged(folder, name, way, done, parts, samples, data)
             table += rows
             comparisons += comparison
     written = {
@@ -214,6 +193,54 @@ def run(
     )
 
 
+def _run_protocol(
+    console: Console,
+    data: StudyData,
+    name: str,
+    settings: Settings,
+    make: tuple[Callable[[], Any], Callable[[], Any]],
+    folder: Path,
+    ways: list[str],
+    only_rows: str,
+    data_seed: int,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Returns the table's rows and the comparisons of one text protocol, way by way."""
+    samples = data.protocols[name]
+    # All rows and all ways share the folds, so that their differences are paired.
+    parts = parts_of(samples, settings.folds, data.texts_identify, data_seed)
+    wanted = [row for row in table_rows(_is_published(data, name)) if only_rows in row.model]
+    if not wanted:
+        raise ValueError(
+            f"--rows must be part of a row's name, got {only_rows!r}. "
+            f"Rows: {[r.model for r in table_rows(False)]}"
+        )
+    done: dict[str, Results] = {}
+    for way in ways:
+        pictures, notes = segmented(samples, way, folder / "lungs")
+        data.notes.extend(note for note in notes if note not in data.notes)
+        runner = Runner(pictures, parts, settings, *make, folder / name.replace(" ", "-"))
+        # Rows without pictures are trained once: segmenting does not change them.
+        texts = {
+            row: outcome
+            for row, outcome in next(iter(done.values()), {}).items()
+            if row.modality == "text"
+        }
+        trained = _run_rows(
+            console,
+            runner,
+            [row for row in wanted if row not in texts],
+            f"{data.name}, {name}, {way}",
+        )
+        done[way] = {row: texts.get(row) or trained[row] for row in wanted}
+    table: list[dict[str, Any]] = []
+    comparisons: list[dict[str, Any]] = []
+    for way in ways:
+        rows, comparison = _judged(folder, name, way, done, parts, samples, data)
+        table += rows
+        comparisons += comparison
+    return table, comparisons
+
+
 def _judged(
     folder: Path,
     protocol: str,
@@ -223,9 +250,13 @@ def _judged(
     samples: Any,
     data: StudyData,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The table's rows of one protocol and one way with the pictures, and its comparison, where all rows are there."""
+    """Returns the table's rows of one protocol and one way, and their comparison.
+
+    There is no comparison, and no plot is drawn, if the user asked for some rows only.
+    """
     answers, results = answers_of(samples), done[way]
     comparisons = []
+    # The choice of the best fused and single model needs all rows.
     if len(results) == len(table_rows(False)):
         rows, comparison = summarise(protocol, way, results, parts, answers)
         comparisons.append(comparison)
@@ -242,11 +273,13 @@ def _judged(
         )
     else:
         rows = [figures(protocol, way, row, outcome, answers) for row, outcome in results.items()]
+    # Segmented pictures are compared with raw ones only if the raw ones were asked for, too.
     if way != "none" and "none" in done:
         for one, (row, outcome) in zip(rows, results.items(), strict=True):
             if row.modality != "text":
                 here, raw = (
-                    dict.fromkeys(METRICS, found.logits) for found in (outcome, done["none"][row])
+                    dict.fromkeys(METRICS, compared.logits)
+                    for compared in (outcome, done["none"][row])
                 )
                 one |= minus_raw(here, raw, answers.labels, answers.groups)
         add_holm(rows)
@@ -254,6 +287,7 @@ def _judged(
 
 
 def _run_rows(console: Console, runner: Runner, rows: list[Row], title: str) -> Results:
+    """Returns the outcome of each row, and shows a progress bar while they are trained."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -272,7 +306,10 @@ def _run_rows(console: Console, runner: Runner, rows: list[Row], title: str) -> 
 
 
 def _encoder_makers(settings: Settings) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Two functions that give the encoders: the same frozen ones for every row, or fresh ones where they train."""
+    """Returns two functions that make the image encoder and the text encoder of a row.
+
+    Frozen encoders are the same for every row. Encoders that train are new for every row.
+    """
 
     def image() -> Any:
         return image_encoder(settings.preset, settings.image_encoder)
@@ -283,16 +320,19 @@ def _encoder_makers(settings: Settings) -> tuple[Callable[[], Any], Callable[[],
     if settings.train == "frozen":
         frozen_image, frozen_text = image().freeze(), text().freeze()
         return (lambda: frozen_image), (lambda: frozen_text)
+    # LoRA trains adapters inside the encoder, so each row needs a new encoder.
     if settings.train == "lora":
         return (lambda: image().add_lora()), (lambda: text().add_lora())
     return image, text
 
 
 def _is_published(data: StudyData, protocol: str) -> bool:
+    """Returns whether the published study used these reports under this protocol."""
     return data.name in ("phantom", "openi") and protocol == "published"
 
 
 def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> None:
+    """Prints one table for each protocol and way."""
     for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in rows):
         title = f"{data.name}, {protocol}, segment: {way}" + (
             " (synthetic pictures)" if data.synthetic_images else ""
@@ -309,7 +349,8 @@ def _print(console: Console, rows: list[dict[str, Any]], data: StudyData) -> Non
                 )
                 table.add_row(
                     row["model"],
-                    f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f})",
+                    f"{row['accuracy']:.3f} ({row['accuracy_low']:.3f} to "
+                    f"{row['accuracy_high']:.3f})",
                     f"{row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f})",
                     difference,
                     published,

@@ -1,4 +1,4 @@
-"""What the study writes: results.json, report.md, learning curves and a confusion matrix."""
+"""The output of the study: results.json, report.md, learning curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import matplotlib
 
+# This backend needs no display. It must be chosen before pyplot is imported.
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +28,16 @@ _PICTURES = {"none": "raw", "mask": "lungs alone (black outside)", "crop": "cut 
 def choose(
     results: Results, rows: Sequence[Row], parts: Sequence[Part]
 ) -> tuple[np.ndarray[Any, Any], list[str]]:
-    """Returns the logits of a model that is chosen, in every fold, among `rows` by its validation AUROC, and the choices."""
+    """Returns the logits of the models chosen on validation data, and the names of the models.
+
+    In each fold the row with the highest validation AUROC is chosen. Its logits stand for the test
+    samples of that fold.
+
+    Args:
+        results: the outcome of each row.
+        rows: the rows to choose from.
+        parts: the folds.
+    """
     logits = np.zeros_like(next(iter(results.values())).logits)
     names = []
     for number, part in enumerate(parts):
@@ -37,14 +47,15 @@ def choose(
     return logits, names
 
 
+@final
 @dataclass(frozen=True)
 class Answers:
-    """What the samples of a protocol are, for judging what models say of them.
+    """The facts about the samples of a protocol that are needed to evaluate a model.
 
     Attributes:
         labels: the classes [B].
-        groups: the patients, B of them.
-        present: for "image" and "text", which samples have it [B].
+        groups: the patient of each sample, B of them.
+        present: which samples have the modality [B], under the keys "image" and "text".
     """
 
     labels: np.ndarray[Any, Any]
@@ -64,10 +75,17 @@ def answers_of(samples: Any) -> Answers:
 def figures(
     protocol: str, way: str, row: Row, outcome: Outcome, answers: Answers
 ) -> dict[str, Any]:
-    """Returns a row of the table: what the model is and how often it is right, with 95 % intervals by patient.
+    """Returns a row of the table.
 
-    `way` is what was done to the pictures, as in `segmenting.WAYS`. A model of one modality cannot
-    read a sample that lacks it; `accuracy_where_present` leaves those out.
+    It describes the model, and holds accuracy and AUROC with 95 % intervals by patient. A model of
+    one modality cannot read a sample without it; `accuracy_where_present` leaves those samples out.
+
+    Args:
+        protocol: the name of the text protocol.
+        way: how the pictures were prepared, one of `segmenting.WAYS`.
+        row: the model.
+        outcome: the outcome of its training.
+        answers: the true classes and the patients.
     """
     described: dict[str, Any] = {
         "protocol": protocol,
@@ -84,6 +102,7 @@ def figures(
             f"{name}_low": interval.low,
             f"{name}_high": interval.high,
         }
+    # A fused model can read a sample with either modality.
     has = np.any([answers.present[name] for name in row.modality.split("+")], axis=0)
     return described | {
         "samples": len(has),
@@ -98,14 +117,20 @@ def figures(
 def summarise(
     protocol: str, way: str, results: Results, parts: Sequence[Part], answers: Answers
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Returns the table's rows of one protocol, and the comparison of the chosen fused with the chosen single modality."""
+    """Returns the table's rows of one protocol, and the comparison of fused and single modality.
+
+    The comparison is between the fused model and the model of a single modality that were both
+    chosen on validation data.
+    """
     labels, groups = answers.labels, answers.groups
+    # TF-IDF is a baseline without an encoder. The question is what fusing the encoders gains.
     single_rows = [
         row for row in results if not row.is_fused and not row.model.startswith("TF-IDF")
     ]
     single, single_names = choose(results, single_rows, parts)
     rows = []
     for row, outcome in results.items():
+        # Paired: both models answer the same samples.
         difference = paired_bootstrap(auroc, outcome.logits, single, labels, groups=groups)
         rows.append(
             figures(protocol, way, row, outcome, answers)
@@ -120,8 +145,8 @@ def summarise(
         )
     fused, fused_names = choose(results, [row for row in results if row.is_fused], parts)
     difference = paired_bootstrap(auroc, fused, single, labels, groups=groups)
-    # The choice among single modalities can go wrong, and a fused model that beats a bad choice has
-    # shown little.
+    # The choice among the single modalities can be wrong, and to beat a wrong choice proves little.
+    # Therefore the fused model is also compared with each single modality.
     against = {
         row.model: asdict(
             paired_bootstrap(auroc, fused, results[row].logits, labels, groups=groups)
@@ -141,6 +166,7 @@ def summarise(
         "difference_low": difference.low,
         "difference_high": difference.high,
         "p": difference.p_value,
+        # Significant means that the 95 % interval does not contain zero.
         "fused_significantly_worse": bool(difference.high < 0),
         "fused_significantly_better": bool(difference.low > 0),
         "fused_minus": against,
@@ -152,16 +178,19 @@ def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None
     """Writes results.json and report.md into the folder."""
     (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     lines = [f"# Lung disease study: {data.name}", ""]
+    # The warning must be the first thing that a reader of the report sees.
     if data.synthetic_images:
         lines += [
-            "**The pictures are synthetic**, drawn from a seed and the reports' headings: every figure of a row with images says "
-            "how the models read drawings, not how they read X-rays. The reports are real.",
+            "**The pictures are synthetic**, drawn from a seed and the reports' headings: "
+            "every figure of a row with images says how the models read drawings, "
+            "not how they read X-rays. The reports are real.",
             "",
         ]
     lines += [f"- {note.strip()}" for note in data.notes]
     lines += [
         "",
-        f"Command: `{results['command']}`; {results['settings']['folds']} folds, 95 % intervals by patient.",
+        f"Command: `{results['command']}`; {results['settings']['folds']} folds, "
+        "95 % intervals by patient.",
         "",
     ]
     for comparison in results["comparisons"]:
@@ -189,6 +218,8 @@ def write_report(folder: Path, data: StudyData, results: dict[str, Any]) -> None
 
 
 def _verdict(comparison: dict[str, Any]) -> str:
+    """Returns the comparison of the fused model with the single modality as a sentence."""
+    # "Better" and "worse" are used only if the whole interval is on one side of zero.
     word = "is not distinguishable from"
     if comparison["fused_significantly_better"]:
         word = "is better than"
@@ -199,18 +230,22 @@ def _verdict(comparison: dict[str, Any]) -> str:
         for name, one in comparison["fused_minus"].items()
     )
     return (
-        f"Each chosen on validation data, the fused model {word} the best single modality on the test folds: AUROC "
-        f"{comparison['fused_auroc']:.3f} against {comparison['single_auroc']:.3f}, difference {comparison['difference']:+.3f} "
-        f"({comparison['difference_low']:+.3f} to {comparison['difference_high']:+.3f}). Without that choice: {against}."
+        f"Each chosen on validation data, the fused model {word} the best single modality on the "
+        f"test folds: AUROC {comparison['fused_auroc']:.3f} against "
+        f"{comparison['single_auroc']:.3f}, difference {comparison['difference']:+.3f} "
+        f"({comparison['difference_low']:+.3f} to {comparison['difference_high']:+.3f}). "
+        f"Without that choice: {against}."
     )
 
 
 def _against_raw(rows: list[dict[str, Any]]) -> list[str]:
+    """Returns the table of the differences between segmented and raw pictures."""
     lines = [
         "| model | accuracy minus raw | AUROC minus raw | p of the accuracy (Holm) |",
         "| --- | --- | --- | --- |",
     ]
     for row in rows:
+        # Segmenting does not change a row without pictures.
         if row["modality"] != "text":
             gains = [
                 f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
@@ -223,7 +258,8 @@ def _against_raw(rows: list[dict[str, Any]]) -> list[str]:
 
 def _table(rows: list[dict[str, Any]], synthetic: bool) -> list[str]:
     lines = [
-        "| model | images | accuracy | AUROC | AUROC minus best single | s / epoch | parameters trained | published accuracy |",
+        "| model | images | accuracy | AUROC | AUROC minus best single | s / epoch | "
+        "parameters trained | published accuracy |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -231,10 +267,11 @@ def _table(rows: list[dict[str, Any]], synthetic: bool) -> list[str]:
         published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
         images = "none" if row["modality"] == "text" else ("synthetic" if synthetic else "real")
         lines.append(
-            f"| {row['model']} | {images} | {row['accuracy']:.3f} ({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}) "
-            f"| {row['auroc']:.3f} ({row['auroc_low']:.3f} to {row['auroc_high']:.3f}) "
-            f"| {row['auroc_minus_single']:+.3f} ({row['auroc_minus_single_low']:+.3f} to {row['auroc_minus_single_high']:+.3f}) "
-            f"| {seconds} | {row['parameters_trained']:,} | {published} |"
+            f"| {row['model']} | {images} | {row['accuracy']:.3f} ({row['accuracy_low']:.3f} to "
+            f"{row['accuracy_high']:.3f}) | {row['auroc']:.3f} ({row['auroc_low']:.3f} to "
+            f"{row['auroc_high']:.3f}) | {row['auroc_minus_single']:+.3f} "
+            f"({row['auroc_minus_single_low']:+.3f} to {row['auroc_minus_single_high']:+.3f}) | "
+            f"{seconds} | {row['parameters_trained']:,} | {published} |"
         )
     return lines
 
@@ -245,6 +282,7 @@ def draw_curves(folder: Path, protocol: str, way: str, results: Results, data: S
     for row, outcome in results.items():
         for axis, name in zip(axes, ("eval_loss", "eval_auroc"), strict=True):
             curves = [[entry[name] for entry in curve if name in entry] for curve in outcome.curves]
+            # Folds may differ in their number of epochs. The mean covers those that all have.
             length = min((len(curve) for curve in curves), default=0)
             if length:
                 mean = np.mean([curve[:length] for curve in curves], axis=0)
@@ -276,8 +314,12 @@ def draw_confusion(
     names: list[str],
     data: StudyData,
 ) -> None:
-    """Draws the confusion matrices of the chosen single modality and the chosen fused model, over all test folds."""
+    """Draws two confusion matrices over all test folds.
+
+    One is of the chosen single modality, the other of the chosen fused model.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
+    # Chosen again in the same way as in `summarise`, so that the plot fits the report.
     groups = {
         "best single modality": [
             r for r in results if not r.is_fused and not r.model.startswith("TF-IDF")

@@ -1,4 +1,4 @@
-"""The rows of the study's table: which model, and what it comes to on the folds."""
+"""The rows of the study's table: their models, and the training of a model on the folds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import datasets
 import numpy as np
@@ -34,8 +34,8 @@ from mmfusion.data.splits import fold_indices, split
 from mmfusion.training.arguments import training_arguments
 
 MAPPERS: dict[str, dict[str, Any]] = {
-    "linear": {"kind": "linear"},
-    "mlp": {"kind": "mlp", "hidden_dim": 256},
+    "linear": {"name": "linear"},
+    "mlp": {"name": "mlp", "hidden_dim": 256},
     "cross_attention": {
         "kind": "cross_attention",
         "num_queries": 4,
@@ -44,7 +44,7 @@ MAPPERS: dict[str, dict[str, Any]] = {
     },
 }
 OTHERS_MAPPER = "cross_attention"
-"""The mapper of the strategies other than concat: few mapped tokens, so that attending to them costs little."""
+"""The mapper of the strategies other than concat. Its few tokens make attention to them cheap."""
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "joint": {"name": "joint"},
@@ -52,20 +52,22 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "mmtm": {"name": "mmtm", "pairs": 1},
     "late": {"name": "late", "combine": "product"},
 }
+# Options of strategies with attention, and the steps of a training without a number of epochs.
 _NARROW = {"inner_dim": 128, "hidden_dim": 128}
 _STEPS = 96
 
 
+@final
 @dataclass(frozen=True)
 class Row:
     """A row of the table.
 
     Attributes:
-        model: its name.
+        model: the name of the model.
         modality: "image", "text" or "image+text".
-        mapper: the table name of the mapper, or None.
-        fusion: the table name of the strategy, or None.
-        published: the published accuracy of its counterpart, or None.
+        mapper: the table's name of the mapper, or None.
+        fusion: the table's name of the fusion strategy, or None.
+        published: the published accuracy of the same kind of model, or None.
     """
 
     model: str
@@ -76,7 +78,7 @@ class Row:
 
     @property
     def is_fused(self) -> bool:
-        """Whether it sees both modalities."""
+        """Whether the model sees both modalities."""
         return self.modality == "image+text"
 
 
@@ -84,7 +86,7 @@ def table_rows(published: bool) -> list[Row]:
     """Returns the rows of one protocol.
 
     Args:
-        published: whether the published study did this too, so that its figures stand beside ours.
+        published: whether the published study used this protocol. Then its figures are included.
     """
     image, text, fused = (0.77, 0.88, 0.79) if published else (None, None, None)
     after = [Row(f"after mapping ({m}): concat", "image+text", m, "concat", fused) for m in MAPPERS]
@@ -102,22 +104,23 @@ def table_rows(published: bool) -> list[Row]:
     ]
 
 
+@final
 @dataclass(frozen=True)
 class Settings:
-    """How the rows are trained; a change of any of them is another run.
+    """The settings of the training. Folds trained with other settings are never reused.
 
     Attributes:
         preset: "small" or "published".
         train: "frozen", "all" or "lora".
-        folds: test folds, at least 2.
-        epochs: epochs per fold, of which the best one on validation data is kept; None is as many
-            as make about 100 steps.
-        seeds: each row is trained once per seed, and the probabilities are averaged.
+        folds: the number of test folds, at least 2.
+        epochs: epochs per fold. The best one on validation data is used. None trains for about 100
+            steps.
+        seeds: the seeds. Each row is trained once per seed, and the probabilities are averaged.
         batch_size: samples per step.
-        learning_rate: of AdamW.
-        max_length: the most tokens of a text; None is the text encoder's own limit.
-        selection: the validation metric by which the best epoch is kept, "loss" or "auroc".
-        weight_decay: of AdamW.
+        learning_rate: the peak learning rate of AdamW.
+        max_length: the largest number of tokens of a text. None is the text encoder's own limit.
+        selection: the validation metric that chooses the best epoch, "loss" or "auroc".
+        weight_decay: the weight decay of AdamW.
         bf16: whether to train in bfloat16 (autocast).
         image_encoder: a hub name or folder instead of the preset's.
         text_encoder: a hub name or folder instead of the preset's.
@@ -138,25 +141,27 @@ class Settings:
     text_encoder: str | None = None
 
 
+@final
 @dataclass(frozen=True)
 class Part:
-    """One test fold: indices into the samples."""
+    """One test fold with the data that it is trained on, as indices into the samples."""
 
     train: np.ndarray[Any, Any]
     validation: np.ndarray[Any, Any]
     test: np.ndarray[Any, Any]
 
 
+@final
 @dataclass
 class Outcome:
-    """What a row came to.
+    """The outcome of a row.
 
     Attributes:
-        logits: test logits of every sample [B, C], each from the fold in which it was tested.
-        validation: validation AUROC per fold.
-        seconds_per_epoch: mean over folds and seeds.
-        trained_parameters: how many parameters trained.
-        curves: one list of log entries per fold.
+        logits: the test logits of every sample [B, C], each from the fold in which it was tested.
+        validation: the validation AUROC of each fold.
+        seconds_per_epoch: the mean over folds and seeds.
+        trained_parameters: the number of parameters that were trained.
+        curves: one list of log entries per fold and seed.
     """
 
     logits: np.ndarray[Any, Any]
@@ -167,10 +172,14 @@ class Outcome:
 
 
 def parts_of(samples: datasets.Dataset, n: int, texts_identify: bool, seed: int = 0) -> list[Part]:
-    """Returns the folds, each with a validation part; no patient and no identical text is in two parts."""
+    """Returns the folds, each with a validation part.
+
+    No patient is in two parts. No text is in two parts either, if texts identify patients.
+    """
     text = "text" if texts_identify else None
     result = []
     for train, test in fold_indices(samples, n=n, seed=seed, text=text):
+        # `split` returns rows, so each row carries its index.
         numbered = samples.select(train).add_column("row", train.tolist())
         inner = split(numbered, sizes={"train": 0.85, "validation": 0.15}, seed=seed, text=text)
         result.append(
@@ -179,8 +188,12 @@ def parts_of(samples: datasets.Dataset, n: int, texts_identify: bool, seed: int 
     return result
 
 
+@final
 class Runner:
-    """Trains rows on the folds of one protocol; what was done is kept on disk, so a stopped study goes on."""
+    """The training of rows on the folds of one protocol.
+
+    Each finished fold is stored on disk, so that a stopped study can continue.
+    """
 
     def __init__(
         self,
@@ -199,6 +212,7 @@ class Runner:
         rows = [
             [part.train.tolist(), part.validation.tolist(), part.test.tolist()] for part in parts
         ]
+        # The hash covers all that decides an outcome: a change of it gives other file names.
         described = json.dumps(
             [
                 asdict(settings),
@@ -211,7 +225,7 @@ class Runner:
         self._key = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def run(self, row: Row, advance: Callable[[], None] = lambda: None) -> Outcome:
-        """Returns what the row came to; `advance` is called after every fold and seed."""
+        """Returns the outcome of a row. `advance` is called after each fold and seed."""
         outcomes = []
         for seed in self.settings.seeds:
             for number, part in enumerate(self.parts):
@@ -227,11 +241,13 @@ class Runner:
         return self._joined(outcomes)
 
     def _joined(self, outcomes: list[tuple[Part, dict[str, Any]]]) -> Outcome:
+        """Returns the outcome of a row from its folds, averaged over the seeds."""
         probabilities = np.zeros((len(self.samples), self.classes))
         for part, done in outcomes:
             logits = torch.tensor(done["logits"], dtype=torch.float64)
             probabilities[part.test] += logits.softmax(-1).numpy() / len(self.settings.seeds)
         return Outcome(
+            # Zero has no logarithm.
             logits=np.log(np.clip(probabilities, 1e-12, 1)),
             validation=[
                 float(np.mean([d["validation"] for p, d in outcomes if p is part]))
@@ -243,6 +259,7 @@ class Runner:
         )
 
     def _fold(self, row: Row, part: Part, seed: int) -> dict[str, Any]:
+        """Returns the outcome of one fold and seed, as it is stored."""
         if row.model.startswith("TF-IDF"):
             return self._linear_on_words(part)
         wanted = [name for name in ("image", "text") if name in row.modality]
@@ -250,6 +267,7 @@ class Runner:
             name: self._with(wanted, getattr(part, name))
             for name in ("train", "validation", "test")
         }
+        # The first weights are random, so the seed is set before the model is made.
         set_seed(seed)
         model, processor = self._compose(row, wanted)
         rows = self._rows(row, wanted, model, processor)
@@ -281,6 +299,7 @@ class Runner:
             for name in ("validation", "test")
         }
         for name, filled in logits.items():
+            # Samples without the modality have the logits of `_without`.
             has = np.isin(getattr(part, name), here[name])
             filled[has] = predict(model, processor, rows.select(here[name]), arguments=arguments)
         curve = [
@@ -298,7 +317,10 @@ class Runner:
     def _rows(
         self, row: Row, wanted: list[str], model: FusionClassifier, processor: FusionProcessor
     ) -> Any:
-        """The samples as the row's model reads them; what its frozen towers make of them is looked up once for all folds."""
+        """Returns the samples as the row's model reads them.
+
+        The features of frozen encoders are computed once, for all folds of the row.
+        """
         if self._prepared[0] != row:
             rows: Any = self.samples.select_columns([*wanted, "label", "group"])
             if self.settings.train == "frozen":
@@ -307,18 +329,19 @@ class Runner:
         return self._prepared[1]
 
     def _compose(self, row: Row, wanted: list[str]) -> tuple[FusionClassifier, FusionProcessor]:
+        """Returns the untrained model of a row, and its processor."""
         image = self.make_image() if "image" in wanted else None
         text = self.make_text() if "text" in wanted else None
         options: dict[str, Any] = {"num_labels": self.classes}
         if row.is_fused:
             fusion = dict(STRATEGIES.get(str(row.fusion), {"name": row.fusion}))
             if fusion["name"] in ("joint", "cross_attention") and self.settings.preset == "small":
-                # EfficientNet's embeddings are 1,280 wide: attention in that width would take most
-                # of the study's time.
+                # EfficientNet's embeddings have 1,280 dimensions. Attention of that width would
+                # take most of the study's time.
                 fusion |= _NARROW
             options |= {
                 "fusion": fusion,
-                "mapper": MAPPERS.get(str(row.mapper), {"kind": "identity"}),
+                "mapper": MAPPERS.get(str(row.mapper), {"name": "identity"}),
             }
         model = FusionClassifier(image_encoder=image, text_encoder=text, **options)
         return model, FusionProcessor.from_encoders(
@@ -326,20 +349,23 @@ class Runner:
         )
 
     def _with(self, wanted: list[str], indices: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Those of the samples that have at least one of the wanted modalities."""
+        """Returns the indices of the samples that have at least one of the wanted modalities."""
         columns = [list(self.samples[name]) for name in wanted]
         return np.asarray(
             [i for i in indices if any(column[i] is not None for column in columns)], dtype=int
         )
 
     def _without(self, wanted: list[str], part: Part, n: int) -> np.ndarray[Any, Any]:
-        """What is said of a sample without the one modality a model sees: the classes' shares in training.
+        """Returns `n` rows of logits for samples without the modality that the model sees.
 
-        Where the absence itself tells something (the shares among such samples differ from those of
-        all, chi-square, p < .05), it is the shares among them: a model of both modalities sees that
-        a text is missing, and may not look better for that alone.
+        They are the log shares of the classes among the training samples. If the absence itself
+        says something about the class, they are the shares among the training samples that also
+        lack the modality. That is so if these shares differ from those of all samples (chi-square,
+        p < .05). The reason is fairness: a model of both modalities sees that a text is missing,
+        and must not look better for that alone.
         """
         lacking = np.setdiff1d(part.train, self._with(wanted, part.train))
+        # Plus 1, so that a class without samples has no share of zero.
         counts, absent = (
             np.bincount(self.labels[rows], minlength=self.classes) + 1.0
             for rows in (part.train, lacking)
@@ -349,6 +375,7 @@ class Runner:
         return np.tile(np.log(counts / counts.sum()), (n, 1))
 
     def _linear_on_words(self, part: Part) -> dict[str, Any]:
+        """Returns the outcome of TF-IDF with logistic regression on one fold."""
         texts = np.asarray([text or "" for text in self.samples["text"]], dtype=object)
         model = make_pipeline(
             TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=10.0, max_iter=2000)

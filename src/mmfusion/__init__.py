@@ -17,7 +17,7 @@ _HOME = {
     "FusionOutput": "model.types",
     "FusionConfig": "model.configuration",
     "ImageEncoder": "model.encoder_image",
-    "TextEncoder": "model.encoder_image",
+    "TextEncoder": "model.encoder_text",
     "register_backbone": "model.registry",
     "EmbeddingMapper": "model.mapper",
     "Fusion": "model.fusion_base",
@@ -72,11 +72,12 @@ _HOME = {
     "LungMask": "segmentation.lungs",
     "NotAChestXrayWarning": "segmentation.lungs",
 }
-"""Public name -> the module (room) that holds it."""
-
-_AUTO = {"model.configuration", "model.modeling", "model.processing"}
+"""Public name -> the module that holds it. `model.fusion` is asked for strategies that are not here."""
 
 __all__ = ["__version__", *_HOME]
+
+_AUTO = ("model.configuration", "model.modeling", "model.processing")
+"""The modules that register a class with transformers' Auto classes when they are imported."""
 
 if TYPE_CHECKING:
     from .data.audit import audit as audit
@@ -108,12 +109,8 @@ if TYPE_CHECKING:
     from .metrics.tests import mcnemar as mcnemar
     from .model.configuration import FusionConfig as FusionConfig
     from .model.encoder_image import ImageEncoder as ImageEncoder
-    from .model.encoder_image import TextEncoder as TextEncoder
-    from .model.fusion import MMTM as MMTM
-    from .model.fusion import Concat as Concat
-    from .model.fusion import CrossAttention as CrossAttention
-    from .model.fusion import Joint as Joint
-    from .model.fusion import Late as Late
+    from .model.encoder_text import TextEncoder as TextEncoder
+    from .model.fusion import *  # noqa: F403  # every strategy of the table, by its class
     from .model.fusion import register_fusion as register_fusion
     from .model.fusion_base import Fusion as Fusion
     from .model.fusion_base import Head as Head
@@ -141,33 +138,40 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The public object called `name`, imported from its room."""
-    room = _HOME.get(name)
-    if room is None:
-        from .model.validation import did_you_mean
-
-        raise AttributeError(
-            f"module 'mmfusion' has no attribute {name!r}.{did_you_mean(name, __all__)}"
-        )
-    value = getattr(importlib.import_module(f".{room}", __name__), name)
-    if room in _AUTO:
-        _register_auto_classes()
+    """Returns the public object called `name`, imported from its module."""
+    module = _HOME.get(name)
+    if module is not None:
+        value = getattr(importlib.import_module(f".{module}", __name__), name)
+    else:
+        value = _strategy(name)
+    if module in _AUTO:
+        # Someone who holds one of the three classes may go on with AutoModel or AutoProcessor.
+        for other in _AUTO:
+            importlib.import_module(f".{other}", __name__)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
+    """Returns the public names."""
     return sorted(__all__)
 
 
-def _register_auto_classes() -> None:
-    """Teach transformers' AutoConfig, AutoModel and AutoProcessor this library's model type."""
-    from transformers import AutoConfig, AutoModel, AutoProcessor
+def _strategy(name: str) -> Any:
+    """Returns the strategy of the table whose class has this name.
 
-    from .model.configuration import FusionConfig
-    from .model.modeling import FusionClassifier
-    from .model.processing import FusionProcessor
+    Raises:
+        AttributeError: when there is none.
+    """
+    # Only a class can be a strategy. Other misspelt names need not load torch.
+    if name[:1].isupper():
+        from .model.fusion import FUSIONS
 
-    AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)
-    AutoModel.register(FusionConfig, FusionClassifier, exist_ok=True)
-    AutoProcessor.register(FusionConfig, FusionProcessor, exist_ok=True)
+        for strategy in FUSIONS.values():
+            if strategy.__name__ == name and strategy.__module__.startswith(f"{__name__}."):
+                return strategy
+    from .model.validation import did_you_mean
+
+    raise AttributeError(
+        f"module 'mmfusion' has no attribute {name!r}.{did_you_mean(name, __all__)}"
+    )

@@ -1,4 +1,8 @@
-"""Every kind of bad input from end to end: the message names the culprit, and comes from this library, not from a dependency."""
+"""Every kind of bad input, from end to end.
+
+The error message must name the faulty value. It must come from this library and not from a
+dependency.
+"""
 
 import json
 import traceback
@@ -38,7 +42,7 @@ def picture(tmp_path):
 
 
 def refused(call, *, names: str) -> None:
-    """The call is refused by a message of ours that names the culprit."""
+    """Checks that the call raises an error of this library whose message holds `names`."""
     with pytest.raises((ValueError, TypeError, OSError)) as caught:
         call()
     assert names in str(caught.value), str(caught.value)

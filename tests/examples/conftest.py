@@ -1,4 +1,4 @@
-"""The study's modules are scripts side by side: their folder is put on the path, as running one does."""
+"""Fixtures of the study's tests. The folder of its scripts is put on the import path."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ sys.path.insert(0, str(STUDY))
 
 @pytest.fixture(scope="session")
 def reports():
-    """All reports of the installed package."""
+    """All reports of the installed torchxrayvision package."""
     pytest.importorskip("pooch", reason="needs the extra study")
     import openi
 

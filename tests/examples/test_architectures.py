@@ -1,4 +1,4 @@
-"""The table of architectures: the same folds for raw and segmented, no epoch chosen, p-values corrected."""
+"""Tests of the table of architectures: the folds, the compared epoch, and the p-values."""
 
 import json
 
@@ -47,13 +47,13 @@ def test_the_published_rows_are_all_there():
     for row in published:
         assert {len(values) for values in row.published.values()} == {5}
         gain = 100 * (max(row.published["segmented"]) - max(row.published["raw"]))
-        # The claimed change is the difference of the best epochs.
+        # The published change is the difference between the best epochs.
         assert gain == pytest.approx(row.change, abs=0.06)
     assert set(DEFAULT) < set(ARCHITECTURES)
 
 
 class Middle:
-    """A segmenter that takes the middle of every picture for lungs."""
+    """A segmenter that finds the lungs in the middle of every picture."""
 
     def segment(self, paths):
         for path in paths:
@@ -97,8 +97,8 @@ def test_the_whole_run_small_and_resumed(shenzhen, tmp_path, app, monkeypatch):
     ]
     for row in written["rows"]:
         assert row["weights"] == "from random weights" and row["samples"] == 20
-        # No epoch was chosen: the figure of the table is that of the last one, counted a second
-        # time from the stored logits.
+        # No epoch was chosen. The accuracy of the table is that of the last epoch, computed again
+        # here from the stored logits.
         assert row["accuracy"] == pytest.approx(row["accuracy_by_epoch"][-1])
         assert len(row["accuracy_by_epoch"]) == 2 and ("accuracy_minus_raw_p_holm" in row) == (
             row["segment"] != "none"
@@ -109,7 +109,7 @@ def test_the_whole_run_small_and_resumed(shenzhen, tmp_path, app, monkeypatch):
             if (other["model"], other["segment"]) == (row["model"], "none")
         )
         assert row.get("accuracy_minus_raw", 0) == pytest.approx(row["accuracy"] - raw["accuracy"])
-    # Each arm saw pictures of its own.
+    # Each way was trained on its own pictures, so the logits differ.
     logits = {}
     for path in (folder / "folds").glob("vit*-0-*.json"):
         logits[path.name.split("-")[1]] = np.asarray(json.loads(path.read_text())["logits"])

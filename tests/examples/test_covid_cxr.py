@@ -1,3 +1,5 @@
+"""Tests of the COVID manifest: the labels, the two layouts, and the rows that are left out."""
+
 import doctest
 
 import covid_cxr
@@ -7,23 +9,23 @@ import typer
 from typer.testing import CliRunner
 
 COLUMNS = (
-    "patientid", "sex", "age", "finding", "view", "modality", "folder", "filename", "license", "url",
-    "clinical_notes", "other_notes",
+    "patientid", "sex", "age", "finding", "view", "modality", "folder", "filename", "license",
+    "url", "clinical_notes", "other_notes",
 )  # fmt: skip
 
 
 def row(filename, **changes):
     usual = {
-        "patientid": "2", "sex": "M", "age": "65", "finding": "Pneumonia/Viral/COVID-19", "view": "PA",
-        "modality": "X-ray", "folder": "images", "filename": filename, "license": "", "url": "https://example.org",
-        "clinical_notes": "Fever for 3 days.", "other_notes": "",
+        "patientid": "2", "sex": "M", "age": "65", "finding": "Pneumonia/Viral/COVID-19",
+        "view": "PA", "modality": "X-ray", "folder": "images", "filename": filename, "license": "",
+        "url": "https://example.org", "clinical_notes": "Fever for 3 days.", "other_notes": "",
     }  # fmt: skip
     return usual | changes
 
 
 @pytest.fixture
 def published(tmp_path):
-    """The published layout with a row of every kind that is left out, and three that stay."""
+    """The published layout, with one row for each reason to be left out and three selected rows."""
     rows = [
         row("a.jpg"),
         row(

@@ -1,3 +1,5 @@
+"""Tests of the phantom: the pictures follow from report and seed, and show their findings."""
+
 import doctest
 import re
 
@@ -28,7 +30,7 @@ def lung_area(uid, *headings):
 
 
 def change(kind, side, *, zone=None, uid=0):
-    """What a finding adds to an unchanged person's attenuation, and the masks of the right and left half."""
+    """The absolute change of attenuation by a finding [H, W], and the canvas it was painted on."""
     rng = np.random.default_rng(uid)
     canvas = phantom_anatomy.Canvas(phantom_anatomy.sample_anatomy(rng), SIZE, rng)
     before = canvas.attenuation.copy()
@@ -123,7 +125,7 @@ class TestFindings:
         drawn = [any(map(phantom_findings.read_heading, one.mesh_major)) for one in chosen]
         assert np.mean(drawn) > 0.98
 
-    # "unknown" sides are drawn by chance, a device and a fissure have a side of their own.
+    # Kinds with a side of their own, such as a device and a fissure, are not tested here.
     @pytest.mark.parametrize(
         "kind", sorted(set(phantom_findings._PAINTERS) - {"device", "clips", "fissure", "catheter"})
     )

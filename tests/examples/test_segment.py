@@ -1,3 +1,5 @@
+"""Tests of the lung segmenters: data, augmentation, training, masks and summaries."""
+
 import json
 import warnings
 from dataclasses import replace
@@ -115,7 +117,7 @@ def test_negatives_are_no_x_rays_and_have_empty_masks():
     for share, count in ((0.0, 0), (1.0, 40)):
         seen = [Augmentation(0, 0.0, share)(pixels, mask, 0, index) for index in range(40)]
         assert sum(not empty.any() for _, empty in seen) == count
-    # Noise, tiles and shapes: none of them is the X-ray or its mirror image.
+    # Every negative sample must differ from the X-ray and from its mirror image.
     for made, _ in seen:
         assert all(
             np.abs(np.corrcoef(made.ravel(), other.ravel())[0, 1]) < 0.9
@@ -134,7 +136,7 @@ def test_the_mask_goes_where_the_x_ray_goes():
         if moved.any() and not moved.all():
             gaps.append(abs(pixels[moved > 0].mean() - pixels[moved == 0].mean()))
     assert len(gaps) > 40
-    # Were mask and picture moved apart, the two brightnesses would meet.
+    # If mask and picture were moved differently, the two mean brightnesses would be similar.
     assert np.median(gaps) > 0.4
 
 
@@ -213,8 +215,8 @@ def test_a_patient_with_many_x_rays_counts_once_in_the_interval():
     together = [LungSample(str(i), Path("x"), (), "covid", str(i // 10)) for i in range(200)]
     narrow, wide = summary(scores, alone), summary(scores, together)
     assert narrow["mean"] == wide["mean"] == pytest.approx(level.mean(), abs=1e-4)
-    # Ten equal X-rays of a patient are one: the interval is that of twenty values, sqrt(10) times
-    # as wide.
+    # Ten equal X-rays of one patient count as one value. The interval is that of twenty values, and
+    # so it is sqrt(10) times as wide.
     assert (wide["high"] - wide["low"]) / (narrow["high"] - narrow["low"]) == pytest.approx(
         10**0.5, rel=0.1
     )

@@ -1,4 +1,4 @@
-"""The segmenters' table: what the JSON says, and nothing else."""
+"""Tests of the segmenters' table: it shows what the JSON files hold, and nothing else."""
 
 import segment_table
 
@@ -29,6 +29,9 @@ def test_every_model_and_collection_has_its_line():
     }
     lines = segment_table.render([run]).splitlines()
     assert len(lines) == 5 and all(line.count("|") == 9 for line in lines)
-    figures = "566 | 0.9561 (0.9540 to 0.9580) | 0.884 | 0.820 | width 16, 10 epochs, augmentation 0.3, torch |"
+    figures = (
+        "566 | 0.9561 (0.9540 to 0.9580) | 0.884 | 0.820 | "
+        "width 16, 10 epochs, augmentation 0.3, torch |"
+    )
     assert lines[2] == f"| model 1 (shenzhen + covid) | shenzhen | 5 folds | {figures}"
     assert lines[4].startswith("| model 2 (shenzhen) | covid | all of shenzhen to train | 205 |")

@@ -1,4 +1,4 @@
-"""Raw, masked and cropped pictures of the study: what is done to each, and what is said of it."""
+"""Tests of raw, masked and cropped pictures: their pixels, and the notes about them."""
 
 import datasets
 import numpy as np
@@ -14,7 +14,7 @@ def found(mask, plausible=True):
 
 
 class Segmenter:
-    """Finds the bright half of a picture; nothing in a dark one."""
+    """A segmenter that finds the bright half of a picture, and nothing in a dark picture."""
 
     threshold = 100
     calls = 0
@@ -72,7 +72,7 @@ def test_each_picture_is_masked_once_and_counted(samples, tmp_path):
     )
     original = pixels(samples["image"][0])
     np.testing.assert_array_equal(pixels(masked["image"][0]), np.where(original > 100, original, 0))
-    # Nothing was found in the dark one: it stays.
+    # Nothing was found in the dark picture, so it stays unchanged.
     assert masked["image"][2] == samples["image"][2]
     assert (
         "3 pictures segmented (mask); 1 do not look like" in notes[0]
@@ -83,7 +83,7 @@ def test_each_picture_is_masked_once_and_counted(samples, tmp_path):
 
 def test_a_crop_is_the_box_with_its_margin(samples, tmp_path):
     cropped, _ = segmented(samples, "crop", tmp_path / "lungs")
-    # 30 x 10 pixels, and a twentieth of each side on both sides of it, rounded: 2 and 0.
+    # The box has 30 x 10 pixels. The margin is a twentieth of each side, rounded: 2 and 0 pixels.
     np.testing.assert_array_equal(
         pixels(cropped["image"][0]), pixels(samples["image"][0])[10:20, 18:52]
     )

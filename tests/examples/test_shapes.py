@@ -1,4 +1,4 @@
-"""The gallery script, small: it runs to its end offline and prints every comparison."""
+"""Tests of the shapes script: a small run ends offline and prints every comparison."""
 
 import importlib.util
 import sys
@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "shapes.py"
 
 @pytest.fixture(scope="module")
 def shapes():
-    """The script as a module."""
+    """The script, imported as a module."""
     specification = importlib.util.spec_from_file_location("gallery_shapes", SCRIPT)
     module = importlib.util.module_from_spec(specification)
     sys.modules[module.__name__] = module
@@ -24,7 +24,7 @@ def shapes():
 
 @pytest.fixture
 def threads():
-    """The number of threads, which the script sets, as it was before."""
+    """Restores the number of threads, which the script changes."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

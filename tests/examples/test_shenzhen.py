@@ -1,3 +1,5 @@
+"""Tests of the Shenzhen manifest: sex and age, the two layouts, and the refused reading."""
+
 import doctest
 
 import pandas as pd
@@ -45,7 +47,7 @@ def test_the_examples_in_the_docstrings_run():
 
 @pytest.fixture
 def published(tmp_path):
-    """The published layout: one X-ray complete, one without a mask, one whose reading tells nothing."""
+    """The published layout: a complete X-ray, one without a mask, one with an empty reading."""
     for folder in ("CXR_png", "ClinicalReadings", "mask"):
         (tmp_path / folder).mkdir()
     readings = {

@@ -1,4 +1,4 @@
-"""The study: its folds do not leak, its choices are made on validation data, and its results say what they are."""
+"""Tests of the study: folds without leaks, choices on validation data, and described results."""
 
 import json
 import sys
@@ -17,9 +17,9 @@ from mmfusion import LungMask
 from mmfusion.data.text import normalise_text
 
 COLUMNS = {
-    "protocol", "model", "modality", "mapper", "fusion", "segment", "accuracy", "accuracy_low", "accuracy_high", "auroc",
-    "seconds_per_epoch", "published_accuracy", "auroc_minus_single", "auroc_minus_single_low", "auroc_minus_single_high",
-    "parameters_trained",
+    "protocol", "model", "modality", "mapper", "fusion", "segment", "accuracy", "accuracy_low",
+    "accuracy_high", "auroc", "seconds_per_epoch", "published_accuracy", "auroc_minus_single",
+    "auroc_minus_single_low", "auroc_minus_single_high", "parameters_trained",
 }  # fmt: skip
 
 
@@ -143,8 +143,8 @@ def test_a_model_of_one_modality_knows_that_it_is_missing(tmp_path):
     assert np.exp(runner._without(["text"], telling, 1)).tolist() == [
         [pytest.approx(1 / 5), pytest.approx(4 / 5)]
     ]
-    # One sample without a text in each class: the absence tells nothing, and all samples' shares
-    # are said.
+    # Each class has one sample without a text. The absence says nothing about the class, so the
+    # shares of all samples are used.
     samples = samples.remove_columns("label").add_column(
         "label", [0, 1, 0, 0, 0, 1], feature=samples.features["label"]
     )
@@ -195,7 +195,7 @@ def test_the_whole_study_small_and_resumed(tmp_path, monkeypatch):
 
 
 class Middle:
-    """A segmenter that takes the middle of every picture for lungs."""
+    """A segmenter that finds the lungs in the middle of every picture."""
 
     def segment(self, paths):
         for _ in paths:
@@ -217,7 +217,7 @@ def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
         (tmp_path / f"ClinicalReadings/CHNCXR_{number:04d}_{number % 2}.txt").write_text(
             f"male {20 + number}yrs"
         )
-        # What tells the classes apart lies in the middle, among what does not.
+        # Only the middle of a picture depends on the class. The rest is random.
         picture = draw.integers(0, 200, (48, 48))
         picture[16:32, 12:36] = 60 + 120 * (number % 2)
         Image.fromarray(picture.astype(np.uint8)).save(
@@ -259,7 +259,7 @@ def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
     assert (
         "black outside the lungs" in shown and f"| image only | {masked['accuracy']:.3f} |" in shown
     )
-    # Other folds are another run.
+    # Other folds must be trained again.
     monkeypatch.setattr("study_rows.fit", lambda *_, **__: pytest.fail("trained again"))
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     with pytest.raises(pytest.fail.Exception, match="trained again"):
@@ -291,4 +291,4 @@ def test_the_weights_in_the_packages_are_the_published_ones():
     assert (image.dim, text.dim, text.max_length) == (1280, 384, 512)
     with pytest.raises(ValueError, match="small"):
         image_encoder("smal")
-    assert Path(text.config["name"]).is_dir()
+    assert Path(text.config.name).is_dir()

@@ -1,9 +1,11 @@
-"""Rewrite timm_smallest.json: `python tests/golden/make_timm_smallest.py`, some minutes.
+"""The script that rewrites timm_smallest.json; it takes some minutes.
 
-For every module of timm, its model with the fewest parameters (counted on the meta device). What
-the table says of each model's fate ("encodes" or "refuses" and why) is kept where the model stays
-the same, and "unknown" otherwise: run `pytest tests/model/test_adapter_timm.py` and enter what it
-reports.
+    python tests/golden/make_timm_smallest.py
+
+For every module of timm the table names the model with the fewest parameters, counted on the meta
+device. The "fate" of a model says whether it encodes, or why it is refused. It stays where the
+model stays the same, and becomes "unknown" where the model is new. Then run
+`pytest tests/model/test_adapter_timm.py` and enter what it reports.
 """
 
 import json
@@ -16,7 +18,7 @@ TABLE = Path(__file__).with_name("timm_smallest.json")
 
 
 def parameters(name: str) -> int | None:
-    """How many parameters the model has; None where it cannot be built on the meta device."""
+    """Returns the number of parameters; None where the meta device cannot build the model."""
     try:
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=0)
@@ -26,18 +28,18 @@ def parameters(name: str) -> int | None:
 
 
 def smallest(module: str) -> tuple[int, str]:
-    """Parameters and name of the smallest model of a timm module."""
+    """Returns the parameters and the name of the smallest model of a timm module."""
     counted = {name: parameters(name) for name in timm.list_models(module=module)}
-    known = [(count, name) for name, count in counted.items() if count is not None]
-    if not known:
+    buildable = [(count, name) for name, count in counted.items() if count is not None]
+    if not buildable:
         raise RuntimeError(
             f"no model of timm's {module} can be built on the meta device: {sorted(counted)}"
         )
-    return min(known)
+    return min(buildable)
 
 
 def main() -> None:
-    """Write the table."""
+    """Writes the table."""
     old = json.loads(TABLE.read_text())["modules"] if TABLE.exists() else {}
     modules = {}
     for module in sorted(timm.list_modules()):

@@ -1,4 +1,7 @@
-"""Seeded outputs of every strategy, on file; `python tests/golden/test_golden.py` writes them anew."""
+"""The outputs of every strategy from fixed seeds, compared with stored ones.
+
+`python tests/golden/test_golden.py` writes them anew.
+"""
 
 import json
 from pathlib import Path
@@ -24,7 +27,7 @@ STRATEGIES: dict[str, Any] = {
 
 
 def outputs(name: str) -> dict[str, Any]:
-    """Logits and loss of a seeded model on a seeded batch."""
+    """Returns the logits and the loss of a seeded model on a seeded batch."""
     model = kit.tiny_classifier(STRATEGIES[name], "mlp")
     with torch.no_grad():
         output = model(**kit.tiny_batch(model))

@@ -1,4 +1,4 @@
-"""The compiled classifier; its tests lie in workers/compiled_cases.py."""
+"""The compiled classifier; its tests are in workers/compiled_cases.py."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def test_the_compiled_classifier() -> None:
-    """In a process of its own, for compiling and the run-time check of shapes clash."""
+    # This needs a process of its own, because torch.compile and the run-time check of shapes clash.
     cases = Path(__file__).parents[1] / "workers" / "compiled_cases.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
     environment = os.environ | {"MMFUSION_SHAPES_UNCHECKED": "1"}

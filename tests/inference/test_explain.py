@@ -1,3 +1,5 @@
+"""Recorded attention: the matrices, their rollout, and the maps over the picture."""
+
 import pytest
 import torch
 from transformers import BertConfig, CLIPVisionConfig, Dinov2Config, MPNetConfig, ViTConfig
@@ -119,7 +121,7 @@ def test_inside_a_classifier_the_joint_sequence_is_recorded():
     model = FusionClassifier(
         image_encoder=timm_vit(), text_encoder=text, fusion={"name": "joint", "at": 1}
     ).eval()
-    # So unlike in length that the strategy would take the batch in two groups.
+    # The lengths differ so much that the strategy would otherwise split the batch into two groups.
     mask = torch.ones(8, 40, dtype=torch.long)
     mask[1:, 1:] = 0
     inputs = torch.randn(8, 3, 32, 32), torch.randint(5, 50, (8, 40)), mask
@@ -165,7 +167,8 @@ def test_maps_lie_over_the_picture():
     with record_attention(vit) as maps:
         vit(pixels)
     assert found.heads.shape == (2, 3, 3, 2, 2) and found.rollout.shape == (2, 2, 2)
-    # Layer 1, head 2: the class token's row, without itself; patches run along the picture's rows.
+    # Layer 1, head 2: the row of the class token without its own entry. The patches follow row by
+    # row.
     torch.testing.assert_close(found.heads[0, 1, 2].flatten(), maps[1][0, 2, 0, 1:])
     torch.testing.assert_close(found.rollout[1].flatten(), attention_rollout(maps)[1, 0, 1:])
 

@@ -1,4 +1,7 @@
-"""Exported graphs, read as users read them, answer as the model does: other batches, other lengths, absent modalities."""
+"""Exported graphs, loaded as users load them.
+
+They must answer as the model does for other batch sizes, other lengths and absent modalities.
+"""
 
 import json
 from pathlib import Path
@@ -15,6 +18,7 @@ from mmfusion import FusionProcessor
 from mmfusion import export_model as exported
 from mmfusion import testing as kit
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.model.packed_attention import PACKED_ATTENTION
 
 CASES = [
     ("timm_vit", "bert", "concat", "linear"),
@@ -29,7 +33,7 @@ CASES = [
 
 
 def answered(path: Path, batch: dict[str, Tensor]) -> Tensor:
-    """What a program without mmfusion reads from the file."""
+    """Returns the logits that a program without mmfusion gets from the file."""
     if path.suffix == ".pt2":
         return torch.export.load(path).module()(*batch.values())
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -127,7 +131,7 @@ def test_a_graph_masks_only_where_something_is_masked(tmp_path: Path) -> None:
     ]
     image, text = masks[: model.image_encoder.num_blocks], masks[model.image_encoder.num_blocks :]
     assert image == [None] * 4 and len(text) == 3 and None not in text
-    assert model.image_encoder.backbone.config._attn_implementation == "sdpa"
+    assert model.image_encoder.backbone.config._attn_implementation == PACKED_ATTENTION
     exported(model, tmp_path / "model.onnx")
     assert not [
         node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "IsNaN"
@@ -176,8 +180,7 @@ def test_a_graph_that_answers_otherwise_is_not_written(
     path.write_text("what was there before")
     batches = [kit.tiny_batch(model, rows) for rows in (2, 3)]
     real = torch.export.load
-    # A graph that answers well but for a NaN in the later batch, which a plain max() would pass
-    # over.
+    # This graph answers well except for a NaN in the second batch, which a plain max() may miss.
     nan = {2: 0.0, 3: float("nan")}
 
     def loaded(file: Path) -> Any:

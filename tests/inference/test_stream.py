@@ -1,4 +1,8 @@
-"""Streamed predictions: those of the model, in the order of the samples, whatever their number, with faults in their places."""
+"""Streamed predictions.
+
+They equal the model's own and come in the order of the samples, for any number of samples. A faulty
+sample leaves its error in its place.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,11 +40,12 @@ def parts() -> tuple[FusionClassifier, FusionProcessor]:
 
 
 def samples(count: int, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Noise and words; every fifth sample lacks its picture, every seventh its text, none both."""
+    """Yields noise and words; every fifth sample lacks its picture, every seventh its text."""
     rng = np.random.default_rng(seed)
     for index in range(count):
         picture = Image.fromarray(rng.integers(0, 256, (20, 24), dtype=np.uint8))
         text = " ".join(rng.choice(WORDS, rng.integers(1, 6)))
+        # No sample lacks both, because that is an error.
         lacks_text = index % 7 == 3 and index % 5 != 2
         yield {
             "image": None if index % 5 == 2 else picture,
@@ -61,7 +66,7 @@ def test_each_answer_is_what_the_model_says_of_the_sample_alone(
     for answer in predict_stream(
         model, processor, samples(45), batch_size=batch_size, workers=workers, progress=False
     ):
-        # Between two answers the model is as its owner left it.
+        # Between two answers the model must be in the mode that the caller set.
         assert model.training and not model.text_encoder.training
         found.append(answer)
     model.eval()
@@ -102,7 +107,7 @@ def test_it_reads_no_further_than_it_must(
     stream = predict_stream(*parts, endless(), batch_size=2, workers=workers, progress=False)
     for taken in range(1, 101):
         next(stream)
-        # The window, and what the loader asks of its workers ahead: two batches each.
+        # Samples are read ahead for the window and, by each worker of the loader, for two batches.
         assert read - taken <= 2 * (WINDOW * 2 + 2 * workers * 2)
     stream.close()
 

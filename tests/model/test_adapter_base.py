@@ -1,4 +1,4 @@
-"""The families: a walk is the backbone's own forward, and what cannot be walked is one block."""
+"""The backbone families: a walk gives the backbone's own answer, and all others are one block."""
 
 import itertools
 from typing import Any
@@ -25,12 +25,17 @@ from transformers import (
 )
 
 from mmfusion.model.adapter_base import OneBlock, features_to_encoded
-from mmfusion.model.adapter_bert import hf_image_family, hf_width, pool_by, position_offset
-from mmfusion.model.adapter_timm import TimmStages, TimmViT, timm_family
+from mmfusion.model.adapter_bert import pool_by, position_offset
+from mmfusion.model.adapter_timm import TimmStages, TimmViT, timm_adapter
+from mmfusion.model.adapter_vit import transformers_image_adapter
 from mmfusion.model.encoder_base import Encoder
-from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
+from mmfusion.model.encoder_image import ImageEncoder
+from mmfusion.model.encoder_text import TextEncoder
+from mmfusion.model.load_transformers import backbone_width
+from mmfusion.model.masking import masked_mean
+from mmfusion.model.packed_attention import PACKED_ATTENTION
 from mmfusion.model.registry import custom_backbone, register_backbone, registered_name
-from mmfusion.model.types import Encoded, Hidden, masked_mean
+from mmfusion.model.types import Encoded, Hidden
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
 SMALL = {
@@ -42,8 +47,7 @@ SMALL = {
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24, "pad_token_id": 1}
 PICTURE = {"image_size": 16, "patch_size": 8}
 
-# One model per family of blocks, with every kind of prefix, norm and pooling that timm's
-# VisionTransformer knows.
+# One model for each kind of prefix, norm and pooling that timm's VisionTransformer supports.
 TIMM_VITS: dict[str, tuple[str, dict[str, Any], int]] = {
     "class token": ("vit_tiny_patch16_224", VIT, 1),
     "mean of patches": ("vit_tiny_patch16_224", {**VIT, "global_pool": "avg"}, 1),
@@ -52,7 +56,8 @@ TIMM_VITS: dict[str, tuple[str, dict[str, Any], int]] = {
     "attention pooling": ("vit_base_patch16_siglip_224", VIT, 0),
     "two prefix tokens": ("deit_tiny_distilled_patch16_224", VIT, 2),
 }
-TIMM_STAGES = {  # blocks, as timm groups them
+# The number of blocks into which timm groups each model.
+TIMM_STAGES = {
     "resnet10t": 4,
     "lcnet_050": 6,
     "test_efficientnet": 5,
@@ -85,8 +90,8 @@ HF_TEXT: dict[str, tuple[PreTrainedConfig, int]] = {
         3,
     ),
     "mpnet": (MPNetConfig(**SMALL, **WORDS), 3),
-    # A window of 4 tokens on texts of up to 9: the sliding layers see another mask than the global
-    # ones.
+    # The window of 4 tokens is shorter than the texts of up to 9, so the sliding layers get another
+    # mask than the global ones.
     "modernbert": (
         ModernBertConfig(
             **SMALL,
@@ -133,7 +138,10 @@ def assert_same(walk: Encoded, own: Encoded, mask: Tensor) -> None:
 
 
 def check_walk(encoder: Encoder, *inputs: Tensor) -> Encoded:
-    """The walk equals the backbone's own forward, and the declared widths are those of the states."""
+    """Checks the walk against the backbone's own forward pass, and returns the latter's answer.
+
+    The declared widths must be those of the hidden states.
+    """
     encoder.eval()
     with torch.no_grad():
         own = encoder(*inputs)
@@ -147,7 +155,7 @@ def check_walk(encoder: Encoder, *inputs: Tensor) -> Encoded:
         encoder.dim,
     )
     assert bool(own.mask.any(1).all()) and bool(own.pooled.isfinite().all())
-    blocks, tail = encoder.family.parts()
+    blocks, tail = encoder.adapter.parts()
     assert len(blocks) == encoder.num_blocks
     held = [id(p) for module in [*itertools.chain(*blocks), *tail] for p in module.parameters()]
     assert len(held) == len(set(held)) and set(held) <= {
@@ -160,7 +168,7 @@ def check_walk(encoder: Encoder, *inputs: Tensor) -> Encoded:
 def test_timm_vits_are_walked(kind: str) -> None:
     name, options, prefix = TIMM_VITS[kind]
     encoder = ImageEncoder(name, pretrained=False, **options)
-    assert isinstance(encoder.family, TimmViT) and encoder.num_blocks == 3 and encoder.takes_tokens
+    assert isinstance(encoder.adapter, TimmViT) and encoder.num_blocks == 3 and encoder.takes_tokens
     own = check_walk(encoder, pixels())
     assert encoder.num_prefix == prefix and own.tokens.shape[1] == 4 + prefix
 
@@ -168,7 +176,7 @@ def test_timm_vits_are_walked(kind: str) -> None:
 @pytest.mark.parametrize("name", TIMM_STAGES)
 def test_timm_cnns_are_walked_by_stage(name: str) -> None:
     encoder = ImageEncoder(name, pretrained=False)
-    assert isinstance(encoder.family, TimmStages) and not encoder.takes_tokens
+    assert isinstance(encoder.adapter, TimmStages) and not encoder.takes_tokens
     check_walk(encoder, pixels(64))
     assert encoder.num_blocks == TIMM_STAGES[name] == len(encoder.block_dims)
 
@@ -201,7 +209,8 @@ def test_transformers_text_models(kind: str, pooling: str) -> None:
 def test_the_walk_holds_under_either_attention(kind: str, attention: str) -> None:
     encoder = TextEncoder(HF_TEXT[kind][0])
     rebuilt = TextEncoder.from_config(encoder.config, attn_implementation=attention)
-    assert rebuilt.backbone.config._attn_implementation == attention
+    expected = PACKED_ATTENTION if attention == "sdpa" else attention
+    assert rebuilt.backbone.config._attn_implementation == expected
     check_walk(rebuilt, *words())
 
 
@@ -225,7 +234,7 @@ def test_recomputed_activations_change_nothing(name: str) -> None:
         encoder.gradient_checkpointing = recompute
         assert encoder.gradient_checkpointing == recompute
         encoder.zero_grad()
-        # Eval: batch statistics updated twice would not change gradients, but dropout would.
+        # Eval mode: a second dropout mask would change the gradients.
         walked(encoder.eval(), pixels()).pooled.square().sum().backward()
         gradients.append([p.grad.clone() for p in encoder.parameters() if p.grad is not None])
     assert len(gradients[0]) == len(gradients[1]) > 10
@@ -257,7 +266,7 @@ def test_nhwc_features_become_tokens_in_reading_order() -> None:
         window_size=2,
         depths=(1, 1, 1, 1),
     ).eval()
-    assert isinstance(encoder.family, OneBlock)
+    assert isinstance(encoder.adapter, OneBlock)
     with torch.no_grad():
         own = check_walk(encoder, pixels(64))
         features = encoder.backbone.forward_features(pixels(64))
@@ -288,7 +297,7 @@ def test_lists_of_features_are_refused_by_name() -> None:
     with pytest.raises(
         ValueError, match=r"Pyramid must be a backbone whose features are .* got list\. Wrap it"
     ):
-        timm_family(Pyramid()).forward(pixels())
+        timm_adapter(Pyramid()).forward(pixels())
 
 
 def test_features_of_another_width_are_refused() -> None:
@@ -330,9 +339,9 @@ def test_a_config_without_a_width_is_refused() -> None:
         ValueError,
         match=r"ViTModel must be a backbone whose config tells its width .* got Wordless",
     ):
-        hf_width(module)
+        backbone_width(module)
     with pytest.raises(ValueError, match="whose config tells its width"):
-        hf_image_family(module)
+        transformers_image_adapter(module)
 
 
 class Registered(nn.Module):
@@ -373,4 +382,4 @@ def test_the_families_are_told_from_the_forward_not_the_class_name() -> None:
         def forward_features(self, x: Tensor) -> Tensor:
             return super().forward_features(x)
 
-    assert isinstance(timm_family(Mine(timm.models.resnet.BasicBlock, (1, 1, 1, 1))), OneBlock)
+    assert isinstance(timm_adapter(Mine(timm.models.resnet.BasicBlock, (1, 1, 1, 1))), OneBlock)

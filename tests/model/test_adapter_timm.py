@@ -1,4 +1,6 @@
-"""The smallest model of every timm module: it encodes a picture, or it is refused in words that a user can act on.
+"""The smallest model of every timm module.
+
+Each encodes a picture, or it is refused with a message that tells the user what to do.
 
 The table `tests/golden/timm_smallest.json` names the models and the fate of each; `python
 tests/golden/make_timm_smallest.py` rewrites it. `pytest -rA tests/model/test_adapter_timm.py`
@@ -23,13 +25,17 @@ MODULES: dict[str, dict[str, Any]] = TABLE["modules"]
 ENCODE = [module for module, row in MODULES.items() if row["fate"] in ("walked", "one block")]
 REFUSED = {module: row for module, row in MODULES.items() if module not in ENCODE}
 LARGE = 27_300_000
-"""Above as many parameters only the shapes are computed, on the meta device: drawing the weights alone would take minutes."""
+"""The parameters above which only the shapes are computed, on the meta device.
+
+For such models the random weights alone would take minutes.
+"""
 
 
 def known(module: str) -> str:
     if MODULES[module]["model"] not in timm.list_models():
         pytest.skip(
-            f"timm {timm.__version__} has no model {MODULES[module]['model']} (the table was made with {TABLE['timm']})"
+            f"timm {timm.__version__} has no model {MODULES[module]['model']} "
+            f"(the table was made with {TABLE['timm']})"
         )
     return str(MODULES[module]["model"])
 
@@ -54,7 +60,7 @@ def test_it_encodes(module: str) -> None:
             and bool(encoded.tokens.isfinite().all())
             and bool(encoded.pooled.isfinite().all())
         )
-    assert row["fate"] == ("one block" if isinstance(encoder.family, OneBlock) else "walked")
+    assert row["fate"] == ("one block" if isinstance(encoder.adapter, OneBlock) else "walked")
     if row["fate"] == "walked":
         with torch.device(device), torch.no_grad():
             hidden = encoder.embed(pixels)
@@ -68,7 +74,7 @@ def test_it_encodes(module: str) -> None:
 
 
 def test_the_table_of_refusals() -> None:
-    """Prints which models are refused and why, and holds them against the table."""
+    """Prints the refused models with the reasons, and compares them with the table."""
     refusals = {}
     for module, row in REFUSED.items():
         if row["model"] not in timm.list_models():

@@ -11,7 +11,8 @@ from mmfusion.model.attention import Attention, AttentionBlock, FeedForward
 def test_heads_must_divide_the_width(heads: int) -> None:
     with pytest.raises(
         ValueError,
-        match=rf"num_heads must be a divisor of the width 8, got {heads}. Choose one of \[1, 2, 4, 8\]",
+        match=rf"num_heads must be a divisor of the width 8, got {heads}. "
+        r"Choose one of \[1, 2, 4, 8\]",
     ):
         Attention(8, num_heads=heads)
 
@@ -35,7 +36,8 @@ def test_padding_changes_nothing(garbage: float) -> None:
 
 
 def test_one_by_one_it_is_what_it_is_with_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A CPU takes samples one by one where there is padding, other devices mask it: the same values and gradients."""
+    # With padding a CPU attends sample by sample, and other devices use a mask. Both must give the
+    # same values and gradients.
     torch.manual_seed(0)
     attention = Attention(8, 6, num_heads=2).double()
     mask = torch.tensor(
@@ -142,5 +144,5 @@ def test_the_mean_that_is_asked_for_is_that_of_the_tokens(
     expected = torch.stack([every[row, over[row]].mean(0) for row in range(3)])
     torch.manual_seed(1)
     torch.testing.assert_close(block(tokens, mask, context, over=over), expected)
-    # One vector a sample, where nothing is dropped token by token.
+    # The last layer runs on one vector a sample, unless dropout or an adapter acts on each token.
     assert seen == [3, 3 if adapted or (training and dropout) else 2]

@@ -1,4 +1,4 @@
-"""FusionConfig: what it accepts, what it refuses, and that it survives JSON."""
+"""FusionConfig: the values that it accepts or refuses, and its way through JSON."""
 
 import json
 from pathlib import Path
@@ -6,23 +6,24 @@ from typing import Any
 
 import pytest
 
-from mmfusion.model.configuration import FusionConfig, closest, named_options
+from mmfusion.model.configuration import EncoderConfig, FusionConfig, named_options
+from mmfusion.model.validation import closest
 
 
 def test_names_become_descriptions() -> None:
     config = FusionConfig(
         image_encoder="resnet18", text_encoder="some/text", mapper="mlp", fusion="late"
     )
-    assert config.image_encoder == {"name": "resnet18"}
-    assert config.text_encoder == {"name": "some/text"}
-    assert config.mapper == {"kind": "mlp"}
+    assert config.image_encoder == EncoderConfig("resnet18")
+    assert config.text_encoder == EncoderConfig("some/text")
+    assert config.mapper == {"name": "mlp"}
     assert config.fusion == {"name": "late"}
 
 
 def test_defaults() -> None:
     config = FusionConfig()
     assert (config.mapper, config.fusion, config.num_labels) == (
-        {"kind": "linear"},
+        {"name": "linear"},
         {"name": "concat"},
         2,
     )
@@ -38,7 +39,7 @@ def full() -> FusionConfig:
     return FusionConfig(
         image_encoder={"name": "resnet18", "source": "timm", "options": {"in_chans": 1}},
         text_encoder="some/text",
-        mapper={"kind": "cross_attention", "num_queries": 4},
+        mapper={"name": "cross_attention", "num_queries": 4},
         fusion={"name": "mmtm", "blocks": [[0, 1], [2, 2]]},
         id2label={0: "normal", 1: "lung", 2: "other"},
         class_weights=[1, 0.5, 2.0],
@@ -133,7 +134,7 @@ def test_misspelt_option_in_a_saved_file_is_refused(tmp_path: Path) -> None:
             {"id2label": {0: "a", 1: "b"}, "num_labels": 3},
             r"num_labels must be the length of id2label \(2\), got 3",
         ),
-        ({"mapper": {"hidden_dim": 3}}, "mapper must be a mapping with a 'kind'"),
+        ({"mapper": {"hidden_dim": 3}}, "mapper must be a mapping with a 'name'"),
         ({"fusion": {"name": 3}}, "fusion must be a mapping with a 'name'"),
         ({"image_encoder": {}}, "image_encoder must be a mapping with a 'name'"),
     ],
@@ -147,7 +148,7 @@ def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) 
     "options", [{"fusion": 3}, {"modality_dropout": "much"}, {"problem_type": "regression"}]
 )
 def test_values_of_another_type_are_refused(options: dict[str, Any]) -> None:
-    # huggingface_hub's strict dataclasses raise an error of their own, which names the field.
+    # The strict dataclasses of huggingface_hub raise their own error, which names the field.
     with pytest.raises(Exception, match=next(iter(options))):
         FusionConfig(**options)
 
@@ -159,10 +160,10 @@ def test_id2label_with_text_keys_as_json_writes_them() -> None:
 
 def test_named_options_copies_and_checks() -> None:
     given = {"name": "late", "combine": "mean"}
-    copied = named_options(given, field="fusion", key="name")
+    copied = named_options(given, field="fusion")
     assert copied == given and copied is not given
     with pytest.raises(TypeError, match="fusion must be a name or a mapping with a 'name', got 3"):
-        named_options(3, field="fusion", key="name")  # type: ignore[arg-type]
+        named_options(3, field="fusion")  # type: ignore[arg-type]
 
 
 def test_closest_lists_all_where_nothing_is_near() -> None:

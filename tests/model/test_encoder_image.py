@@ -1,4 +1,4 @@
-"""ImageEncoder and TextEncoder: where backbones come from, what trains, what is refused."""
+"""ImageEncoder and TextEncoder: sources of backbones, trainable parameters, refused input."""
 
 import json
 import logging
@@ -25,7 +25,8 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
+from mmfusion.model.encoder_image import ImageEncoder
+from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.registry import register_backbone
 from mmfusion.model.types import Encoded
 
@@ -57,7 +58,7 @@ def pixels(size: int = 16) -> Tensor:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What the library logs, from INFO on."""
+    """Yields the log records of the library, from INFO on."""
     names = ("mmfusion.model.load_weights", "mmfusion.model.encoder_image", "transformers")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -86,10 +87,10 @@ def test_a_text_classifiers_checkpoint_is_read_without_its_head(
     encoder = TextEncoder(str(tmp_path))
     assert (
         same(encoder.backbone, whole.bert.state_dict())
-        and encoder.config["source"] == "transformers"
+        and encoder.config.source == "transformers"
     )
     assert "Left out of checkpoint" in log.text and "classifier.weight" in log.text
-    rebuilt = TextEncoder.from_config(json.loads(json.dumps(encoder.config)))
+    rebuilt = TextEncoder.from_config(json.loads(json.dumps(encoder.config.to_dict())))
     rebuilt.load_state_dict(encoder.state_dict())
     assert torch.equal(rebuilt.eval()(ids()).pooled, encoder.eval()(ids()).pooled)
 
@@ -178,7 +179,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_config_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError,
-        match=rf"name must be a transformers checkpoint .* got '{tmp_path}', which could not be read",
+        match=rf"name must be a transformers checkpoint .* got '{tmp_path}', "
+        "which could not be read",
     ):
         TextEncoder(str(tmp_path))
 
@@ -187,8 +189,8 @@ def test_a_timm_folder(tmp_path: Path) -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **VIT)
     timm.models.save_for_hf(model, tmp_path, model_args=VIT, safe_serialization=True)
     encoder = ImageEncoder(f"local-dir:{tmp_path}")
-    # Class names in the folder, and not the path, are what the saved config must not depend on.
-    assert encoder.config["architecture"] == "vit_tiny_patch16_224" and same(
+    # The config names the architecture and not the folder, so it stays valid without the folder.
+    assert encoder.config.architecture == "vit_tiny_patch16_224" and same(
         encoder.backbone, model.state_dict()
     )
     rebuilt = ImageEncoder.from_config(encoder.config)
@@ -212,7 +214,7 @@ def test_unknown_image_names(name: Any, message: str) -> None:
 
 
 def test_a_name_of_another_type() -> None:
-    # By ours, or before it by the run-time check of the annotations.
+    # The run-time check of the annotations may raise its own error first.
     with pytest.raises(TypeError, match=r"name must be a model name, .* got 3|parameter 'name'"):
         ImageEncoder(3)  # type: ignore[arg-type]
 
@@ -270,7 +272,8 @@ def test_options_reach_the_backbone() -> None:
     [
         (
             {"source": "tim"},
-            r"source must be one of \['timm', 'transformers', 'custom'\], got 'tim'\. Did you mean 'timm'",
+            r"source must be one of \['timm', 'transformers', 'custom'\], got 'tim'\. "
+            "Did you mean 'timm'",
         ),
         (
             {"pretrained": True, "weights": {}},
@@ -379,9 +382,9 @@ def test_a_module_of_ones_own_is_one_block_and_is_rebuilt_by_its_name() -> None:
         [],
         False,
     )
-    assert encoder.config["source"] == "custom" and encoder.config["options"] == {"width": 4}
+    assert encoder.config.source == "custom" and encoder.config.options == {"width": 4}
     assert encoder(pixels()).tokens.shape == (2, 4, 4)
-    rebuilt = ImageEncoder.from_config(json.loads(json.dumps(encoder.config)))
+    rebuilt = ImageEncoder.from_config(json.loads(json.dumps(encoder.config.to_dict())))
     rebuilt.load_state_dict(encoder.state_dict())
     assert torch.equal(rebuilt(pixels()).pooled, encoder(pixels()).pooled)
     assert ImageEncoder("test-stem", width=3).dim == 3
@@ -442,7 +445,7 @@ def test_texts_beyond_the_backbones_limits_are_refused() -> None:
         ValueError, match=r"input_ids must be in 0 \.\. 29 \(the vocabulary\), got 30"
     ):
         encoder(torch.tensor([[30]]))
-    # Two positions go before the first token of a RoBERTa.
+    # A RoBERTa uses two positions before its first token.
     assert TextEncoder(RobertaConfig(**SMALL, **WORDS, pad_token_id=1)).max_length == 22
 
 
@@ -454,7 +457,7 @@ def test_negative_token_ids_are_refused() -> None:
 def test_padding_may_be_reassigned() -> None:
     encoder = TextEncoder(bert(), padding="padded")
     encoder.padding = "auto"
-    assert encoder.config["padding"] == "auto"
+    assert encoder.config.padding == "auto"
     with pytest.raises(ValueError, match="padding must be .*got 'pad'. Did you mean 'padded'"):
         encoder.padding = "pad"
     with pytest.raises(ValueError, match="pooling must be 'mean' or 'cls', got 'max'"):
@@ -483,7 +486,7 @@ def test_frozen_means_no_gradient_and_eval(kind: str) -> None:
     assert not trainable(encoder) and not any(
         module.training for module in encoder.backbone.modules()
     )
-    assert encoder.training and encoder.is_frozen and encoder.config["trainable"] == "frozen"
+    assert encoder.training and encoder.is_frozen and encoder.config.trainable == "frozen"
     encoder.train()
     assert not any(module.training for module in encoder.backbone.modules())
     assert encoder.num_frozen_blocks == encoder.num_blocks
@@ -492,7 +495,7 @@ def test_frozen_means_no_gradient_and_eval(kind: str) -> None:
         m.training for m in encoder.modules()
     )
     assert (
-        encoder.config["trainable"] == "all"
+        encoder.config.trainable == "all"
         and encoder.num_frozen_blocks == 0
         and not encoder.is_frozen
     )
@@ -501,10 +504,10 @@ def test_frozen_means_no_gradient_and_eval(kind: str) -> None:
 @pytest.mark.parametrize("kind", ENCODERS)
 def test_the_last_blocks_may_train(kind: str) -> None:
     encoder = ENCODERS[kind]().freeze(keep_last=1)
-    blocks, tail = encoder.family.parts()
+    blocks, tail = encoder.adapter.parts()
     kept = {id(p) for module in [*blocks[-1], *tail] for p in module.parameters()}
     assert kept and {id(p) for p in encoder.parameters() if p.requires_grad} == kept
-    assert encoder.num_frozen_blocks == encoder.num_blocks - 1 and encoder.config["trainable"] == 1
+    assert encoder.num_frozen_blocks == encoder.num_blocks - 1 and encoder.config.trainable == 1
     encoder.train()
     inside = {id(m) for module in [*blocks[-1], *tail] for m in module.modules()}
     for module in encoder.backbone.modules():
@@ -548,7 +551,7 @@ def test_lora_starts_at_the_frozen_encoder_and_trains_the_adapters_alone(kind: s
     with torch.no_grad():
         torch.testing.assert_close(encoder(*inputs).pooled, before, rtol=0, atol=1e-6)
     assert trainable(encoder) and all("lora_" in name for name in trainable(encoder))
-    assert encoder.config["lora"] == {"r": 2, "alpha": 4, "dropout": 0.5, "target_modules": None}
+    assert encoder.config.lora == {"r": 2, "alpha": 4, "dropout": 0.5, "target_modules": None}
     assert not encoder.is_frozen and encoder.num_frozen_blocks == 0
     training = {
         name for name, module in encoder.train().backbone.named_modules() if module.training
@@ -585,7 +588,7 @@ def test_what_trains_is_rebuilt_from_the_config(kind: str, change: str) -> None:
         "none": lambda: encoder,
     }
     changes[change]()
-    rebuilt = type(encoder).from_config(json.loads(json.dumps(encoder.config)))
+    rebuilt = type(encoder).from_config(json.loads(json.dumps(encoder.config.to_dict())))
     assert trainable(rebuilt) == trainable(encoder)
     assert {n for n, m in rebuilt.train().named_modules() if m.training} == {
         n for n, m in encoder.train().named_modules() if m.training

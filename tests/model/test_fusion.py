@@ -1,4 +1,4 @@
-"""The strategies: their options, what they refuse, the table of names."""
+"""The strategies: their options, the input that they refuse, and the table of names."""
 
 from typing import Any, Self
 
@@ -6,23 +6,16 @@ import pytest
 import torch
 
 from mmfusion import testing as kit
-from mmfusion.model import fusion as fusion_room
-from mmfusion.model.fusion import (
-    FUSIONS,
-    MMTM,
-    Concat,
-    CrossAttention,
-    Fusion,
-    Head,
-    Joint,
-    Late,
-    MMTMUnit,
-    TowerShapes,
-    make_fusion,
-    name_of,
-    register_fusion,
-)
+from mmfusion.model import fusion_cross_attention, fusion_joint
+from mmfusion.model.fusion import FUSIONS, make_fusion, name_of, register_fusion
+from mmfusion.model.fusion_base import Fusion, Head, TowerShapes
+from mmfusion.model.fusion_concat import Concat
+from mmfusion.model.fusion_cross_attention import CrossAttention
+from mmfusion.model.fusion_joint import Joint
+from mmfusion.model.fusion_late import Late
+from mmfusion.model.fusion_mmtm import MMTM, MMTMUnit
 from mmfusion.model.mapper import EmbeddingMapper
+from mmfusion.model.packing import ungrouped
 from mmfusion.model.tower import Tower
 from mmfusion.model.types import Fused
 
@@ -188,14 +181,15 @@ def test_a_strategy_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
         register_fusion("mine", Unregistered)
     with pytest.raises(
         ValueError,
-        match=r"registered class, got Unregistered\. Call register_fusion\('a-name', Unregistered\)",
+        match=r"registered class, got Unregistered\. "
+        r"Call register_fusion\('a-name', Unregistered\)",
     ):
         name_of(Unregistered())
 
 
 @pytest.mark.parametrize("strategy", [Mine(), int, "concat"])
 def test_only_strategies_are_registered(strategy: Any) -> None:
-    # By ours, or before it by the run-time check of the annotations.
+    # The run-time check of the annotations may raise its own error first.
     with pytest.raises(
         TypeError, match=r"strategy must be a subclass of Fusion|parameter 'strategy'"
     ):
@@ -224,9 +218,10 @@ def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
     mapper: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Batches of eight and more pass the strategy in groups of like length, or packed, or one by one; a sample alone does not."""
-    # As on other devices than a CPU, in part.
-    monkeypatch.setattr("mmfusion.model.fusion.attends_one_by_one", lambda device: one_by_one)
+    # A batch of eight or more samples passes the strategy in groups of similar length, packed, or
+    # one by one. A sample alone does not, and must still get the same answer.
+    # False takes the way of other devices than a CPU.
+    monkeypatch.setattr("mmfusion.model.fusion_cross_attention.attends_one_by_one", lambda device: one_by_one)
     monkeypatch.setattr("mmfusion.model.attention.attends_one_by_one", lambda device: one_by_one)
     model = kit.tiny_classifier(fusion, mapper, image).double()
     inputs = kit.tiny_batch(model, 14)
@@ -236,12 +231,12 @@ def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
     inputs["pixel_values"] = inputs["pixel_values"].double()
     del inputs["labels"]
     together: list[int] = []
-    real = fusion_room.ungrouped
-    monkeypatch.setattr(
-        fusion_room,
-        "ungrouped",
-        lambda groups, values: together.append(len(groups)) or real(groups, values),
-    )
+    for module in (fusion_cross_attention, fusion_joint):
+        monkeypatch.setattr(
+            module,
+            "ungrouped",
+            lambda groups, values: together.append(len(groups)) or ungrouped(groups, values),
+        )
     found = model(**inputs).logits
     found.square().sum().backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Every kind of picture that must load, and every way a picture can be bad."""
+"""Every kind of picture that must load, and every fault that must be refused."""
 
 import io
 import os
@@ -38,7 +38,7 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
-    """A PNG made by hand, for headers that PIL does not write."""
+    """Returns a PNG with a header that PIL does not write."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     signature = b"\x89PNG\r\n\x1a\n"
     body = (
@@ -146,8 +146,8 @@ GOOD_PNG = encoded(PICTURE, "PNG")
 GOOD_DICOM = written(dicom(RAMP))
 NAN = np.array([[0.0, np.nan], [np.inf, 1.0]])
 
-# What is bad -> (how it is made in a folder, what the message says). The name of a file must be in
-# it, too.
+# The fault -> (the function that makes the file in a folder, the message). The message must hold
+# the name of the file, too.
 BAD_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "missing": (
         lambda f: f / "none.png",
@@ -257,7 +257,7 @@ def without_syntax() -> Dataset:
     return dataset
 
 
-# What is bad -> (the object, the error, what the message says).
+# The fault -> (the object, the error, the message).
 BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
     "bytes": (b"\x89PNG", TypeError, r"got bytes. Open bytes with PIL.Image.open\(io"),
     "class": (Path, TypeError, "got type"),
@@ -361,7 +361,7 @@ def test_unreadable_permissions_name_the_file(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # Not by chmod: the superuser, whom tests may run as, reads everything.
+    # chmod would not do: the tests may run as the superuser, who may read everything.
     monkeypatch.setattr(mmfusion.model.images, "open", refuse, raising=False)
     with pytest.raises(
         ImageError, match=r"secret.png' must be a readable file, got Permission denied"
@@ -415,7 +415,7 @@ RED_CMYK = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
 PALETTE = Image.fromarray(COLOUR).quantize(16)
 PLAIN_CMYK = Image.fromarray(eight([[[0, 0, 0, 0], [255, 0, 0, 0]]]), "CMYK")
 
-# What it is -> (suffix, content, the 8-bit picture that must come out).
+# The kind of file -> (suffix, content, the expected 8-bit picture).
 GOOD_FILES: dict[str, tuple[str, bytes, np.ndarray]] = {
     "grey PNG": (".png", encoded(Image.fromarray(RAMP), "PNG"), RAMP),
     "RGB PNG": (".png", GOOD_PNG, COLOUR),
@@ -585,7 +585,7 @@ def test_warnings_of_pydicom_stay_inside_and_filters_are_restored(tmp_path):
 
 
 def by_the_standard(value: float, centre: float, width: float) -> float:
-    """DICOM PS3.3 C.11.2.1.2.1 for y from 0 to 255."""
+    """Returns the grey value by DICOM PS3.3 C.11.2.1.2.1, for y from 0 to 255."""
     if value <= centre - 0.5 - (width - 1) / 2:
         return 0
     if value > centre - 0.5 + (width - 1) / 2:

@@ -1,4 +1,4 @@
-"""Weights from files: strict, no pickle, every fault listed."""
+"""Weights from files: they must fit, hold no pickle, and every fault is listed."""
 
 import logging
 import pickle
@@ -33,7 +33,8 @@ def state(seed: int = 0) -> dict[str, Tensor]:
 
 @pytest.fixture
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What the library logs; transformers' root logger neither propagates nor shows INFO by itself."""
+    """Yields the log records of the library."""
+    # The root logger of transformers neither propagates nor shows INFO, so it needs a handler.
     logger = logging.getLogger("transformers")
     mine = logging.getLogger("mmfusion.model.load_weights")
     for one in (logger, mine):
@@ -154,7 +155,7 @@ def test_a_damaged_state_dict_is_named(tmp_path: Path, name: str) -> None:
 
 
 class Exploit:
-    """What a hostile pickle does: run a command when it is read."""
+    """A hostile pickle: it runs a command when it is loaded."""
 
     def __init__(self, target: Path):
         self.target = target

@@ -1,4 +1,4 @@
-"""EmbeddingMapper: what each kind computes, and what it refuses."""
+"""EmbeddingMapper: the results of each kind, and the input that it refuses."""
 
 from typing import Any
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mmfusion.model.attention import FeedForward
-from mmfusion.model.mapper import EmbeddingMapper
-from mmfusion.model.types import Encoded, masked_mean
+from mmfusion.model.mapper import EmbeddingMapper, make_mapper
+from mmfusion.model.masking import masked_mean
+from mmfusion.model.types import Encoded
 
 
 def text(dim: int = 6) -> Encoded:
@@ -89,8 +90,8 @@ def test_pooled_is_what_forward_gives_as_pooled(
     )
     torch.manual_seed(1)
     torch.testing.assert_close(mapper.pooled(given), expected)
-    # An affine map is given the mean alone, but not where each token loses other entries to
-    # dropout.
+    # An affine map gets only the mean. With dropout it gets every token, because each token has a
+    # dropout mask of its own.
     assert (
         mapper.maps_the_mean
         == (kind == "linear" and not dropout)
@@ -132,8 +133,8 @@ def test_options_are_what_rebuilds_it() -> None:
         "hidden_dim": 5,
     }
     mapper = EmbeddingMapper("cross_attention", 6, 8, **options)
-    assert mapper.options.items() >= {"kind": "cross_attention", **options}.items()
-    again = EmbeddingMapper(in_dim=6, out_dim=8, **mapper.options)
+    assert mapper.options.items() >= {"name": "cross_attention", **options}.items()
+    again = make_mapper(mapper.options, 6, 8)
     again.load_state_dict(mapper.state_dict())
 
 

@@ -1,4 +1,7 @@
-"""FusionClassifier: composing, losses, missing modalities, saving, and what transformers and peft ask of a model."""
+"""FusionClassifier: composing, losses, missing modalities, saving and loading.
+
+Also the interfaces that transformers and peft ask of a model.
+"""
 
 import copy
 import itertools
@@ -16,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, BertConfig, MPNetConfig, ViTConfig
 
-# The public names, whose first use registers the Auto classes.
+# The first use of these public names registers the Auto classes.
 from mmfusion import (
     EmbeddingMapper,
     FusionClassifier,
@@ -30,6 +33,8 @@ from mmfusion import (
 from mmfusion import testing as kit
 from mmfusion.model.fusion import FUSIONS
 from mmfusion.model.loss import classification_loss
+from mmfusion.model.missing import BatchInputs
+from mmfusion.model.tower import CachePoint
 
 SMALL = {
     "hidden_size": 16,
@@ -94,8 +99,8 @@ def test_parts_may_be_encoders_configs_or_names() -> None:
     model = FusionClassifier(
         image_encoder=encoder, text_encoder=bert(), mapper="mlp", fusion="late"
     )
-    assert model.config.image_encoder["name"] == "test_vit" and model.config.mapper == {
-        "kind": "mlp"
+    assert model.config.image_encoder.name == "test_vit" and model.config.mapper == {
+        "name": "mlp"
     }
     assert model.modalities == ("image", "text") and model.mapper.out_dim == model.image_encoder.dim
     rebuilt = FusionClassifier(
@@ -158,7 +163,7 @@ def test_a_mapper_of_ones_own() -> None:
         ),
         ({"mapper": "liner"}, "got 'liner'. Did you mean 'linear'"),
         (
-            {"mapper": {"kind": "mlp", "hiden_dim": 3}},
+            {"mapper": {"name": "mlp", "hiden_dim": 3}},
             r"options of mapper 'mlp' must be what EmbeddingMapper takes, .*hiden_dim",
         ),
         (
@@ -276,7 +281,8 @@ def test_no_mask_means_that_every_token_is_real() -> None:
 def test_a_replica_of_data_parallel_runs_on_its_own_weights(
     image: str, text: str, fusion: str, mapper: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the Trainer takes on several GPUs needs them for its copies alone: here they are made on the CPU."""
+    # On several GPUs the Trainer uses DataParallel. Only its copying needs GPUs, so here the copies
+    # are made on the CPU.
     model = kit.tiny_classifier(fusion, mapper, image, text).eval()
     other = copy.deepcopy(model)
     for tensor in itertools.chain(other.parameters(), other.buffers()):
@@ -301,7 +307,7 @@ def test_a_replica_of_data_parallel_runs_on_its_own_weights(
 
 
 def test_presence_of_another_length_is_refused() -> None:
-    # By ours, or before it by the run-time check of the shapes.
+    # The run-time check of the shapes may raise its own error first.
     with pytest.raises(
         (ValueError, TypeError), match="presence must be one flag per sample|image_present"
     ):
@@ -411,7 +417,8 @@ def test_the_auxiliary_loss_is_added_in_training_alone() -> None:
     outputs = model(**inputs, **present, labels=labels, output_embeddings=True)
     plain = nn.functional.cross_entropy(outputs.logits, labels)
     torch.testing.assert_close(outputs.loss, plain)
-    # Only the classifier itself in training mode: the towers' dropout would change the embeddings.
+    # Only the classifier itself is set to training mode, because the dropout of the towers would
+    # change the embeddings.
     model.training = True
     expected = plain
     for name, head in (("image", model.image_head), ("text", model.text_head)):
@@ -426,9 +433,9 @@ def test_modality_dropout_takes_one_modality_at_its_rate(monkeypatch: pytest.Mon
     seen: list[Tensor] = []
     tower = model._tower
 
-    def spy(name: str, inputs: Any, present: Tensor, *rest: Any) -> Any:
-        seen.append(present)
-        return tower(name, inputs, present, *rest)
+    def spy(name: str, batch: BatchInputs) -> Any:
+        seen.append(batch.present[name])
+        return tower(name, batch)
 
     monkeypatch.setattr(model, "_tower", spy)
     rows = 2000
@@ -449,7 +456,7 @@ def test_modality_dropout_takes_one_modality_at_its_rate(monkeypatch: pytest.Mon
     assert bool((image | text).all())
     assert torch.equal(image[:200], image_only[:200]) and torch.equal(text[:200], text_only[:200])
     for lost in (~image[200:], ~text[200:]):
-        # Five standard deviations of a rate of 0.2 over 1,800 samples.
+        # The bound is five standard deviations of a rate of 0.2 over 1,800 samples.
         assert abs(lost.float().mean().item() - 0.2) < 0.047
     assert bool((~image[200:] & ~text[200:]).sum() == 0)
 
@@ -477,7 +484,7 @@ def test_names_of_classes_are_saved(tmp_path: Path) -> None:
 
 
 def changed(folder: Path, change: Any) -> None:
-    """Rewrite the folder's weights."""
+    """Changes the weights file of a folder."""
     file = folder / "model.safetensors"
     state = load_file(file)
     change(state)
@@ -550,7 +557,7 @@ def test_another_number_of_classes_draws_the_head_anew_and_leaves_all_else(
             assert torch.equal(value, states[0][key]), key
             continue
         drawn = states[0][key]
-        # As nn.Linear draws: uniform within 1 / sqrt(inputs).
+        # nn.Linear draws its initial weights uniformly within 1 / sqrt(inputs).
         bound = states[0][key.replace("bias", "weight")].shape[1] ** -0.5
         assert bool((drawn.abs() <= bound).all()) and drawn.std() > bound / 4
         assert torch.equal(drawn, states[1][key]) and not torch.equal(drawn, states[2][key])
@@ -632,7 +639,7 @@ def test_what_trains_is_saved_with_the_model(tmp_path: Path, change: str, image:
     again = AutoModel.from_pretrained(tmp_path)
     assert_same_logits(again, model)
     assert flags(again) == flags(model)
-    # Beside where it was read from, the config is the same.
+    # Only the place from which the config was read may differ.
     assert again.config.to_dict() | {"_name_or_path": ""} == model.config.to_dict()
     in_training = [
         {name for name, part in one.train().named_modules() if part.training}
@@ -658,14 +665,14 @@ def test_frozen_towers_stay_in_eval_and_get_no_gradient() -> None:
 
 
 def test_how_far_a_tower_may_be_cached() -> None:
-    assert classifier().cache_block("image") == 0
-    assert classifier().freeze("image").cache_block("image") == 4
-    assert classifier(fusion=Joint(at=1)).freeze("image").cache_block("image") == 1
-    assert classifier().freeze("image", keep_last=1).cache_block("image") == 2
-    assert classifier(text_encoder=None).freeze("image").cache_block("image") == 4
+    assert classifier().cache_point("image") == CachePoint(0)
+    assert classifier().freeze("image").cache_point("image") == CachePoint(3, pooled=True)
+    assert classifier(fusion=Joint(at=1)).freeze("image").cache_point("image") == CachePoint(1)
+    assert classifier().freeze("image", keep_last=1).cache_point("image") == CachePoint(2)
+    assert classifier(text_encoder=None).freeze("image").cache_point("image") == CachePoint(3, pooled=True)
 
 
-# peft asks transformers for a property that transformers 5.23 renamed.
+# peft reads a property of transformers that transformers 5.23 renamed.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_peft_wraps_the_whole_classifier(tmp_path: Path) -> None:
     model = classifier(fusion="late")
@@ -682,7 +689,7 @@ def test_peft_wraps_the_whole_classifier(tmp_path: Path) -> None:
     assert torch.equal(again(**batch()).logits, wrapped.eval()(**batch()).logits)
 
 
-# The name that transformers 5.17 knows too; 5.23 renamed it.
+# This uses the name that transformers 5.17 has as well; transformers 5.23 renamed it.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 @pytest.mark.parametrize("fusion", ["concat", {"name": "joint", "at": 1}, "mmtm"])
 @pytest.mark.parametrize(
@@ -703,7 +710,8 @@ def test_recomputed_activations_give_the_same_gradients(image: Any, fusion: Any)
         )
         model.zero_grad()
         for part in model.modules():
-            # Training mode, in which alone transformers recomputes, without anything random.
+            # transformers recomputes only in training mode. `set_dropout` below removes the
+            # randomness.
             part.training = True
         set_dropout(model, 0.0)
         model(**batch(), labels=torch.tensor([0, 1, 1, 0])).loss.backward()
@@ -713,14 +721,14 @@ def test_recomputed_activations_give_the_same_gradients(image: Any, fusion: Any)
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) > 50
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-7, msg=name)
-    if model.image_encoder.config["source"] == "timm":
+    if model.image_encoder.config.source == "timm":
         assert model.image_encoder.gradient_checkpointing
         model.gradient_checkpointing_disable()
         assert not model.image_encoder.gradient_checkpointing
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
-    """Give every dropout, also those that are numbers inside an attention, the probability p."""
+    """Sets the probability of every dropout, also of those that are numbers in an attention."""
     for part in model.modules():
         if isinstance(part, nn.Dropout):
             part.p = p
@@ -729,7 +737,7 @@ def set_dropout(model: nn.Module, p: float) -> None:
                 setattr(part, name, p)
 
 
-# Pushed with its code
+# Pushing a model with its code
 
 RELOAD = """
 import sys
@@ -754,17 +762,19 @@ from transformers import AutoModel, AutoProcessor
 folder = sys.argv[1]
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 inputs = torch.load(folder + "/inputs.pt", weights_only=True)
-assert torch.equal(model(**inputs).logits, torch.load(folder + "/logits.pt", weights_only=True)), "other logits"
+logits = torch.load(folder + "/logits.pt", weights_only=True)
+assert torch.equal(model(**inputs).logits, logits), "other logits"
 processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
 made = processor(images=[Image.new("RGB", (20, 30), "white"), None], text=["no lung", "lung"])
 assert made["image_present"].tolist() == [True, False]
 assert model(**made).logits.shape == (2, 2)
-print("reloaded", type(model).__module__.partition(".")[0], type(processor).__module__.partition(".")[0])
+print("reloaded", *(type(part).__module__.partition(".")[0] for part in (model, processor)))
 """
 
 
 def test_pushed_with_its_code_it_reloads_without_the_library(tmp_path: Path) -> None:
-    """Pushed in a process of its own, for `register_for_auto_class` marks the classes; read where mmfusion is not there."""
+    # The model is pushed in a process of its own, because `register_for_auto_class` marks the
+    # classes. It is loaded in another process, in which mmfusion cannot be imported.
     folder, cache = tmp_path / "model", tmp_path / "modules"
     push = f"""
 import torch
@@ -786,7 +796,9 @@ torch.manual_seed(0)
 image, text = ViTConfig(**small, image_size=16, patch_size=8), BertConfig(**small, **{WORDS!r})
 model = FusionClassifier(image_encoder=image, text_encoder=text, fusion="joint").eval()
 model.save_pretrained({str(folder)!r})
-FusionProcessor.from_encoders(model.image_encoder, model.text_encoder, tokenizer=tokenizer).save_pretrained({str(folder)!r})
+encoders = model.image_encoder, model.text_encoder
+processor = FusionProcessor.from_encoders(*encoders, tokenizer=tokenizer)
+processor.save_pretrained({str(folder)!r})
 inputs = {{"pixel_values": torch.randn(2, 3, 16, 16), "input_ids": torch.tensor([[2, 3], [3, 1]])}}
 torch.save(inputs, {str(folder / "inputs.pt")!r})
 torch.save(model(**inputs).logits.detach(), {str(folder / "logits.pt")!r})

@@ -1,4 +1,8 @@
-"""Padding-free text: equal to the padded one, text by text, in the values and in the gradients; and chosen where it pays."""
+"""Packed texts, which are encoded without padding.
+
+Each text must have the same values and gradients as in a padded batch. Packing must be chosen only
+where it saves time.
+"""
 
 import copy
 import json
@@ -27,16 +31,18 @@ from transformers import (
 
 from mmfusion import FusionClassifier, TextEncoder
 from mmfusion import testing as kit
-from mmfusion.model.packing import (
+from mmfusion.model.packed_attention import (
     PACKED_ATTENTION,
-    SMALLEST_GROUP,
-    WORTH_PACKING,
-    Packing,
     _by_kernel,
     _padded,
     _text_by_text,
-    groups_by_length,
     packed_attention,
+)
+from mmfusion.model.packing import (
+    SMALLEST_GROUP,
+    WORTH_PACKING,
+    Packing,
+    groups_by_length,
     token_by_token,
     ungrouped,
 )
@@ -66,7 +72,7 @@ def configs() -> dict[str, PreTrainedConfig]:
         "xlm-roberta": XLMRobertaConfig(**WIDTHS),
         "camembert": CamembertConfig(**{**WIDTHS, "pad_token_id": 1}),
         "distilbert": DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=24, vocab_size=40),
-        # Every second layer sees 4 tokens to either side, so that the longer texts reach beyond it.
+        # Every second layer sees 4 tokens to either side. The longer texts are longer than that.
         "modernbert": ModernBertConfig(
             **WIDTHS, **modern, local_attention=8, global_attn_every_n_layers=2
         ),
@@ -172,7 +178,7 @@ def test_attention_dropout_on_packed_texts_drops_and_repeats() -> None:
     assert not torch.allclose(answers[0], packed.eval()(ids, mask).pooled, atol=1e-3)
 
 
-# transformers 5 renames the method, and its lower bound here knows the old name alone.
+# transformers 5 renames this method, but the oldest version allowed here has only the old name.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_:FutureWarning")
 def test_gradient_checkpointing_on_packed_texts() -> None:
     ids, mask = batch(LENGTHS)
@@ -194,8 +200,7 @@ def test_gradient_checkpointing_on_packed_texts() -> None:
 
 
 def test_lora_on_packed_texts() -> None:
-    # In double precision: adapters drawn anew are large, and magnify what single precision rounds
-    # off.
+    # Double precision: random adapters are large, and magnify the rounding errors of float32.
     ids, mask = batch(LENGTHS)
     adapted = encoder("roberta", "packed").add_lora(r=2).double()
     kit.redraw_parameters(adapted, 1)
@@ -216,7 +221,7 @@ def test_packing_and_unpacking_by_hypothesis(lengths: list[int], extra: int, see
     assert torch.equal(row[0], by_hand)
     assert torch.equal(packing.unpack(row), torch.where(mask[..., None, None], values, 0.0))
     assert packing.positions[0].tolist() == [place for n in lengths for place in range(n)]
-    assert packing.boundaries.tolist() == [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+    assert packing.cu_seqlens.tolist() == [sum(lengths[:i]) for i in range(len(lengths) + 1)]
     assert packing.share == pytest.approx(mask.float().mean().item())
 
 
@@ -271,7 +276,7 @@ def test_token_by_token_computes_the_real_tokens_alone() -> None:
     found = token_by_token(run, tokens, mask)
     torch.testing.assert_close(found, torch.where(mask[..., None], layer(tokens), 0.0))
     assert seen[0].shape == (1, 9, 3)
-    # Nothing to leave out, and nothing to compute: the padded batch as it is.
+    # Without padding, or without any real token, the padded batch is computed as it is.
     for full in (torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3, dtype=torch.bool)):
         assert token_by_token(run, tokens[:2, :3], full).shape == (2, 3, 2)
     assert [values.shape[0] for values in seen[1:]] == [2, 2]
@@ -280,7 +285,11 @@ def test_token_by_token_computes_the_real_tokens_alone() -> None:
 def one_by_one(
     query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None
 ) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) V of each text, token by token. [1, heads, T, d] -> [1, T, heads, d]."""
+    """Returns softmax(Q K^T / sqrt(d)) V of each text, computed token by token.
+
+    Shape:
+        [1, heads, T, d] -> [1, T, heads, d].
+    """
     attended, start = [], 0
     for length in lengths:
         for place in range(start, start + length):
@@ -306,7 +315,10 @@ def standing_in_for_the_kernel(
     max_k: int,
     **options: Any,
 ) -> Tensor:
-    """What `torch.nn.attention.varlen.varlen_attn` documents, in plain torch; the kernel itself runs on CUDA alone."""
+    """Returns in plain torch the answer that `torch.nn.attention.varlen.varlen_attn` documents.
+
+    The kernel itself runs only on CUDA.
+    """
     assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and query.ndim == 3
     left, right = options["window_size"]
     attended = []
@@ -352,7 +364,7 @@ def test_the_operator_of_compiled_graphs_is_the_formula(window: int | None) -> N
     inputs = (*rows, torch.tensor(lengths), window, None)
     found = torch.ops.mmfusion.text_by_text(*inputs)
     torch.testing.assert_close(found, one_by_one(*rows, lengths, window), atol=1e-6, rtol=1e-5)
-    # What the compiler is told of its answer is what it gives: shape, strides, type.
+    # The answer must have the shape, strides and dtype that the operator declares to the compiler.
     torch.library.opcheck(
         torch.ops.mmfusion.text_by_text, inputs, test_utils=("test_schema", "test_faketensor")
     )
@@ -449,7 +461,7 @@ def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(
     for _ in range(2):
         torch.testing.assert_close(made(*batch(LENGTHS)).pooled, expected, atol=TOLERANCE, rtol=0)
         made.pack_in_graphs()
-    # One text stays as it is: a graph must know that there are two tokens at least.
+    # A single text is not packed, because a graph must be sure of at least two tokens.
     made(*batch([3], width=5))
     made.padding = "padded"
     made(*batch(LENGTHS))

@@ -1,4 +1,4 @@
-"""FusionProcessor: pictures and texts in, model inputs out, whichever is missing."""
+"""FusionProcessor: from pictures and texts to model inputs, with either of them missing."""
 
 import json
 import logging
@@ -17,7 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoProcessor, BertConfig, PreTrainedTokenizerFast
 
 from mmfusion import ImageError
-from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
+from mmfusion.model.encoder_image import ImageEncoder
+from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.processing import FusionProcessor
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "lung", "disease", "clear", "##er"]
@@ -217,7 +218,7 @@ RAW = {"size": [6, 6], "channels": 1, "mean": [0.0], "std": [1.0], "interpolatio
 
 
 def halves(width: int, height: int) -> Image.Image:
-    """Black on the left, white on the right."""
+    """Returns a picture that is black on the left and white on the right."""
     array = np.zeros((height, width), np.uint8)
     array[:, width // 2 :] = 255
     return Image.fromarray(array)
@@ -316,7 +317,8 @@ def test_the_tokenizer_must_be_the_text_encoders() -> None:
         )
     with pytest.raises(
         ValueError,
-        match="tokenizer must be given for a text encoder without a checkpoint, and 'bert' has none",
+        match="tokenizer must be given for a text encoder without a checkpoint, "
+        "and 'bert' has none",
     ):
         FusionProcessor.from_encoders(None, TextEncoder(small_bert()))
 

@@ -1,9 +1,10 @@
-"""The containers that flow between the rooms, and the masked mean."""
+"""The containers that the parts of a model pass on, and the masked mean."""
 
 import pytest
 import torch
 
-from mmfusion.model.types import Encoded, FusionOutput, Hidden, masked_mean
+from mmfusion.model.masking import masked_mean
+from mmfusion.model.types import Encoded, FusionOutput, Hidden
 
 
 def test_masked_mean_equals_a_loop() -> None:

@@ -14,7 +14,7 @@ MODELS = {
     "joint": ({"name": "joint", "at": 2}, "mlp", "timm_vit", "bert"),
     "cross_attention": (
         "cross_attention",
-        {"kind": "cross_attention", "queries": "image"},
+        {"name": "cross_attention", "queries": "image"},
         "cnn",
         "modernbert",
     ),

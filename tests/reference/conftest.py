@@ -1,4 +1,7 @@
-"""The plain U-Net that `UNetSegmenter` is held against is also what it is timed against: it lies with the benchmarks."""
+"""The import path of the plain U-Net, which the tests compare with `UNetSegmenter`.
+
+It lies in the folder of the benchmarks, because they time both.
+"""
 
 import sys
 from pathlib import Path

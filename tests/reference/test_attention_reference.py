@@ -1,4 +1,7 @@
-"""The shared attention against torch's own MultiheadAttention and TransformerEncoderLayer, weights copied."""
+"""The shared attention, compared with torch's own layers of the same weights.
+
+These layers are MultiheadAttention and TransformerEncoderLayer.
+"""
 
 import pytest
 import torch
@@ -8,7 +11,10 @@ from mmfusion.model.attention import Attention, AttentionBlock
 
 
 def copied(ours: Attention, dim: int, context_dim: int, heads: int) -> nn.MultiheadAttention:
-    """torch's attention with the weights of ours; its key bias, which ours lacks, at zero."""
+    """Returns torch's attention with the weights of ours.
+
+    Ours has no key bias, so that bias is zero.
+    """
     theirs = nn.MultiheadAttention(dim, heads, kdim=context_dim, vdim=context_dim, batch_first=True)
     weights = [ours.query.weight, ours.key.weight, ours.value.weight]
     with torch.no_grad():
@@ -69,6 +75,6 @@ def test_a_block_of_self_attention_equals_a_pre_norm_encoder_layer() -> None:
         theirs_layer.load_state_dict(our_layer.state_dict())
     x, mask = torch.randn(3, 6, 8), torch.rand(3, 6) < 0.6
     mask[:, 0] = True
-    # With gradients on: torch's fused inference path would give zeros at masked queries.
+    # Gradients stay on: without them torch's fused inference path gives zeros at masked queries.
     expected = theirs(x, src_key_padding_mask=~mask)
     torch.testing.assert_close(ours(x, mask), expected, rtol=0, atol=1e-5)

@@ -1,4 +1,8 @@
-"""Encoders against the plain forward of transformers and timm, the processor against timm's and torchvision's transforms."""
+"""The encoders and the processor, compared with the libraries that they wrap.
+
+The encoders are compared with the forward pass of transformers and timm. The processor is compared
+with the transforms of timm and torchvision.
+"""
 
 from typing import Any
 
@@ -19,7 +23,8 @@ from transformers import (
     ViTConfig,
 )
 
-from mmfusion.model.encoder_image import ImageEncoder, TextEncoder
+from mmfusion.model.encoder_image import ImageEncoder
+from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.processing import FusionProcessor
 
 SMALL = {
@@ -49,10 +54,11 @@ TEXT: list[PreTrainedConfig] = [
 
 @pytest.mark.parametrize("config", TEXT, ids=lambda config: config.model_type)
 def test_texts_as_transformers_encodes_them_one_by_one(config: PreTrainedConfig) -> None:
-    """Each text alone, unpadded, through the model as transformers runs it, against ours in a batch padded on either side."""
+    # The reference is each text alone and unpadded, in the model as transformers runs it. Ours gets
+    # the texts in one batch, padded on either side.
     encoder = TextEncoder(config).eval()
     plain = AutoModel.from_config(config).eval()
-    # Strict both ways but for the pooler, which ours is built without.
+    # All weights must fit but those of the pooler, which our model does not have.
     answer = plain.load_state_dict(encoder.backbone.state_dict(), strict=False)
     assert not answer.unexpected_keys and all(
         key.startswith("pooler.") for key in answer.missing_keys

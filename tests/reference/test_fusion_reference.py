@@ -1,4 +1,4 @@
-"""The fusion strategies against the papers' formulas, written out by hand in numpy loops."""
+"""The fusion strategies, compared with the papers' formulas in plain numpy loops."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, ViTConfig
 
 from mmfusion.model.encoder_image import ImageEncoder
-from mmfusion.model.fusion import Late
+from mmfusion.model.fusion_late import Late
 from mmfusion.model.modeling import FusionClassifier
 from mmfusion.model.types import Encoded, Hidden
 
@@ -24,7 +24,10 @@ Array = NDArray[np.float64]
 
 
 def classifier(**options: Any) -> FusionClassifier:
-    """A small classifier with every parameter drawn anew, so that nothing hides behind a zero or a one."""
+    """Returns a small classifier with random parameters.
+
+    Initial zeros and ones would hide errors.
+    """
     torch.manual_seed(0)
     image = options.pop("image_encoder", ViTConfig(**SMALL, image_size=16, patch_size=8))
     text = BertConfig(**SMALL, vocab_size=30, max_position_embeddings=20)
@@ -73,7 +76,7 @@ def head(part: Any, *vectors: Array) -> Array:
 
 
 def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
-    """One sample's tokens [N, D] through a pre-norm block whose context holds real tokens alone."""
+    """Returns one sample's tokens [N, D] after a pre-norm block; the context has no padding."""
     attention, width = block.attention, x.shape[-1] // heads
     seen = layer_norm(context, block.norm_context or block.norm)
     q, k, v = (
@@ -155,7 +158,8 @@ def test_joint_after_the_tower() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_joint_inside_the_tower(at: int) -> None:
-    """Sample by sample, without padding: the remaining layers of the image tower see one plain sequence."""
+    # The reference takes one sample at a time without padding, so the remaining layers of the image
+    # tower see one plain sequence.
     model, inputs = classifier(fusion={"name": "joint", "at": at}), batch()
     _, text = encoded(model, inputs)
     vit, expected = model.image_encoder.backbone, []
@@ -173,7 +177,10 @@ def test_joint_inside_the_tower(at: int) -> None:
 
 
 def gates(unit: Any, image: Array, text: Array) -> tuple[Array, Array]:
-    """MMTM, equations 1 to 4: the joint squeeze Z, then a gate in (0, 2) for every channel of each modality."""
+    """Returns the gates of MMTM for the image and the text, by equations 1 to 4.
+
+    From the joint squeeze Z follows a gate in (0, 2) for every channel of each modality.
+    """
     z = np.maximum(affine(np.concatenate([image, text]), unit.squeeze), 0)
     return 2 * sigmoid(affine(z, unit.excite_image)), 2 * sigmoid(affine(z, unit.excite_text))
 
@@ -212,7 +219,7 @@ def test_mmtm_scales_the_channels_of_a_cnn() -> None:
         classifier(image_encoder=encoder, fusion={"name": "mmtm", "blocks": [[3, 2]]}),
         batch(32),
     )
-    # Random batch norms of a drawn network explode; those of a fresh one do not.
+    # With random batch norms the values of a CNN explode. Those of a new network do not.
     encoder.backbone.load_state_dict(
         ImageEncoder("resnet10t", pretrained=False).backbone.state_dict()
     )
@@ -248,7 +255,7 @@ def probabilities(scores: Array, multi_label: bool) -> Array:
 
 
 def joined(combine: str, experts: list[Array], weights: list[float], multi_label: bool) -> Array:
-    """The joint probabilities of the modalities that are present."""
+    """Returns the joint probabilities of the modalities that are present."""
     if combine == "product":
         product = np.prod(experts, axis=0)
         against = np.prod([1 - p for p in experts], axis=0) if multi_label else product.sum()

@@ -1,4 +1,4 @@
-"""Metrics and intervals against scikit-learn, torchmetrics, scipy and statsmodels."""
+"""The metrics and intervals, compared with scikit-learn, torchmetrics, scipy and statsmodels."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ NAN = float("nan")
 def single_label(request) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(request.param)
     labels = generator.integers(0, request.param, 300)
-    # Rounded, so that many scores tie.
+    # Rounding makes many scores tie.
     return (generator.normal(size=(300, request.param)) + np.eye(request.param)[labels]).round(
         1
     ), labels
@@ -182,7 +182,7 @@ def test_bootstrap_is_near_scipys_percentile_interval():
     reference = stats.bootstrap(
         (right.astype(float),), np.mean, method="percentile", n_resamples=9999, rng=generator
     ).confidence_interval
-    # The bounds are multiples of 1/200; chance moves them by one step.
+    # The bounds are multiples of 1/200, and the random resamples may move them by one step.
     assert (interval.low, interval.high) == pytest.approx(
         (reference.low, reference.high), abs=0.0051
     )

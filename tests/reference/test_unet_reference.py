@@ -1,4 +1,7 @@
-"""UNetSegmenter beside a U-Net in plain torch, written from the paper's drawing, with the same numbers in it."""
+"""UNetSegmenter, compared with a U-Net in plain torch of the same weights.
+
+The plain U-Net follows the figure of the paper.
+"""
 
 import keras
 import numpy as np

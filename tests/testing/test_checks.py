@@ -1,4 +1,4 @@
-"""The kit itself: it passes what obeys the laws, and catches plug-ins that break each of them."""
+"""The checks of mmfusion.testing: they pass plug-ins that obey the laws, and catch others."""
 
 import copy
 from collections.abc import Callable
@@ -27,7 +27,10 @@ Act = Callable[[Any, Tower, Tower, EmbeddingMapper], Fused]
 
 
 def _plug_in(name: str, act: Act, *, spare: bool = False) -> FusionClassifier:
-    """A classifier whose strategy is `concat` with another forward; `spare` adds a parameter without use."""
+    """Returns a classifier whose strategy is `concat` with another forward pass.
+
+    `spare` adds a parameter that nothing uses.
+    """
 
     class PlugIn(Fusion):
         def build(self, shapes: TowerShapes) -> Self:
@@ -114,7 +117,7 @@ def test_the_missing_law_catches_a_slot_that_is_read(monkeypatch: pytest.MonkeyP
 
 def test_the_missing_law_wants_an_error_for_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
-    monkeypatch.setattr("mmfusion.model.modeling.check_presence", lambda present: None)
+    monkeypatch.setattr("mmfusion.model.missing._check_somebody", lambda present: None)
     with pytest.raises(AssertionError, match="neither modality raised no ValueError"):
         kit.check_missing_law(model, kit.tiny_batch(model))
 
@@ -195,7 +198,13 @@ class Mine(Concat):
     pass
 class Pixels(nn.Module):
     dim = 16
-    input_spec = {"size": [8, 8], "channels": 3, "mean": [0] * 3, "std": [1] * 3, "interpolation": "bilinear"}
+    input_spec = {
+        "size": [8, 8],
+        "channels": 3,
+        "mean": [0] * 3,
+        "std": [1] * 3,
+        "interpolation": "bilinear",
+    }
     def __init__(self):
         super().__init__()
         self.patches = nn.Conv2d(3, 16, 4, stride=4)
@@ -219,9 +228,12 @@ def test_check_classifier_on_plug_ins_and_the_model_stays_as_it_is() -> None:
 
 @pytest.fixture
 def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[FusionClassifier]:
-    """The models that a check would have sent through a new process, which has tests of its own."""
+    """Returns the list of models that a check would have sent through a new process.
+
+    The check with a new process has tests of its own.
+    """
     models: list[FusionClassifier] = []
-    monkeypatch.setattr(kit, "check_round_trip_law", lambda case, setup: models.append(case[0]))
+    monkeypatch.setattr("mmfusion.testing.checks.check_round_trip_law", lambda case, setup: models.append(case[0]))
     return models
 
 
@@ -254,7 +266,7 @@ def test_check_encoder_catches_a_wrong_width() -> None:
 
 
 class _FirstToken(nn.Module):
-    """A mapper whose pooled vector ignores the mask."""
+    """A wrong mapper: its pooled vector ignores the mask."""
 
     def __init__(self) -> None:
         super().__init__()

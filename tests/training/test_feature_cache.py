@@ -1,4 +1,4 @@
-"""The cache against the model it stands for: the same logits, and never a stale entry."""
+"""The feature cache: the same logits as without it, and never an outdated entry."""
 
 import shutil
 from pathlib import Path
@@ -20,6 +20,7 @@ from mmfusion import (
     load_manifest,
 )
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.model.tower import CachePoint
 from mmfusion.training.arguments import training_arguments
 from mmfusion.training.evaluate import predict
 from mmfusion.training.feature_cache import cache_features
@@ -81,7 +82,7 @@ def both_ways(model, processor, rows, folder):
         {"name": "late", "combine": "learned"},
     ],
 )
-@pytest.mark.parametrize("mapper", ["linear", {"kind": "cross_attention", "queries": "image"}])
+@pytest.mark.parametrize("mapper", ["linear", {"name": "cross_attention", "queries": "image"}])
 def test_cached_is_uncached(fusion, mapper, rows, tmp_path):
     model, processor = compose(rows, fusion, mapper=mapper)
     plain, stored = both_ways(model, processor, rows, tmp_path)
@@ -96,7 +97,7 @@ def test_cached_is_uncached(fusion, mapper, rows, tmp_path):
         ("concat", "linear", True),
         ("late", "identity", True),
         ("concat", "mlp", False),
-        ("concat", {"kind": "linear", "dropout": 0.1}, False),
+        ("concat", {"name": "linear", "dropout": 0.1}, False),
         ("cross_attention", "linear", False),
         ("cross_attention", "identity", False),
     ],
@@ -106,7 +107,7 @@ def test_of_a_text_no_more_is_stored_than_is_looked_at(
     fusion, mapper, one, pooling, rows, tmp_path
 ):
     model, processor = compose(rows, fusion, mapper=mapper)
-    model.text_encoder.config["pooling"] = pooling
+    model.text_encoder.config.pooling = pooling
     model.text_encoder._family = model.text_encoder._make_family()
     plain, stored = both_ways(model, processor, rows, tmp_path)
     assert (plain.logits - stored.logits).abs().max() <= 1e-3
@@ -148,13 +149,16 @@ def test_cached_is_uncached_on_a_cnn(fusion, rows, tmp_path):
 def test_a_partly_frozen_tower_is_stored_up_to_its_first_training_block(rows, tmp_path):
     model, processor = compose(rows)
     model.freeze("image", keep_last=1)
-    assert (model.cache_block("image"), model.cache_block("text")) == (2, 4)
+    assert (model.cache_point("image"), model.cache_point("text")) == (
+        CachePoint(2),
+        CachePoint(3, pooled=True),
+    )
     plain, stored = both_ways(model, processor, rows, tmp_path)
     assert (plain.logits - stored.logits).abs().max() <= 1e-3
     cached, collate = cache_features(model, processor, rows, tmp_path)
     model(**collate([cached[i] for i in range(6)])).loss.backward()
-    assert model.image_encoder.family.layers[2].mlp.fc1.weight.grad.abs().sum() > 0
-    assert model.image_encoder.family.layers[1].mlp.fc1.weight.grad is None
+    assert model.image_encoder.adapter.layers[2].mlp.fc1.weight.grad.abs().sum() > 0
+    assert model.image_encoder.adapter.layers[1].mlp.fc1.weight.grad is None
 
 
 def test_what_is_stored_is_not_encoded_again(rows, tmp_path, monkeypatch):
@@ -191,7 +195,7 @@ def test_a_stale_entry_cannot_be_read(change, rows, tmp_path):
     both_ways(model, processor, own, tmp_path / "cache")
     if change == "weights":
         with torch.no_grad():
-            model.image_encoder.family.layers[0].mlp.fc1.weight.mul_(1.5)
+            model.image_encoder.adapter.layers[0].mlp.fc1.weight.mul_(1.5)
     elif change == "preprocessing":
         processor.fit = "crop"
         processor.input_spec["mean"] = [0.1, 0.2, 0.3]

@@ -1,7 +1,8 @@
-"""Run by test_compiled.py without the run-time check of shapes.
+"""The tests of the compiled classifier, run by test_compiled.py without the check of shapes.
 
-The compiled classifier answers as the eager one, whatever the shape, and compiles no more graphs
-than it has shapes."""
+The compiled classifier answers as the eager one does for every shape of the inputs. It compiles no
+more graphs than it has shapes.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import CompiledClassifier, FusionProcessor, packing, predict_stream
+from mmfusion import CompiledClassifier, FusionProcessor, predict_stream
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
+from mmfusion.model import packed_attention
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +24,7 @@ def _nothing_compiled_before() -> None:
 
 
 class Counting:
-    """A backend that runs the graph as it is and counts how many it was given."""
+    """A backend that runs each graph eagerly and counts the graphs."""
 
     def __init__(self) -> None:
         self.graphs = 0
@@ -69,13 +71,14 @@ def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(
 def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
     text: str, fusion: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By torch's own compiler, weights laid out for the processor: other texts of the same shape run through the same graph."""
+    # torch's own compiler lays the weights out for the processor. Other texts of the same shape
+    # must run through the same graph.
     model = kit.tiny_classifier(fusion, "linear", "cnn", text)
     fast = CompiledClassifier(model, dtype=dtype, batch_sizes=(4,), lengths=(16,))
     attended: list[int] = []
-    real = packing._text_by_text
+    real = packed_attention._text_by_text
     monkeypatch.setattr(
-        packing, "_text_by_text", lambda *args: attended.append(args[0].shape[2]) or real(*args)
+        packed_attention, "_text_by_text", lambda *args: attended.append(args[0].shape[2]) or real(*args)
     )
     torch._dynamo.utils.counters.clear()
     for seed, (rows, columns) in enumerate([(4, 0), (3, 5), (2, 0), (9, 1)]):
@@ -91,7 +94,10 @@ def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
 
 
 def tokens(inputs: dict[str, Tensor], rows: int) -> int:
-    """How many a graph of four samples computes of its first piece: an absent text has one, and spare rows repeat the first."""
+    """Returns the number of tokens that a graph of four samples computes for the first four rows.
+
+    An absent text counts as one token. Where there are fewer rows, the first one is repeated.
+    """
     counts = [
         int(mask.sum()) if here else 1
         for mask, here in zip(inputs["attention_mask"], inputs["text_present"], strict=True)
@@ -101,7 +107,7 @@ def tokens(inputs: dict[str, Tensor], rows: int) -> int:
 
 
 def test_other_weights_and_another_type_are_compiled_anew() -> None:
-    """A graph of a CPU holds its weights: one that was not made anew would go on with the old ones."""
+    # A graph on a CPU holds its weights, so an old graph would go on with the old weights.
     model, other = (
         kit.tiny_classifier("concat", "linear", "cnn", "bert", seed=seed) for seed in (0, 1)
     )
@@ -142,7 +148,7 @@ def test_more_shapes_than_torch_allows_by_itself() -> None:
         model, batch_sizes=(1, 2, 3), lengths=(2, 3, 4, 5), backend=backend
     ).warm_up()
     assert backend.graphs == len(fast.shapes) == 12 > torch._dynamo.config.recompile_limit
-    # Whatever mode the caller is in: a graph of inference mode would be another one.
+    # Every mode of the caller must use the same graphs: inference mode could compile others.
     for mode in (torch.no_grad, torch.inference_mode, torch.enable_grad):
         with mode():
             fast(**inputs_of(model, 2))

@@ -1,4 +1,6 @@
-"""Train, get killed with SIGKILL at random moments (some of them while a checkpoint is being written), resume, compare.
+"""A training that is killed and resumed, compared with one that runs through.
+
+It is killed with SIGKILL at random moments, some of them while a checkpoint is being written.
 
 Usage: python kill_and_resume.py FOLDER KILLS. Prints one JSON line.
 """
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-torch.set_num_threads(1)  # before anything forks: threads do not survive a fork
+# This must come before the first fork, because threads do not survive a fork.
+torch.set_num_threads(1)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from safetensors.torch import load_file
@@ -25,7 +28,7 @@ from mmfusion.training.resume import last_complete_checkpoint
 
 
 def train(folder: Path, data: Path) -> None:
-    """One attempt at the whole training."""
+    """Runs the whole training, or what is left of it."""
     rows = rows_in(data)
     model, processor = compose(rows, dropout=0.1, modality_dropout=0.3, auxiliary_loss_weight=0.1)
     arguments = training_arguments(
@@ -53,7 +56,7 @@ def train(folder: Path, data: Path) -> None:
 
 
 def attempt(folder: Path, data: Path) -> int:
-    """The process id of a child that trains."""
+    """Returns the process id of a child that trains."""
     child = os.fork()
     if child:
         return child
@@ -71,9 +74,13 @@ def attempt(folder: Path, data: Path) -> int:
 
 
 def wait_for_a_half_written_checkpoint(folder: Path, child: int, done: set[Path]) -> bool:
-    """Return once a new checkpoint's folder exists that is not finished; False where the child ended before."""
+    """Returns True once a new checkpoint's folder exists that is not finished.
+
+    It returns False where the child ended before that.
+    """
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         for path in set(folder.glob("checkpoint-*")) - done:
+            # The Trainer writes this file last, so a folder without it is unfinished.
             if not (path / "trainer_state.json").exists():
                 time.sleep(random.uniform(0, 0.01))
                 return True
@@ -82,7 +89,7 @@ def wait_for_a_half_written_checkpoint(folder: Path, child: int, done: set[Path]
 
 
 def main() -> None:
-    """Run the comparison."""
+    """Runs both trainings and prints how their weights differ."""
     base, kills = Path(sys.argv[1]), int(sys.argv[2])
     data = base / "data"
     rows_in(data)
@@ -98,6 +105,7 @@ def main() -> None:
     half_written, killed = 0, 0
     while killed < kills:
         child = attempt(broken, data)
+        # Every second kill waits for a half-written checkpoint; random moments seldom meet one.
         if killed % 2:
             alive = wait_for_a_half_written_checkpoint(
                 broken, child, set(broken.glob("checkpoint-*"))

@@ -1,4 +1,4 @@
-"""A small training that workers of the tests share: built the same way wherever it runs."""
+"""A small training that the workers share, with the same model and data in every process."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ SMALL = {
 
 
 def rows_in(folder: Path, n: int = 36, missing: float = 0.15) -> Any:
-    """The made-up samples, drawn once."""
+    """Returns the made-up samples; the first call draws them."""
     manifest = folder / "manifest.csv"
     return load_manifest(
         manifest if manifest.exists() else draw_shapes(folder, n, size=32, missing=missing)
@@ -28,7 +28,7 @@ def rows_in(folder: Path, n: int = 36, missing: float = 0.15) -> Any:
 
 
 def compose(rows: Any, dropout: float, **options: Any) -> tuple[FusionClassifier, FusionProcessor]:
-    """A small ViT and BERT, the same weights every time."""
+    """Returns a classifier of a small ViT and BERT, with the same weights in each call."""
     torch.manual_seed(0)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
     image = ViTConfig(**SMALL, image_size=32, patch_size=8, hidden_dropout_prob=dropout)
@@ -51,5 +51,5 @@ def compose(rows: Any, dropout: float, **options: Any) -> tuple[FusionClassifier
 
 
 def brighten(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random augmentation."""
+    """Returns the image with a random brightness."""
     return image.point(lambda value: min(255, int(value * rng.uniform(0.7, 1.3))))

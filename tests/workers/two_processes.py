@@ -1,4 +1,4 @@
-"""Evaluate and train; run by itself or by torchrun, the results must be the same.
+"""An evaluation and a training, whose results must not depend on the number of processes.
 
 Usage: [torchrun --nproc_per_node 2] two_processes.py FOLDER GLOBAL_BATCH. Process 0 writes
 FOLDER/weights.safetensors and metrics.json.
@@ -22,7 +22,10 @@ from mmfusion.training.fit import fit
 
 
 def main() -> None:
-    """Evaluate the fresh model, train it on samples of which many lack a modality, and evaluate again."""
+    """Evaluates a new model, trains it, and evaluates it again.
+
+    Many of the samples lack a modality.
+    """
     folder, world = Path(sys.argv[1]), int(os.environ.get("WORLD_SIZE", "1"))
     rows = rows_in(folder.parent / "data", n=37, missing=0.4)
     model, processor = compose(rows, dropout=0.0)

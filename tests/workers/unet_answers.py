@@ -1,4 +1,7 @@
-"""Loads a segmenter that another backend saved, and stores what it answers: python unet_answers.py FOLDER FILE..."""
+"""A worker that loads segmenters which another backend saved, and stores their answers.
+
+Usage: python unet_answers.py FOLDER FILE...
+"""
 
 import json
 import sys

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..model.images import load_image
-from ..model.missing import is_blank
+from ..model.missing import given_modalities, is_blank, look
 
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -117,7 +117,7 @@ class FusionCollator:
         self.processor = processor
         self.augment = augment
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the batch that the rows make."""
         inputs: dict[str, list[Any]] = {}
         if any("image" in row for row in rows):
@@ -130,9 +130,13 @@ class FusionCollator:
                 f"rows must be one or more rows with an 'image' or a 'text', got {len(rows)} with the "
                 f"columns {columns!r}. With a Trainer, set remove_unused_columns=False."
             )
-        batch = dict(self.processor(**inputs))
+        batch: dict[str, Any] = dict(self.processor(**inputs))
         if any("label" in row for row in rows):
-            batch["labels"] = _label_tensor([row.get("label") for row in rows])
+            batch["labels"] = label_tensor([row.get("label") for row in rows])
+        if given_modalities(batch):
+            # Here the tensors lie on the host. Once they are on a device, the host has to wait for
+            # each number that it reads from them.
+            batch["facts"] = look(batch)
         return batch
 
     def _picture(self, row: Mapping[str, Any]) -> Image.Image | None:
@@ -161,7 +165,7 @@ def _whole(name: str, value: object) -> int:
     return value
 
 
-def _label_tensor(labels: Sequence[Any]) -> torch.Tensor:
+def label_tensor(labels: Sequence[Any]) -> torch.Tensor:
     lengths = {len(label) if isinstance(label, list | tuple) else None for label in labels}
     if len(lengths) == 1 and None not in lengths:
         known = [[math.nan if is_blank(value) else value for value in label] for label in labels]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from ..model.missing import check_presence
+from ..model.masking import real_tokens_first
+from ..model.missing import MODALITIES, BatchFacts, complete_inputs
 from ..model.modeling import FusionClassifier
 from ..model.types import FusionOutput
 
@@ -186,7 +187,7 @@ class CompiledClassifier(nn.Module):
             "image_present": image_present,
             "text_present": text_present,
         }
-        inputs = self._completed(
+        inputs, facts = self._completed(
             {name: value for name, value in given.items() if value is not None}
         )
         largest = self.batch_sizes[-1]
@@ -201,7 +202,7 @@ class CompiledClassifier(nn.Module):
             torch.no_grad(),
         ):
             pieces = [
-                self._piece(inputs, start, min(start + largest, rows))
+                self._piece(inputs, facts, start, min(start + largest, rows))
                 for start in range(0, rows, largest)
             ]
         return FusionOutput(logits=torch.cat(pieces))
@@ -223,65 +224,69 @@ class CompiledClassifier(nn.Module):
             self(**inputs)
         return self
 
-    def _completed(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every input of the graph, so that there is one graph and not one for each way to leave something out."""
-        inputs = dict(given)
-        if "input_ids" in inputs and "attention_mask" not in inputs:
-            inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-        towers = {"image": "pixel_values", "text": "input_ids"}
+    def _completed(self, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], BatchFacts]:
+        """Returns every input of the graph, and the facts of the batch.
+
+        With every input there is one graph, and not one for each way to leave something out.
+        """
+        values = {name: modality.values for name, modality in MODALITIES.items()}
         wrong = [
-            towers[name]
-            for name in towers
-            if name not in self.modalities and towers[name] in inputs
+            value
+            for name, value in values.items()
+            if name not in self.modalities and value in given
         ]
-        lacking = [towers[name] for name in self.modalities if towers[name] not in inputs]
+        lacking = [values[name] for name in self.modalities if values[name] not in given]
         if wrong or lacking:
             state = f"got {', '.join(wrong)} too" if wrong else f"got none for {', '.join(lacking)}"
             raise ValueError(
-                f"inputs must be those of the towers ({', '.join(self.modalities)}), {state}. A processor makes them all: where "
-                "a sample lacks a modality, it marks that in image_present or text_present."
+                f"inputs must be those of the towers ({', '.join(self.modalities)}), {state}. "
+                "A processor makes them all: where a sample lacks a modality, it marks that in "
+                "image_present or text_present."
             )
-        rows = inputs[towers[self.modalities[0]]].shape[0]
-        everyone = torch.ones(rows, dtype=torch.bool, device=self.device)
-        image, text = (inputs.get(f"{name}_present", everyone).bool() for name in ("image", "text"))
-        if "attention_mask" in inputs:
-            text = text & inputs["attention_mask"].bool().any(1)
-        # The graph cannot raise.
-        has = {"image": image, "text": text}
-        check_presence({name: has[name] for name in self.modalities})
-        present = {f"{name}_present": has[name] for name in self.modalities}
+        # Looked at here, because a graph cannot raise.
+        batch = complete_inputs(self.modalities, given)
+        assert batch.facts is not None
+        if self.model.text_encoder is not None:
+            self.model.text_encoder.check_texts(None, batch.facts.token_range)
+        used = [MODALITIES[name] for name in self.modalities]
+        inputs = {name: batch.tensors[name] for modality in used for name in modality.encoded}
+        inputs |= {modality.present: batch.present[modality.name] for modality in used}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
-        names = ("pixel_values", "input_ids", "attention_mask")
-        return {name: inputs[name] for name in names if name in inputs} | present
+        return inputs, batch.facts
 
-    def _piece(self, inputs: Mapping[str, Tensor], start: int, stop: int) -> Tensor:
+    def _piece(
+        self, inputs: Mapping[str, Tensor], facts: BatchFacts, start: int, stop: int
+    ) -> Tensor:
+        """Returns the logits of some rows, filled up to the next compiled batch size."""
         rows = stop - start
         batch = next(size for size in self.batch_sizes if size >= rows)
         filled = {}
         for name, value in inputs.items():
-            # Filled up with the first sample again: any will do, and this one is in range.
+            # Filled up with the first sample again: any sample will do, and this one is in range.
             spare = value[start : start + 1].expand(batch - rows, *value.shape[1:])
             filled[name] = torch.cat([value[start:stop], spare])
         if self.lengths:
-            filled |= self._lengthened(filled["input_ids"], filled["attention_mask"])
-        # Cloned: the memory of a CUDA graph's answer is that of the next one's.
+            longest = max((facts.text_lengths or ())[start:stop])
+            filled |= self._lengthened(filled["input_ids"], filled["attention_mask"], longest)
+        # Clone: the next replay of a CUDA graph overwrites this buffer.
         return self._run(filled)[:rows].clone()
 
-    def _lengthened(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
-        """The texts at the least compiled length that holds them, without the columns in which no text has a token."""
-        kept = attention_mask.bool().any(0)
-        input_ids, attention_mask = input_ids[:, kept], attention_mask[:, kept]
-        longest = input_ids.shape[1]
+    def _lengthened(
+        self, input_ids: Tensor, attention_mask: Tensor, longest: int
+    ) -> dict[str, Tensor]:
+        """Returns the texts, real tokens first, at the least compiled length that holds them."""
         length = next((length for length in self.lengths if length >= longest), None)
         if length is None:
             raise ValueError(
-                f"texts must have at most {self.lengths[-1]} tokens, got {longest}. Give larger lengths."
+                f"texts must have at most {self.lengths[-1]} tokens, got {longest}. "
+                "Give larger lengths."
             )
+        ids, mask = real_tokens_first(input_ids, attention_mask.bool(), 0)
         add = (0, length - longest)
         return {
-            "input_ids": nn.functional.pad(input_ids, add),
-            "attention_mask": nn.functional.pad(attention_mask, add),
+            "input_ids": nn.functional.pad(ids[:, :longest], add),
+            "attention_mask": nn.functional.pad(mask[:, :longest].to(attention_mask.dtype), add),
         }
 
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:

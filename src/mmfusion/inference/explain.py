@@ -1,111 +1,126 @@
-"""Where a transformer looks: its attention matrices, per layer and head, rolled out, and laid over the picture."""
+"""Attention matrices of transformers per layer and head, their rollout, and maps over the image."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, final
 
 import torch
 from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from ..model.adapter_bert import prefix_tokens
 from ..model.encoder_base import Encoder
 from ..model.encoder_image import ImageEncoder
-from ..model.graph import evaluating, whole_batches
+from ..model.graph import evaluating
 
 
 @contextmanager
 def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
-    """A list that every forward pass inside the block appends to: one attention matrix per layer, [B, heads, N, N].
+    """Yields a list to which each forward pass appends one matrix [B, heads, N, N] per layer.
 
-    Row i of a matrix says how much token i takes from each token; it sums to 1 (in training mode,
-    before timm's and after transformers' dropout of attention). Prefix tokens (the class token,
-    registers) come first. Inside the block the encoder computes attention without fused kernels,
-    which keep no matrices; its outputs are the same up to rounding.
+    Row i of a matrix holds the attention weights of token i over all tokens; the row sums to 1. In
+    training mode the matrices of timm are those before the dropout of attention, and the matrices
+    of transformers are those after it. Prefix tokens (the class token, registers) come first.
+    Fused attention kernels keep no matrices, so the encoder runs without them inside the block. Its
+    outputs are the same up to rounding.
 
     Args:
-        encoder: an image or text encoder; it may be part of a classifier, which is then run inside
-            the block.
+        encoder: an image or text encoder. It may be part of a classifier; then run the classifier
+            inside the block.
 
     Raises:
-        ValueError: if nothing in the encoder is an attention that keeps its matrix in this form, or
-            the encoder was not run.
+        ValueError: if no layer of the encoder keeps its attention matrix in this form, or the
+            encoder was not run.
 
     Example:
-        >>> encoder = ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=2).eval()
+        >>> name = "vit_tiny_patch16_224"
+        >>> encoder = ImageEncoder(name, pretrained=False, img_size=32, depth=2).eval()
         >>> with record_attention(encoder) as maps:
         ...     _ = encoder(torch.zeros(1, 3, 32, 32))
-        >>> [tuple(found.shape) for found in maps]
+        >>> [tuple(matrix.shape) for matrix in maps]
         [(1, 3, 5, 5), (1, 3, 5, 5)]
     """
     maps: list[Tensor] = []
     is_hf = hasattr(encoder.backbone, "set_attn_implementation")
-    fused = (
-        []
-        if is_hf
-        else [
-            m
-            for m in encoder.backbone.modules()
-            if hasattr(m, "fused_attn") and hasattr(m, "attn_drop")
-        ]
-    )
-    if not is_hf and not fused:
-        raise ValueError(
-            f"encoder must be a transformer whose attention can be read, got {type(encoder.backbone).__name__}. "
-            "Choose a ViT of timm, or a model of transformers."
-        )
+    recording = _recording_transformers if is_hf else _recording_timm
+    with recording(encoder.backbone, maps), _whole_batches(encoder):
+        yield maps
+        if not maps:
+            raise ValueError(
+                "encoder must be run inside the block and keep its attention's matrices, "
+                f"got none from {type(encoder.backbone).__name__}. "
+                "Call it there; models such as MPNet keep none."
+            )
+
+
+@contextmanager
+def _recording_transformers(backbone: Any, maps: list[Tensor]) -> Iterator[None]:
+    """Appends the matrices of a transformers model, which returns them as second outputs."""
 
     def keep_output(module: Any, inputs: Any, output: Any) -> None:
-        found = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        # A module that wraps the attention hands on the same tensor.
-        if isinstance(found, Tensor) and found.ndim == 4 and not (maps and maps[-1] is found):
-            maps.append(found)
+        matrix = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+        # A module that wraps the attention returns the same tensor again.
+        is_repeated = bool(maps) and maps[-1] is matrix
+        if isinstance(matrix, Tensor) and matrix.ndim == 4 and not is_repeated:
+            maps.append(matrix)
+
+    # Only the eager implementation of transformers returns the matrices.
+    before = backbone.config._attn_implementation
+    backbone.set_attn_implementation("eager")
+    hooks = [module.register_forward_hook(keep_output) for module in backbone.modules()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        backbone.set_attn_implementation(before)
+
+
+@contextmanager
+def _recording_timm(backbone: Any, maps: list[Tensor]) -> Iterator[None]:
+    """Appends the matrices of a timm model, which are the inputs of its attention dropout."""
+    fused = [
+        module
+        for module in backbone.modules()
+        if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")
+    ]
+    if not fused:
+        raise ValueError(
+            "encoder must be a transformer whose attention can be read, "
+            f"got {type(backbone).__name__}. Choose a ViT of timm, or a model of transformers."
+        )
 
     def keep_input(module: Any, inputs: tuple[Tensor, ...]) -> None:
         maps.append(inputs[0])
 
-    if is_hf:
-        before = encoder.backbone.config._attn_implementation
-        encoder.backbone.set_attn_implementation("eager")
-        hooks = [module.register_forward_hook(keep_output) for module in encoder.backbone.modules()]
-    else:
-        was_fused = [module.fused_attn for module in fused]
-        for module in fused:
-            module.fused_attn = False
-        hooks = [module.attn_drop.register_forward_pre_hook(keep_input) for module in fused]
+    # Fused kernels skip the dropout module, and with it the hook.
+    was_fused = [module.fused_attn for module in fused]
+    for module in fused:
+        module.fused_attn = False
+    hooks = [module.attn_drop.register_forward_pre_hook(keep_input) for module in fused]
     try:
-        with whole_batches():
-            yield maps
-        if not maps:
-            raise ValueError(
-                f"encoder must be run inside the block and keep its attention's matrices, got none from "
-                f"{type(encoder.backbone).__name__}. Call it there; models such as MPNet keep none."
-            )
+        yield
     finally:
         for hook in hooks:
             hook.remove()
-        if is_hf:
-            encoder.backbone.set_attn_implementation(before)
-        else:
-            for module, value in zip(fused, was_fused, strict=True):
-                module.fused_attn = value
+        for module, value in zip(fused, was_fused, strict=True):
+            module.fused_attn = value
 
 
 def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Tensor, "B N N"]:
-    """How much of each input token arrives at each token of the last layer, if attention alone moved them.
+    """Returns the share of each input token in each token of the last layer by attention alone.
 
-    The product of the layers' matrices (I + A) / 2, the last layer leftmost, where A is the mean
-    over the heads and I stands for the residual connection. Each row sums to 1. It knows nothing of
-    values, MLPs and signs: a hint, no proof.
+    The rollout is the product of the matrices (I + A) / 2 of all layers, with the last layer on the
+    left. A is the mean over the heads, and I stands for the residual connection. Each row sums to
+    1. The rollout ignores values, MLPs and signs, so it is a hint and no proof.
 
     Args:
-        maps: one matrix per layer, from the first, as `record_attention` gives them.
+        maps: one matrix per layer, the first layer first, as `record_attention` yields them.
 
     Raises:
-        ValueError: if there is no matrix, or they differ in shape.
+        ValueError: if there is no matrix, or the matrices differ in shape.
 
     Source: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928),
     eq. 1.
@@ -115,27 +130,31 @@ def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Ten
         >>> attention_rollout([half])[0].tolist()
         [[0.75, 0.25], [0.25, 0.75]]
     """
-    shapes = sorted({tuple(found.shape) for found in maps})
+    # Layers with other numbers of tokens cannot be multiplied.
+    shapes = sorted({tuple(matrix.shape) for matrix in maps})
     if len(shapes) != 1:
         raise ValueError(
-            f"maps must be one matrix per layer, all of one shape [B, heads, N, N], got shapes {shapes}."
+            "maps must be one matrix per layer, all of one shape [B, heads, N, N], "
+            f"got shapes {shapes}."
         )
+    # The identity stands for the residual connection, which passes half of each token on unchanged.
     identity = torch.eye(shapes[0][-1], dtype=maps[0].dtype, device=maps[0].device)
     rolled = identity.expand(shapes[0][0], -1, -1)
-    for found in maps:
-        rolled = (identity + reduce(found, "b heads n m -> b n m", "mean")) / 2 @ rolled
+    for matrix in maps:
+        rolled = (identity + reduce(matrix, "b heads n m -> b n m", "mean")) / 2 @ rolled
     return rolled
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class ImageAttention:
-    """Where an image encoder looks, as small maps over the picture.
+    """The attention of an image encoder as small maps over the image.
 
     Attributes:
-        heads: what the class token takes from each patch, by layer and head [B, layers, heads, h,
-            w]; without a class token, what all patches take on average. What it takes from prefix
-            tokens is left out, so a map sums to at most 1.
-        rollout: the same, rolled out over all layers [B, h, w].
+        heads: the attention weights of the class token over the patches, by layer and head, [B,
+            layers, heads, h, w]. Without a class token, the mean weights of all patches. The
+            weights of prefix tokens are left out, so the sum of a map is at most 1.
+        rollout: the same for the rollout over all layers, [B, h, w].
     """
 
     heads: Float[Tensor, "B layers heads h w"]
@@ -145,53 +164,63 @@ class ImageAttention:
 def image_attention(
     encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"]
 ) -> ImageAttention:
-    """Where an image encoder looks in these pictures, without gradient; the encoder runs in eval mode.
+    """Returns the attention maps of an image encoder for these images.
+
+    The encoder runs in eval mode without gradient.
 
     Args:
-        encoder: a ViT of timm or transformers, alone or a classifier's `image_encoder`.
-        pixel_values: pixels as the processor gives them [B, C, H, W].
+        encoder: a ViT of timm or transformers, on its own or as the `image_encoder` of a
+            classifier.
+        pixel_values: pixels as the processor returns them, [B, C, H, W].
 
     Raises:
         ValueError: if the encoder has no attention over all its tokens (a CNN, a Swin), or its
-            patches make no grid.
+            patches form no grid.
 
     Example:
-        >>> encoder = ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=(32, 48), depth=2)
-        >>> found = image_attention(encoder, torch.zeros(1, 3, 32, 48))
-        >>> tuple(found.heads.shape), tuple(found.rollout.shape)
+        >>> name = "vit_tiny_patch16_224"
+        >>> encoder = ImageEncoder(name, pretrained=False, img_size=(32, 48), depth=2)
+        >>> attention = image_attention(encoder, torch.zeros(1, 3, 32, 48))
+        >>> tuple(attention.heads.shape), tuple(attention.rollout.shape)
         ((1, 2, 3, 2, 3), (1, 2, 3))
     """
     with evaluating(encoder), torch.no_grad(), record_attention(encoder) as maps:
         encoder(pixel_values)
-    shapes = {tuple(found.shape) for found in maps}
+    shapes = {tuple(matrix.shape) for matrix in maps}
+    # A Swin attends inside windows: its batch axis counts windows, not images.
     if len(shapes) != 1 or maps[0].shape[0] != len(pixel_values):
         raise ValueError(
-            f"encoder must attend over all its tokens in every layer, got matrices of shapes {sorted(shapes)} from "
-            f"{type(encoder.backbone).__name__}. Choose a plain ViT."
+            "encoder must attend over all its tokens in every layer, "
+            f"got matrices of shapes {sorted(shapes)} from {type(encoder.backbone).__name__}. "
+            "Choose a plain ViT."
         )
-    prefix, has_class_token = _prefix(encoder.backbone)
+    prefix, has_class_token = encoder.num_prefix, encoder.adapter.has_class_token
     patches = maps[0].shape[-1] - prefix
+    # The patches are square, so the grid has the aspect ratio of the image.
     height = round(sqrt(patches * pixel_values.shape[-2] / pixel_values.shape[-1]))
+    # A backbone with other tokens between the patches would give maps with shifted pixels.
     if height < 1 or patches % height:
         raise ValueError(
-            f"pixel_values must be cut into a grid of patches, got {patches} patches of {tuple(pixel_values.shape)}."
+            "pixel_values must be cut into a grid of patches, "
+            f"got {patches} patches of {tuple(pixel_values.shape)}."
         )
 
     def over_patches(matrix: Tensor) -> Tensor:
-        taken = (
+        weights = (
             matrix[..., 0, prefix:] if has_class_token else matrix[..., prefix:, prefix:].mean(-2)
         )
-        return rearrange(taken, "... (h w) -> ... h w", h=height)
+        return rearrange(weights, "... (h w) -> ... h w", h=height)
 
-    heads = torch.stack([over_patches(found) for found in maps], dim=1)
+    heads = torch.stack([over_patches(matrix) for matrix in maps], dim=1)
     return ImageAttention(heads, over_patches(attention_rollout(maps)))
 
 
-def _prefix(backbone: Any) -> tuple[int, bool]:
-    """How many tokens stand before the patches, and whether the first of them is a class token."""
-    embeddings = getattr(backbone, "embeddings", backbone)
-    has_class_token = any(
-        getattr(embeddings, name, None) is not None for name in ("cls_token", "class_embedding")
-    )
-    count = getattr(backbone, "num_prefix_tokens", None)
-    return prefix_tokens(backbone) if count is None else int(count), has_class_token
+@contextmanager
+def _whole_batches(encoder: Encoder) -> Iterator[None]:
+    """Keeps batches whole: one that is cut into groups would append several matrices per layer."""
+    before = encoder.whole_batches
+    encoder.whole_batches = True
+    try:
+        yield
+    finally:
+        encoder.whole_batches = before

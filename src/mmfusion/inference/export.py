@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..model.graph import evaluating
+from ..model.missing import MODALITIES, complete_inputs
 from ..model.modeling import FusionClassifier
-from ..model.packing import PACKED_ATTENTION
+from ..model.packed_attention import PACKED_ATTENTION, mask_of_padding
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 """File endings and what they stand for."""
@@ -29,9 +29,8 @@ FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 EXPORTED_ATTENTION = "mmfusion_exported"
 """The name under which transformers knows "sdpa" without masks that mask nothing, while a graph is made."""
 
-_IMAGE = ("pixel_values",)
-_TEXT = ("input_ids", "attention_mask")
-_PRESENT = ("image_present", "text_present")
+_IMAGE, _TEXT = MODALITIES["image"].encoded, MODALITIES["text"].encoded
+_PRESENT = tuple(modality.present for modality in MODALITIES.values())
 
 
 @dataclass(frozen=True)
@@ -156,8 +155,9 @@ class _Graph(nn.Module):
 
 
 def _input_names(model: FusionClassifier) -> tuple[str, ...]:
-    has_image, has_text = (name in model.modalities for name in ("image", "text"))
-    return _IMAGE * has_image + _TEXT * has_text + _PRESENT * (has_image and has_text)
+    """Returns the names of the graph's inputs; presence flags only where there is something to miss."""
+    encoded = [name for modality in model.modalities for name in MODALITIES[modality].encoded]
+    return (*encoded, *(_PRESENT if len(model.modalities) == 2 else ()))
 
 
 def _program(
@@ -212,18 +212,8 @@ def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> 
     return answer
 
 
-def _mask_of_padding(*args: Any, **kwargs: Any) -> Tensor | None:
-    """No mask where nothing is to be masked: transformers leaves such a one out, but not from an exported graph."""
-    whole = (
-        kwargs.get("allow_is_bidirectional_skip")
-        and kwargs.get("attention_mask") is None
-        and not kwargs.get("local_size")
-    )
-    return None if whole else sdpa_mask(*args, **kwargs)
-
-
 AttentionInterface.register(EXPORTED_ATTENTION, ALL_ATTENTION_FUNCTIONS["sdpa"])
-AttentionMaskInterface.register(EXPORTED_ATTENTION, _mask_of_padding)
+AttentionMaskInterface.register(EXPORTED_ATTENTION, mask_of_padding)
 
 
 @contextmanager
@@ -317,20 +307,22 @@ def _draw(
 def _completed(
     model: FusionClassifier, batch: Mapping[str, Tensor], names: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The graph's inputs of a processor's batch, on the model's device."""
-    rows = len(next(iter(batch.values())))
-    given = {name: torch.ones(rows, dtype=torch.bool) for name in _PRESENT} | dict(batch)
-    lacking = [name for name in names if name not in given]
+    """Returns the graph's inputs of a processor's batch, on the model's device."""
+    used = [MODALITIES[name] for name in model.modalities]
+    lacking = [m.values for m in used if m.values not in batch]
+    lacking += [m.mask for m in used if m.mask is not None and m.mask not in batch]
     if lacking:
         raise ValueError(
-            f"batches must hold {', '.join(names)}, got one without {', '.join(lacking)}. Use the model's processor."
+            f"batches must hold {', '.join(names)}, got one without {', '.join(lacking)}. "
+            "Use the model's processor."
         )
-    types = (
-        {"pixel_values": model.dtype}
-        | dict.fromkeys(_TEXT, torch.int64)
-        | dict.fromkeys(_PRESENT, torch.bool)
-    )
-    return {name: given[name].to(model.device, types[name]) for name in names}
+    given = {name: batch[name] for m in used for name in m.processed if name in batch}
+    completed = complete_inputs(model.modalities, given)
+    tensors = dict(completed.tensors)
+    tensors |= {MODALITIES[name].present: flags for name, flags in completed.present.items()}
+    types = {"pixel_values": model.dtype}
+    types |= dict.fromkeys(_TEXT, torch.int64) | dict.fromkeys(_PRESENT, torch.bool)
+    return {name: tensors[name].to(model.device, types[name]) for name in names}
 
 
 def _longest(model: FusionClassifier) -> int:

@@ -1,4 +1,7 @@
-"""Predictions for any number of samples: decoded in worker processes, answered in order, in bounded memory."""
+"""Predictions for any number of samples, in their order and in bounded memory.
+
+Worker processes can decode the samples.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
@@ -11,26 +14,29 @@ from tqdm import tqdm
 
 from ..data.collate import FusionCollator
 from ..model.graph import evaluating
-from ..model.missing import is_blank
+from ..model.missing import MODALITIES, is_blank
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from ..model.validation import check_choice
 from .compiled import CompiledClassifier
 
 WINDOW = 8
-"""Batches whose samples are sorted by the length of their texts, so that those of a batch are alike."""
+"""The number of batches whose samples are sorted together by the length of their texts.
+
+Texts of like length in a batch need little padding.
+"""
 
 
 class Prediction(NamedTuple):
-    """What a classifier says of one sample.
+    """The result of a classifier for one sample.
 
     Attributes:
-        logits: [C]; NaN where there is an error.
-        probabilities: [C]: softmax, or sigmoid where the problem is multi-label; NaN where there is
-            an error.
-        missing: the modalities that the sample lacked, of those that the classifier has a tower
-            for.
-        error: why the sample could not be read, or None.
+        logits: the logits [C]; NaN if there is an error.
+        probabilities: the probabilities [C]: the softmax of the logits, or their sigmoid if the
+            problem is multi-label. NaN if there is an error.
+        missing: the modalities that the sample lacks. Only modalities for which the classifier has
+            a tower count.
+        error: the reason why the sample could not be read, or None.
     """
 
     logits: np.ndarray[Any, np.dtype[np.float32]]
@@ -49,27 +55,30 @@ def predict_stream(
     on_error: str = "raise",
     progress: bool = True,
 ) -> Iterator[Prediction]:
-    """The prediction of each sample, one after the other, in the order of the samples.
+    """Yields the prediction of each sample in the order of the samples.
 
-    Samples are read as they are needed, a few batches ahead, so that a generator without end will
-    do and memory does not grow with their number. `mmfusion.predict` is the road through the
-    Trainer, with several devices and the cache.
+    Samples are read only a few batches ahead. So the memory does not grow with their number, and a
+    generator may be endless. `mmfusion.predict` uses the Trainer instead, which supports several
+    devices and the cache of frozen towers.
 
     Args:
-        model: the classifier, compiled or not, on the device where it is to run; each batch runs in
-            eval mode, and the model is as it was between them.
-        processor: its processor.
-        samples: mappings with `image` (a path, a PIL image, an array), `text`, or both, None for a
-            missing one; other keys are left aside. A `datasets.Dataset` is one, so is a generator.
-        batch_size: samples per forward pass, at least 1.
-        workers: processes that decode and tokenize; 0 does it here.
+        model: the classifier, compiled or not, on the device where it is to run. Each batch runs in
+            eval mode; between two batches every module has its own mode again.
+        processor: the processor of the classifier.
+        samples: mappings with `image` (a path, a PIL image or an array), `text`, or both; None
+            stands for a missing one. Other keys are ignored. A `datasets.Dataset` or a generator
+            of mappings is allowed.
+        batch_size: the number of samples per forward pass, at least 1.
+        workers: the number of processes that decode and tokenize. With 0, the calling process does
+            this.
         on_error: "raise" stops at a sample that cannot be read or has neither modality; "keep"
-            answers it with the error.
-        progress: whether to show a bar on stderr.
+            yields a prediction with the error instead.
+        progress: whether to show a progress bar on stderr.
 
     Raises:
-        ValueError: for another `on_error`, a `batch_size` or `workers` out of range, a processor
-            without a part that the classifier needs; with "raise", naming the sample's fault.
+        ValueError: if `on_error`, `batch_size` or `workers` is not allowed, or the processor lacks
+            a part that the classifier needs. With "raise", also if a sample cannot be read; the
+            message names the sample and the reason.
 
     Example:
         >>> from mmfusion import FusionProcessor
@@ -78,25 +87,29 @@ def predict_stream(
         >>> model = tiny_classifier(image=None, text="bert")
         >>> processor = FusionProcessor(word_tokenizer(["clear lungs", "effusion"]))
         >>> texts = ({"text": text} for text in ("clear lungs", "effusion", ""))
-        >>> found = list(predict_stream(model, processor, texts, on_error="keep", progress=False))
-        >>> [prediction.probabilities.shape for prediction in found]
+        >>> stream = predict_stream(model, processor, texts, on_error="keep", progress=False)
+        >>> predictions = list(stream)
+        >>> [prediction.probabilities.shape for prediction in predictions]
         [(3,), (3,), (3,)]
-        >>> found[2].error
+        >>> predictions[2].error
         'it must have text, got nothing.'
     """
     allowed = ["raise", "keep"]
     check_choice("on_error", on_error, allowed)
     if batch_size < 1 or workers < 0:
         raise ValueError(
-            f"batch_size must be at least 1 and workers at least 0, got {batch_size!r} and {workers!r}."
+            "batch_size must be at least 1 and workers at least 0, "
+            f"got {batch_size!r} and {workers!r}."
         )
     parts = {"image": processor.input_spec, "text": processor.tokenizer}
     lacking = [name for name in model.modalities if parts[name] is None]
     if lacking:
         raise ValueError(
-            f"processor must have a part for each of the classifier's modalities ({', '.join(model.modalities)}), got none for "
-            f"{', '.join(lacking)}. Make it with FusionProcessor.from_encoders."
+            "processor must have a part for each of the classifier's modalities "
+            f"({', '.join(model.modalities)}), got none for {', '.join(lacking)}. "
+            "Make it with FusionProcessor.from_encoders."
         )
+    # The checks above are not part of the generator, so that they run at the call.
     return _answers(model, processor, samples, batch_size, workers, on_error == "keep", progress)
 
 
@@ -109,25 +122,28 @@ def _answers(
     keeps_errors: bool,
     progress: bool,
 ) -> Iterator[Prediction]:
+    """Yields the predictions of `predict_stream`, whose arguments are already checked."""
     total = len(samples) if isinstance(samples, Sized) else None
     loader = torch.utils.data.DataLoader(
         _AsGiven(),
-        # The sampler hands out the samples themselves: workers get them with their orders, however
-        # many there are.
+        # The batch sampler yields the samples themselves instead of indices. So the main process
+        # alone reads the iterable, and each worker gets its samples together with its task.
         batch_sampler=_Batches(samples, model.modalities, batch_size),
         collate_fn=_Collate(FusionCollator(processor), keeps_errors),
         num_workers=workers,
         pin_memory=model.device.type == "cuda",
     )
+    # Samples are sorted by length within a window, so a prediction may have to wait for its turn.
     waiting: dict[int, Prediction] = {}
     following = 0
     with tqdm(total=total, unit="sample", disable=not progress) as bar:
         for places, batch, faults in loader:
-            # For each batch anew: between two answers the model is the caller's.
+            # Eval mode is set for each batch on its own, because the caller may train or change the
+            # model between two predictions.
             with evaluating(model):
-                found = iter(_answered(model, batch) if batch else ())
+                predictions = iter(_answered(model, batch) if batch else ())
             for place, fault in zip(places, faults, strict=True):
-                waiting[place] = next(found) if fault is None else _unread(model, fault)
+                waiting[place] = next(predictions) if fault is None else _unread(model, fault)
             while following in waiting:
                 bar.update()
                 yield waiting.pop(following)
@@ -138,18 +154,17 @@ def _answers(
 def _answered(
     model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]
 ) -> list[Prediction]:
-    names = {
-        "image": ("pixel_values", "image_present"),
-        "text": ("input_ids", "attention_mask", "text_present"),
-    }
-    # A processor of both makes inputs for a tower that a classifier of one modality has not.
-    kept = [name for modality in model.modalities for name in names[modality]]
-    inputs = {name: batch[name].to(model.device, non_blocking=True) for name in kept}
+    """Returns the predictions of a batch of readable samples."""
+    # A processor of both modalities also makes inputs that a classifier of one has no tower for.
+    used = [MODALITIES[name] for name in model.modalities]
+    needed = [name for modality in used for name in modality.processed]
+    inputs = {name: batch[name].to(model.device, non_blocking=True) for name in needed}
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
+    # The softmax of bfloat16 logits would lose digits, so they are converted first.
     logits = model(**inputs).logits.float()
     probabilities = logits.sigmoid() if model.multi_label else logits.softmax(-1)
-    present = {name: batch[f"{name}_present"].tolist() for name in model.modalities}
+    present = {name: batch[MODALITIES[name].present].tolist() for name in model.modalities}
     return [
         Prediction(*row, tuple(name for name in model.modalities if not present[name][index]), None)
         for index, row in enumerate(
@@ -159,12 +174,14 @@ def _answered(
 
 
 def _unread(model: FusionClassifier | CompiledClassifier, fault: "_Fault") -> Prediction:
+    """Returns the prediction of NaN for a sample that could not be read."""
+    # The shape is that of a real prediction, so that callers can stack them all.
     nothing = np.full(int(model.config.num_labels or 0), np.nan, dtype=np.float32)
     return Prediction(nothing, nothing, fault.missing, fault.error)
 
 
 class _Fault(NamedTuple):
-    """Why a sample cannot be read, and what it lacked besides."""
+    """The reason why a sample cannot be read, and the modalities that it lacks."""
 
     error: str
     missing: tuple[str, ...]
@@ -172,7 +189,7 @@ class _Fault(NamedTuple):
 
 @final
 class _AsGiven(torch.utils.data.Dataset[Any]):
-    """A dataset whose indices are the samples."""
+    """The dataset that returns its indices, which are the samples themselves."""
 
     def __getitems__(self, samples: list[Any]) -> list[Any]:
         return samples
@@ -183,7 +200,7 @@ class _AsGiven(torch.utils.data.Dataset[Any]):
 
 @final
 class _Batches:
-    """Batches of (place, sample), read window by window, samples with texts of like length together."""
+    """The batches of (place, sample); texts of like length within a window are put together."""
 
     def __init__(
         self, samples: Iterable[Mapping[str, Any]], wanted: Sequence[str], batch_size: int
@@ -193,18 +210,23 @@ class _Batches:
     def __iter__(self) -> Iterator[list[tuple[int, dict[str, Any]]]]:
         numbered = enumerate(self.samples)
         while window := list(islice(numbered, WINDOW * self.batch_size)):
-            kept = [
+            # Other keys may hold objects that cannot be sent to a worker process.
+            batchable = [
                 (place, {name: sample.get(name) for name in self.wanted})
                 for place, sample in window
             ]
-            kept.sort(key=lambda pair: _length(pair[1].get("text")))
-            for start in range(0, len(kept), self.batch_size):
-                yield kept[start : start + self.batch_size]
+            batchable.sort(key=lambda pair: _length(pair[1].get("text")))
+            for start in range(0, len(batchable), self.batch_size):
+                yield batchable[start : start + self.batch_size]
 
 
 @final
 class _Collate:
-    """(place, sample) pairs in; places, the batch of those that can be read, and a fault or None for each."""
+    """The collation of (place, sample) pairs.
+
+    A call returns the places, the batch of the readable samples, and for each sample its fault or
+    None.
+    """
 
     def __init__(
         self,
@@ -220,6 +242,7 @@ class _Collate:
         try:
             return places, self.collate(samples), [None] * len(samples)
         except (ValueError, TypeError, OSError):
+            # The error of a batch does not tell which sample caused it, so each one is tried alone.
             faults = [self._fault(sample) for sample in samples]
         if not self.keeps_errors:
             place, error = next(
@@ -230,10 +253,12 @@ class _Collate:
             raise ValueError(
                 f"sample {place} (counted from 0) must be readable, got an error: {error}"
             )
+        # The readable samples of the batch still get their predictions.
         readable = [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
         return places, self.collate(readable) if readable else {}, faults
 
     def _fault(self, sample: Mapping[str, Any]) -> _Fault | None:
+        """Returns the fault of a sample, or None if it can be read."""
         missing = tuple(
             name
             for name, value in sample.items()
@@ -249,4 +274,5 @@ class _Collate:
 
 
 def _length(text: object) -> int:
+    """Returns the length of a text, or 0 for anything that is no text."""
     return len(text) if isinstance(text, str) else 0

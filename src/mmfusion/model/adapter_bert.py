@@ -1,7 +1,8 @@
-"""transformers' families of backbones: ViT and the text encoders that are built like BERT are walked by layer."""
+"""transformers' text encoders: those that are built like BERT are walked by layer, any other is one block."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import torch
 from einops import rearrange
@@ -11,92 +12,61 @@ from transformers.masking_utils import (
     create_bidirectional_sliding_window_mask,
 )
 
-from .adapter_base import Family, OneBlock, features_to_encoded
-from .configuration import closest
+from .adapter_base import Adapter, OneBlock
+from .adapter_vit import first_output
+from .load_transformers import backbone_width
+from .masking import masked_mean
 from .packing import Packing
-from .types import Encoded, Hidden, masked_mean
+from .types import Encoded, Hidden, Lengths, is_full
+from .validation import closest
 
-WALKED_TEXT = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "modernbert")
-"""transformers' model types whose text encoder is walked layer by layer; any other one is one block."""
-
-WALKED_VIT = ("vit", "deit")
-"""transformers' model types whose vision encoder is walked layer by layer; any other one is one block."""
+Pool = Callable[[Tensor, Tensor], Tensor]
+"""(tokens [B, L, D], mask [B, L]) -> pooled [B, D]."""
 
 
-class HfViT(Family):
-    """transformers' ViT and DeiT."""
+class BertLike(Adapter, ABC):
+    """A text encoder of embeddings and layers, as BERT is one.
 
-    takes_tokens = True
-
-    def __init__(self, module: Any):
-        self.layers = module.layers if hasattr(module, "layers") else module.encoder.layer
-        super().__init__(module, module.config.hidden_size, len(self.layers))
-        self.num_prefix = prefix_tokens(module)
-
-    def forward(self, *inputs: Tensor) -> Encoded:
-        return self._encoded(self.module(*inputs).last_hidden_state)
-
-    def embed(self, *inputs: Tensor) -> Hidden:
-        return Hidden(self.module.embeddings(*inputs))
-
-    def block(self, index: int, hidden: Hidden) -> Hidden:
-        mask = None
-        if hidden.mask is not None:
-            mask = create_bidirectional_mask(self.module.config, hidden.values, hidden.mask)
-        return hidden._replace(values=_first(self.layers[index](hidden.values, mask)))
-
-    def walk_packed(self, start: int, stop: int, hidden: Hidden, packing: Packing) -> Hidden:
-        """What `walk` gives, computed on the real tokens alone; zero in the padding."""
-        row = packing.pack(hidden.values)
-        for layer in self.layers[start:stop]:
-            row = _first(layer(row, packing.row_mask, packing=packing))
-        return hidden._replace(values=packing.unpack(row))
-
-    def pool(self, hidden: Hidden) -> Encoded:
-        return self._encoded(self.module.layernorm(hidden.values))
-
-    def _encoded(self, tokens: Tensor) -> Encoded:
-        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return Encoded(tokens, mask, tokens[:, 0])
-
-    def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-        return [[layer] for layer in self.layers], [self.module.layernorm]
-
-    def block_dims(self) -> list[int]:
-        return [self.dim] * self.num_blocks
-
-
-class HfText(Family):
-    """transformers' BERT-like text encoders: embeddings, layers, and (ModernBERT) a final norm.
-
-    Texts arrive with their real tokens first (see `TextEncoder`), so the positions are 0, 1, 2 ...
-    plus the offset of the family.
+    Texts arrive with their real tokens first (see `TextEncoder`). The positions are therefore 0, 1,
+    2 ... plus the offset of the family.
 
     Args:
-        module: BertModel, RobertaModel, DistilBertModel, MPNetModel, ModernBertModel or a model of
-            the same build.
-        pool_tokens: (tokens, mask) -> pooled.
+        module: the model, without its pooler.
+        pool_tokens: how tokens become the pooled vector.
     """
 
-    def __init__(self, module: Any, pool_tokens: Callable[[Tensor, Tensor], Tensor]):
-        layers = {
-            "distilbert": lambda: module.transformer.layer,
-            "modernbert": lambda: module.layers,
-        }
-        self.kind = module.config.model_type
-        self.layers = layers.get(self.kind, lambda: module.encoder.layer)()
+    def __init__(self, module: Any, pool_tokens: Pool):
+        self.module = module
+        self.layers = self._find_layers()
         self.pool_tokens = pool_tokens
         super().__init__(module, module.config.hidden_size, len(self.layers))
 
-    def forward(self, *inputs: Tensor) -> Encoded:
+    @abstractmethod
+    def _find_layers(self) -> Any:
+        """Returns the list of layers."""
+
+    @abstractmethod
+    def _layer_options(self, layer: Any, values: Tensor, positions: Tensor) -> dict[str, Any]:
+        """Returns what a layer takes besides hidden states and mask.
+
+        Args:
+            layer: the layer.
+            values: the hidden states that enter it.
+            positions: the place of each token in its text, from 0.
+        """
+
+    @abstractmethod
+    def _layer_mask(self, layer: Any, hidden: Hidden) -> Tensor | None:
+        """Returns the attention mask that a layer takes for a padded batch."""
+
+    def forward(self, *inputs: Tensor, lengths: Lengths = None) -> Encoded:
         input_ids, mask = inputs
-        tokens = self.module(
-            input_ids=input_ids, attention_mask=mask, position_ids=self._positions(input_ids)
-        )[0]
-        return Encoded(tokens, mask, self.pool_tokens(tokens, mask))
+        positions = self._positions(input_ids)
+        attended = None if is_full(lengths, input_ids.shape[1]) else mask
+        output = self.module(input_ids=input_ids, attention_mask=attended, position_ids=positions)
+        return Encoded(output[0], mask, self.pool_tokens(output[0], mask))
 
     def forward_packed(self, input_ids: Tensor, mask: Tensor, packing: Packing) -> Encoded:
-        """What `forward` gives, computed on the real tokens alone; zero in the padding."""
         row = self.module(
             input_ids=packing.pack(input_ids),
             attention_mask=packing.row_mask,
@@ -107,93 +77,142 @@ class HfText(Family):
         return Encoded(tokens, mask, self.pool_tokens(tokens, mask))
 
     def walk_packed(self, start: int, stop: int, hidden: Hidden, packing: Packing) -> Hidden:
-        """What `walk` gives, computed on the real tokens alone; zero in the padding."""
         row = packing.pack(hidden.values)
         for layer in self.layers[start:stop]:
-            options = self._rotary(layer, row, packing.positions)
-            row = _first(layer(row, attention_mask=packing.row_mask, packing=packing, **options))
+            options = self._layer_options(layer, row, packing.positions)
+            output = layer(row, attention_mask=packing.row_mask, packing=packing, **options)
+            row = first_output(output)
         return hidden._replace(values=packing.unpack(row))
 
     def embed(self, *inputs: Tensor) -> Hidden:
         input_ids, mask = inputs
-        # ModernBERT's positions are rotary: they enter in its layers.
-        options = {} if self.kind == "modernbert" else {"position_ids": self._positions(input_ids)}
-        return Hidden(self.module.embeddings(input_ids=input_ids, **options), mask)
+        positions = self._positions(input_ids)
+        return Hidden(self.module.embeddings(input_ids=input_ids, position_ids=positions), mask)
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
         layer, values = self.layers[index], hidden.values
-        options = self._rotary(
-            layer, values, torch.arange(values.shape[1], device=values.device).unsqueeze(0)
-        )
-        if self.kind == "mpnet":
-            options["position_bias"] = self.module.encoder.compute_position_bias(values)
-            assert hidden.mask is not None
-            mask: Any = torch.zeros_like(hidden.mask, dtype=values.dtype).masked_fill(
-                ~hidden.mask, torch.finfo(values.dtype).min
-            )
-            mask = rearrange(mask, "b l -> b 1 1 l")
-        else:
-            is_local = self.kind == "modernbert" and layer.attention_type == "sliding_attention"
-            make_mask = (
-                create_bidirectional_sliding_window_mask if is_local else create_bidirectional_mask
-            )
-            mask = make_mask(self.module.config, values, hidden.mask)
-        return hidden._replace(values=_first(layer(values, attention_mask=mask, **options)))
-
-    def _rotary(self, layer: Any, values: Tensor, positions: Tensor) -> dict[str, Any]:
-        """The rotary embedding that ModernBERT's layers are given; nothing for the others."""
-        if self.kind != "modernbert":
-            return {}
-        return {
-            "position_embeddings": self.module.rotary_emb(values, positions, layer.attention_type)
-        }
+        positions = torch.arange(values.shape[1], device=values.device).unsqueeze(0)
+        mask = self._layer_mask(layer, hidden)
+        options = self._layer_options(layer, values, positions)
+        return hidden._replace(values=first_output(layer(values, attention_mask=mask, **options)))
 
     def pool(self, hidden: Hidden) -> Encoded:
         assert hidden.mask is not None
-        tokens = (
-            self.module.final_norm(hidden.values) if self.kind == "modernbert" else hidden.values
-        )
-        return Encoded(tokens, hidden.mask, self.pool_tokens(tokens, hidden.mask))
+        return Encoded(hidden.values, hidden.mask, self.pool_tokens(hidden.values, hidden.mask))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-        return [[layer] for layer in self.layers], [
-            self.module.final_norm
-        ] if self.kind == "modernbert" else []
+        return [[layer] for layer in self.layers], []
 
     def block_dims(self) -> list[int]:
         return [self.dim] * self.num_blocks
 
     def _positions(self, input_ids: Tensor) -> Tensor:
-        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + position_offset(
-            self.module
-        )
-        return positions.unsqueeze(0).expand(input_ids.shape)
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        return (positions + position_offset(self.module)).unsqueeze(0).expand(input_ids.shape)
 
 
-def hf_image_family(module: Any) -> Family:
-    """The adapter for a transformers vision model."""
-    if module.config.model_type in WALKED_VIT:
-        return HfViT(module)
-    dim = hf_width(module)
-    prefix = prefix_tokens(module)
+@final
+class Bert(BertLike):
+    """BERT, RoBERTa and its kin, DistilBERT."""
 
-    def run(module: nn.Module, pixels: Tensor) -> Encoded:
-        features = module(pixels).last_hidden_state
-        encoded = features_to_encoded(features, dim)
-        return encoded._replace(pooled=features[:, 0]) if prefix and features.ndim == 3 else encoded
+    packs = True
 
-    return OneBlock(module, dim, run)
+    def _find_layers(self) -> Any:
+        # DistilBERT calls its encoder a transformer.
+        holder = getattr(self.module, "encoder", None) or self.module.transformer
+        return holder.layer
 
+    def _layer_options(self, layer: Any, values: Tensor, positions: Tensor) -> dict[str, Any]:
+        return {}
 
-def hf_text_family(module: Any, pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Family:
-    """The adapter for a transformers text encoder."""
-    if module.config.model_type in WALKED_TEXT:
-        return HfText(module, pool_tokens)
-    return OneBlock(module, hf_width(module), text_runner(pool_tokens))
+    def _layer_mask(self, layer: Any, hidden: Hidden) -> Tensor | None:
+        config, values = self.module.config, hidden.values
+        mask: Tensor | None = create_bidirectional_mask(config, values, hidden.attended)
+        return mask
 
 
-def text_runner(pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Encoded]:
-    """(module, input_ids, mask) -> Encoded, by a module that returns tokens [B, L, D], an `Encoded` or a transformers output."""
+@final
+class MPNet(BertLike):
+    """MPNet, whose layers take a position bias and a mask that is added to the scores."""
+
+    def _find_layers(self) -> Any:
+        return self.module.encoder.layer
+
+    def _layer_options(self, layer: Any, values: Tensor, positions: Tensor) -> dict[str, Any]:
+        return {"position_bias": self.module.encoder.compute_position_bias(values)}
+
+    def _layer_mask(self, layer: Any, hidden: Hidden) -> Tensor | None:
+        values, mask = hidden.values, hidden.mask
+        assert mask is not None
+        added = torch.zeros_like(mask, dtype=values.dtype)
+        added = added.masked_fill(~mask, torch.finfo(values.dtype).min)
+        return rearrange(added, "b l -> b 1 1 l")
+
+
+@final
+class ModernBert(BertLike):
+    """ModernBERT: rotary positions enter in the layers, some layers attend locally, a norm comes last."""
+
+    packs = True
+
+    def _find_layers(self) -> Any:
+        return self.module.layers
+
+    def _layer_options(self, layer: Any, values: Tensor, positions: Tensor) -> dict[str, Any]:
+        rotary = self.module.rotary_emb(values, positions, layer.attention_type)
+        return {"position_embeddings": rotary}
+
+    def _layer_mask(self, layer: Any, hidden: Hidden) -> Tensor | None:
+        is_local = layer.attention_type == "sliding_attention"
+        make = create_bidirectional_sliding_window_mask if is_local else create_bidirectional_mask
+        mask: Tensor | None = make(self.module.config, hidden.values, hidden.attended)
+        return mask
+
+    def embed(self, *inputs: Tensor) -> Hidden:
+        input_ids, mask = inputs
+        return Hidden(self.module.embeddings(input_ids=input_ids), mask)
+
+    def pool(self, hidden: Hidden) -> Encoded:
+        return super().pool(hidden._replace(values=self.module.final_norm(hidden.values)))
+
+    def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
+        return super().parts()[0], [self.module.final_norm]
+
+
+WALKED_TEXT: dict[str, type[BertLike]] = {
+    "bert": Bert,
+    "roberta": Bert,
+    "xlm-roberta": Bert,
+    "camembert": Bert,
+    "distilbert": Bert,
+    "mpnet": MPNet,
+    "modernbert": ModernBert,
+}
+"""transformers' model types whose text encoder is walked layer by layer; any other is one block."""
+
+
+def transformers_text_adapter(module: Any, pool_tokens: Pool) -> Adapter:
+    """Returns the adapter for a transformers text encoder.
+
+    Args:
+        module: the model, without its pooler.
+        pool_tokens: how tokens become the pooled vector.
+    """
+    walked = WALKED_TEXT.get(module.config.model_type)
+    if walked is not None:
+        return walked(module, pool_tokens)
+    return OneBlock(module, backbone_width(module), text_runner(pool_tokens))
+
+
+def text_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
+    """Returns a function (module, input_ids, mask) -> Encoded.
+
+    Args:
+        pool_tokens: how tokens become the pooled vector.
+
+    Returns:
+        A function of a module that returns tokens [B, L, D], an `Encoded` or a transformers output.
+    """
 
     def run(module: nn.Module, input_ids: Tensor, mask: Tensor) -> Encoded:
         output = module(input_ids=input_ids, attention_mask=mask.long())
@@ -205,50 +224,26 @@ def text_runner(pool_tokens: Callable[[Tensor, Tensor], Tensor]) -> Callable[...
     return run
 
 
-def hf_width(module: Any) -> int:
-    """The width of a transformers model's last hidden state."""
-    config = module.config
-    if getattr(config, "hidden_sizes", None):
-        return int(config.hidden_sizes[-1])
-    for name in ("hidden_size", "hidden_dim", "num_features", "d_model"):
-        if isinstance(getattr(config, name, None), int):
-            return int(getattr(config, name))
-    raise ValueError(
-        f"{type(module).__name__} must be a backbone whose config tells its width (hidden_size), got {type(config).__name__}. "
-        "Wrap it in a module of your own and register that with register_backbone."
-    )
+def pool_by(kind: str) -> Pool:
+    """Returns the pooling: the mean over real tokens, or the first real token.
 
-
-def pool_by(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """(tokens, mask) -> pooled: the mean over real tokens, or the first real token.
+    Args:
+        kind: "mean" or "cls".
 
     Raises:
-        ValueError: when `kind` is neither "mean" nor "cls".
+        ValueError: for another kind.
     """
-    pools: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "mean": masked_mean,
-        "cls": lambda tokens, mask: tokens[:, 0],
-    }
+    pools: dict[str, Pool] = {"mean": masked_mean, "cls": lambda tokens, mask: tokens[:, 0]}
     if kind not in pools:
-        raise ValueError(
-            f"pooling must be 'mean' or 'cls', got {kind!r}. {closest(kind, list(pools))}"
-        )
+        raise ValueError(f"pooling must be 'mean' or 'cls', got {kind!r}. {closest(kind, pools)}")
     return pools[kind]
 
 
 def position_offset(module: nn.Module) -> int:
-    """The position id of a text's first token: 0, or (RoBERTa and its kin) one more than the padding id."""
+    """Returns the position id of a text's first token: 0, or in RoBERTa's kin the padding id plus 1.
+
+    Args:
+        module: a text backbone.
+    """
     padding = getattr(getattr(module, "embeddings", None), "padding_idx", None)
     return 0 if padding is None else int(padding) + 1
-
-
-def prefix_tokens(module: Any) -> int:
-    """How many tokens (class token, registers) a transformers vision model puts before its patches."""
-    embeddings = getattr(module, "embeddings", module)
-    names = ("cls_token", "class_embedding", "distillation_token")
-    registers = getattr(module.config, "num_register_tokens", 0) or 0
-    return sum(getattr(embeddings, name, None) is not None for name in names) + registers
-
-
-def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, tuple) else output

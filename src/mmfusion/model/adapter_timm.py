@@ -1,7 +1,7 @@
 """timm's families of backbones: vision transformers are walked by block, CNNs by stage."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, final
 
 import torch
 from einops import rearrange
@@ -18,12 +18,13 @@ from timm.models import (
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .adapter_base import Family, OneBlock, features_to_encoded
+from .adapter_base import Adapter, OneBlock, features_to_encoded
 from .graph import evaluating
-from .types import Encoded, Hidden
+from .types import Encoded, Hidden, Lengths
 
 
-class TimmViT(Family):
+@final
+class TimmViT(Adapter):
     """timm's VisionTransformer."""
 
     def __init__(self, module: Any):
@@ -31,9 +32,8 @@ class TimmViT(Family):
         self.takes_tokens = all(
             isinstance(block, vision_transformer.Block) for block in module.blocks
         )
-        self.num_prefix = module.num_prefix_tokens
 
-    def forward(self, *inputs: Tensor) -> Encoded:
+    def forward(self, *inputs: Tensor, lengths: Lengths = None) -> Encoded:
         return self._encoded(self.module.forward_features(*inputs))
 
     def embed(self, *inputs: Tensor) -> Hidden:
@@ -43,7 +43,9 @@ class TimmViT(Family):
     def block(self, index: int, hidden: Hidden) -> Hidden:
         # A mask in which every token is real would only cost the fused attention kernel.
         options: dict[str, Any] = (
-            {} if hidden.mask is None else {"attn_mask": rearrange(hidden.mask, "b n -> b 1 1 n")}
+            {}
+            if hidden.attended is None
+            else {"attn_mask": rearrange(hidden.attended, "b n -> b 1 1 n")}
         )
         block = self.module.blocks[index]
         if self.module.grad_checkpointing and torch.is_grad_enabled():
@@ -71,7 +73,8 @@ class TimmViT(Family):
         return [self.dim] * self.num_blocks
 
 
-class TimmStages(Family):
+@final
+class TimmStages(Adapter):
     """A timm CNN, walked by stage: stem, stages, tail, each a list of modules run in order."""
 
     def __init__(
@@ -80,7 +83,7 @@ class TimmStages(Family):
         super().__init__(module, module.num_features, len(stages))
         self.stem, self.stages, self.tail = stem, stages, tail
 
-    def forward(self, *inputs: Tensor) -> Encoded:
+    def forward(self, *inputs: Tensor, lengths: Lengths = None) -> Encoded:
         return self._encoded(self.module.forward_features(*inputs))
 
     def embed(self, *inputs: Tensor) -> Hidden:
@@ -115,7 +118,7 @@ class TimmStages(Family):
         return dims
 
 
-def timm_family(module: Any) -> Family:
+def timm_adapter(module: Any) -> Adapter:
     """The adapter for a timm model."""
     own = type(module).forward_features
     if own is vision_transformer.VisionTransformer.forward_features:

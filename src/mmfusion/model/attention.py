@@ -1,24 +1,28 @@
 """The masked attention that mappers and fusion strategies share."""
 
+from typing import final
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .masking import masked_mean, without_padding
 from .packing import Packing, attends_one_by_one, packing_of
-from .types import masked_mean, without_padding
+from .types import Lengths
 
 
+@final
 class Attention(nn.Module):
     """Multi-head attention over the real tokens of a context.
 
-    softmax(Q K^T / sqrt(d)) V per head (Vaswani et al. 2017, eq. 1), padding left out of the
+    softmax(Q K^T / sqrt(d)) V per head (Vaswani et al. 2017, eq. 1), with padding left out of the
     softmax. The key projection has no bias: a key bias adds the same number to every score of a
-    query, so the softmax cancels it.
+    query, and the softmax cancels it.
 
     Args:
-        dim: width of queries and output, a multiple of `num_heads`.
+        dim: width of queries and output.
         context_dim: width of the context; None means `dim`.
         num_heads: a divisor of the width in which queries and keys meet.
         inner_dim: that width; None means `dim`. A smaller one makes attention between wide
@@ -31,7 +35,8 @@ class Attention(nn.Module):
     Example:
         >>> import torch
         >>> attention = Attention(8, num_heads=2)
-        >>> attention(torch.zeros(1, 3, 8), torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.bool)).shape
+        >>> mask = torch.ones(1, 5, dtype=torch.bool)
+        >>> attention(torch.zeros(1, 3, 8), torch.zeros(1, 5, 8), mask).shape
         torch.Size([1, 3, 8])
     """
 
@@ -47,9 +52,10 @@ class Attention(nn.Module):
         super().__init__()
         inner_dim = dim if inner_dim is None else inner_dim
         if num_heads < 1 or inner_dim < 1 or inner_dim % num_heads:
+            divisors = [h for h in range(1, min(inner_dim, 64) + 1) if inner_dim % h == 0]
             raise ValueError(
                 f"num_heads must be a divisor of the width {inner_dim}, got {num_heads!r}. "
-                f"Choose one of {[h for h in range(1, min(inner_dim, 64) + 1) if inner_dim % h == 0]}."
+                f"Choose one of {divisors}."
             )
         context_dim = dim if context_dim is None else context_dim
         self.num_heads = num_heads
@@ -64,20 +70,24 @@ class Attention(nn.Module):
         queries: Float[Tensor, "B Q D"],
         context: Float[Tensor, "B K E"],
         mask: Bool[Tensor, "B K"],
+        lengths: Lengths = None,
     ) -> Float[Tensor, "B Q D"]:
-        """The context as each query sees it.
+        """Returns for each query what it takes from the context.
 
         Args:
             queries: [B, Q, D].
             context: [B, K, E].
             mask: True where a context token is real; at least one per row.
+            lengths: how many real tokens each row of the context has; None counts them on a CPU.
         """
         dropout = self.dropout if self.training else 0.0
-        packing = packing_of(mask, always=False) if attends_one_by_one(context.device) else None
+        packing = None
+        if attends_one_by_one(context.device):
+            packing = packing_of(mask, lengths=lengths, always=False)
         if packing is not None:
             return self.out(self._one_by_one(queries, packing.pack(context), packing, dropout))
-        # Padding may hold NaN or infinity, which neither a masked score (NaN - inf) nor a weight of
-        # zero (0 * NaN) keeps out.
+        # The padding may hold NaN or infinity. A masked score (NaN - inf) and a weight of zero (0 *
+        # NaN) would both let it through.
         context = without_padding(context, mask)
         q, k, v = (
             self._heads(x) for x in (self.query(queries), self.key(context), self.value(context))
@@ -88,46 +98,66 @@ class Attention(nn.Module):
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
     def _one_by_one(self, queries: Tensor, row: Tensor, packing: Packing, dropout: float) -> Tensor:
-        """Each sample's queries over its own context, whose real tokens lie in a row [1, T, E]: nothing is padded or masked."""
+        """Returns each sample's queries over its own context, whose real tokens lie in a row [1, T, E]."""
         q = self._heads(self.query(queries)).split(1)
         k, v = (
             self._heads(x).split(packing.lengths, dim=2) for x in (self.key(row), self.value(row))
         )
         attended = [
-            F.scaled_dot_product_attention(*each, dropout_p=dropout)
-            for each in zip(q, k, v, strict=True)
+            F.scaled_dot_product_attention(*sample, dropout_p=dropout)
+            for sample in zip(q, k, v, strict=True)
         ]
-        # Turned before they are joined, so that nothing is copied twice.
+        # Transpose before concatenating, to avoid a second copy.
         return torch.cat([rearrange(sample, "1 h n d -> 1 n (h d)") for sample in attended])
 
     def _heads(self, values: Tensor) -> Tensor:
         return rearrange(values, "b n (h d) -> b h n d", h=self.num_heads)
 
 
+@final
 class FeedForward(nn.Sequential):
     """Two linear layers with GELU between them: W2 gelu(W1 x + b1) + b2.
 
     Args:
-        dim: width in and out.
+        dim: width in.
         hidden_dim: width between; None means 4 x dim.
         dropout: probability in [0, 1) after each layer while training.
+        out_dim: width out; None means `dim`.
     """
 
-    def __init__(self, dim: int, hidden_dim: int | None = None, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int | None = None,
+        dropout: float = 0.0,
+        *,
+        out_dim: int | None = None,
+    ):
         hidden_dim = 4 * dim if hidden_dim is None else hidden_dim
         super().__init__(
             nn.Linear(dim, hidden_dim),
             nn.GELU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden_dim, dim),
+            nn.Linear(hidden_dim, dim if out_dim is None else out_dim),
             nn.Dropout(dropout),
         )
 
+    @property
+    def ends_linearly(self) -> bool:
+        """Whether the mean of the outputs is the last layer's output of the mean.
 
+        It is not where an adapter such as LoRA's has taken the last layer's place, which may drop
+        features token by token, nor while dropout acts behind that layer.
+        """
+        drops = self.training and isinstance(self[4], nn.Dropout) and self[4].p > 0
+        return type(self[3]) is nn.Linear and not drops
+
+
+@final
 class AttentionBlock(nn.Module):
     """A pre-norm transformer block: x + attention(norm(x), context), then x + feed_forward(norm(x)).
 
-    With no context given the tokens attend to themselves.
+    With no context given, the tokens attend to themselves.
 
     Args:
         dim: width of the tokens.
@@ -163,10 +193,11 @@ class AttentionBlock(nn.Module):
         mask: Bool[Tensor, "B K"],
         context: Float[Tensor, "B K E"] | None = None,
         over: Bool[Tensor, "B Q"] | None = None,
+        lengths: Lengths = None,
     ) -> Tensor:
-        """The tokens after attending [B, Q, D], or their mean [B, D].
+        """Returns the tokens after attending [B, Q, D], or their mean [B, D].
 
-        The mean of W2 h + b2 is W2 mean(h) + b2, so that for a mean the last layer computes one
+        The mean of W2 h + b2 is W2 mean(h) + b2. For a mean, the last layer therefore computes one
         vector a sample.
 
         Args:
@@ -174,24 +205,22 @@ class AttentionBlock(nn.Module):
             mask: which tokens of the context (or of `tokens`, without one) are real; at least one
                 per row.
             context: [B, K, E], exactly where the block was built with a `context_dim`.
-            over: the tokens whose mean is asked for, at least one per row; None asks for them all,
-                each by itself.
+            over: the tokens whose mean is asked for, at least one per row; None asks for all
+                tokens.
+            lengths: how many tokens of `mask` are real in each row; None counts them on a CPU.
         """
         normed = self.norm(tokens)
-        seen = (
-            normed if self.norm_context is None or context is None else self.norm_context(context)
-        )
-        tokens = tokens + self.attention(normed, seen, mask)
+        if self.norm_context is not None and context is not None:
+            attended_to = self.norm_context(context)
+        else:
+            attended_to = normed
+        tokens = tokens + self.attention(normed, attended_to, mask, lengths)
         inner = self.norm_out(tokens)
-        if over is None or not self._is_linear_at_the_end():
+        plain = type(self.feed_forward) is FeedForward and self.feed_forward.ends_linearly
+        if over is None or not plain:
             tokens = tokens + self.feed_forward(inner)
             return tokens if over is None else masked_mean(tokens, over)
         *first, last, _ = self.feed_forward
         for layer in first:
             inner = layer(inner)
         return masked_mean(tokens, over) + last(masked_mean(inner, over))
-
-    def _is_linear_at_the_end(self) -> bool:
-        """Whether the last layer may act on a mean: neither an adapter's dropout nor its own differs from token to token."""
-        plain = type(self.feed_forward) is FeedForward and type(self.feed_forward[3]) is nn.Linear
-        return plain and not (self.training and self.feed_forward[4].p)

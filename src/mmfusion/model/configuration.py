@@ -1,11 +1,13 @@
-"""FusionConfig: everything that is needed to rebuild a classifier, in JSON that a person can diff. No tensor code."""
+"""FusionConfig: all that is needed to rebuild a classifier, in JSON that a person can diff. No tensor code."""
 
-import difflib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, Self, final
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
+
+from .validation import check_probability, closest
 
 # What transformers itself passes to a config beyond its fields.
 _FROM_TRANSFORMERS = frozenset(
@@ -29,52 +31,112 @@ _FROM_TRANSFORMERS = frozenset(
 )
 
 
-def closest(name: object, allowed: list[str]) -> str:
-    """A sentence that proposes the closest allowed name, or lists them all.
+def named_options(value: str | Mapping[str, Any], *, field: str) -> dict[str, Any]:
+    """Returns `value` as a dict whose `name` holds the name and whose other entries are options.
 
-    Example:
-        >>> closest("concta", ["concat", "late"])
-        "Did you mean 'concat'?"
-    """
-    match = difflib.get_close_matches(str(name), allowed, n=1)
-    return f"Did you mean {match[0]!r}?" if match else f"Choose one of {sorted(allowed)}."
-
-
-def named_options(value: str | Mapping[str, Any], *, field: str, key: str) -> dict[str, Any]:
-    """`value` as a dict whose `key` holds the name and whose other entries are options.
+    Args:
+        value: a name, or a mapping with `name` and options.
+        field: what the user calls it.
 
     Raises:
         TypeError: when it is neither a string nor a mapping.
-        ValueError: when the mapping lacks `key`.
+        ValueError: when the mapping lacks `name`.
 
     Example:
-        >>> named_options("late", field="fusion", key="name")
+        >>> named_options("late", field="fusion")
         {'name': 'late'}
     """
     if isinstance(value, str):
-        return {key: value}
+        return {"name": value}
     if not isinstance(value, Mapping):
         raise TypeError(
-            f"{field} must be a name or a mapping with a {key!r}, got {value!r}. Pass {field}={{{key!r}: ...}}."
+            f"{field} must be a name or a mapping with a 'name', got {value!r}. "
+            f"Pass {field}={{'name': ...}}."
         )
-    if not isinstance(value.get(key), str):
+    if not isinstance(value.get("name"), str):
         raise ValueError(
-            f"{field} must be a mapping with a {key!r}, got {dict(value)!r}. Add {key!r}."
+            f"{field} must be a mapping with a 'name', got {dict(value)!r}. Add 'name'."
         )
     return dict(value)
 
 
+@final
+@dataclass
+class EncoderConfig:
+    """The description from which an encoder is rebuilt.
+
+    Attributes:
+        name: the name that the encoder was made with.
+        source: "timm", "transformers" or "custom"; None tells it from the name.
+        architecture: a timm model's architecture, for names of hubs and folders.
+        options: what a timm model or a registered class was made with.
+        backbone: the config of a transformers backbone.
+        input_spec: of an image encoder: `size`, `channels`, `mean`, `std`, `interpolation`.
+        pooling: of a text encoder: "mean" or "cls".
+        padding: of a text encoder: "auto", "packed" or "padded".
+        trainable: "all", "frozen", or how many blocks at the end train.
+        lora: the options of `Encoder.add_lora`, or None.
+    """
+
+    name: str
+    source: str | None = None
+    architecture: str | None = None
+    options: dict[str, Any] | None = None
+    backbone: dict[str, Any] | None = None
+    input_spec: dict[str, Any] | None = None
+    pooling: str | None = None
+    padding: str | None = None
+    trainable: str | int = "all"
+    lora: dict[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Self:
+        """Returns the config of an encoder that `to_dict` wrote.
+
+        Args:
+            value: its entries.
+
+        Raises:
+            ValueError: for an unknown entry (the closest one is named).
+
+        Example:
+            >>> EncoderConfig.from_dict({"name": "resnet18"}).to_dict()
+            {'name': 'resnet18'}
+        """
+        allowed = [field.name for field in fields(cls)]
+        for key in value:
+            if key not in allowed:
+                raise ValueError(
+                    f"an encoder's config has no option {key!r}. {closest(key, sorted(allowed))}"
+                )
+        return cls(**value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the entries that say something, as JSON."""
+        said = {key: value for key, value in asdict(self).items() if value is not None}
+        if self.trainable == "all":
+            del said["trainable"]
+        return said
+
+    @property
+    def trainable_blocks(self) -> int | None:
+        """How many blocks at the end train besides LoRA's adapters; None where the whole encoder does."""
+        if self.trainable == "all":
+            return None
+        return 0 if self.trainable == "frozen" else int(self.trainable)
+
+
+@final
 @strict
 class FusionConfig(PreTrainedConfig):
     """The configuration of a `FusionClassifier`.
 
     Args:
-        image_encoder: name of an image backbone, or the `config` dict of an `ImageEncoder`; None
-            for a text-only classifier.
-        text_encoder: name of a text backbone, or the `config` dict of a `TextEncoder`; None for an
-            image-only classifier.
-        mapper: kind of `EmbeddingMapper`, or a dict with `kind` and its options. Used where there
-            are two encoders.
+        image_encoder: name of an image backbone, or the `config` of an `ImageEncoder`, as it is or
+            as a dict; None for a text-only classifier.
+        text_encoder: the same of a text backbone; None for an image-only classifier.
+        mapper: name of an `EmbeddingMapper`'s kind, or a dict with `name` and its options. Used
+            where there are two encoders.
         fusion: name of a fusion strategy, or a dict with `name` and its options. Used where there
             are two encoders.
         class_weights: one positive weight per class for the loss, or None.
@@ -92,9 +154,10 @@ class FusionConfig(PreTrainedConfig):
         TypeError: for a value of the wrong type.
 
     Example:
-        >>> config = FusionConfig(image_encoder="resnet18", text_encoder="google-bert/bert-base-uncased", num_labels=3)
+        >>> text = "google-bert/bert-base-uncased"
+        >>> config = FusionConfig(image_encoder="resnet18", text_encoder=text, num_labels=3)
         >>> config.fusion, config.mapper, config.num_labels
-        ({'name': 'concat'}, {'kind': 'linear'}, 3)
+        ({'name': 'concat'}, {'name': 'linear'}, 3)
         >>> FusionConfig(fuson="late")
         Traceback (most recent call last):
             ...
@@ -103,8 +166,8 @@ class FusionConfig(PreTrainedConfig):
 
     model_type: ClassVar[str] = "mmfusion"
 
-    image_encoder: dict[str, Any] | str | None = None
-    text_encoder: dict[str, Any] | str | None = None
+    image_encoder: EncoderConfig | dict[str, Any] | str | None = None
+    text_encoder: EncoderConfig | dict[str, Any] | str | None = None
     mapper: dict[str, Any] | str = "linear"
     fusion: dict[str, Any] | str = "concat"
     class_weights: list[float | int] | None = None
@@ -114,21 +177,30 @@ class FusionConfig(PreTrainedConfig):
     problem_type: Literal["single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        fields = set(type(self).__dataclass_fields__)
+        own = set(type(self).__dataclass_fields__)
         for name in kwargs:
-            if name not in fields and name not in _FROM_TRANSFORMERS:
+            if name not in own and name not in _FROM_TRANSFORMERS:
                 raise ValueError(
-                    f"FusionConfig has no option {name!r}. {closest(name, sorted(fields | {'num_labels'}))}"
+                    f"FusionConfig has no option {name!r}. {closest(name, sorted(own | {'num_labels'}))}"
                 )
-        self.mapper = named_options(self.mapper, field="mapper", key="kind")
-        self.fusion = named_options(self.fusion, field="fusion", key="name")
+        self.mapper = named_options(self.mapper, field="mapper")
+        self.fusion = named_options(self.fusion, field="fusion")
         for field in ("image_encoder", "text_encoder"):
             value = getattr(self, field)
-            if value is not None:
-                setattr(self, field, named_options(value, field=field, key="name"))
+            if value is not None and not isinstance(value, EncoderConfig):
+                described = EncoderConfig.from_dict(named_options(value, field=field))
+                setattr(self, field, described)
         self._check_labels(kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
         self._check_ranges()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the config as JSON."""
+        entries: dict[str, Any] = super().to_dict()
+        for field in ("image_encoder", "text_encoder"):
+            value = getattr(self, field)
+            entries[field] = value.to_dict() if isinstance(value, EncoderConfig) else value
+        return entries
 
     def _check_labels(self, num_labels: int | None) -> None:
         if num_labels is not None and (not isinstance(num_labels, int) or num_labels < 1):
@@ -148,23 +220,66 @@ class FusionConfig(PreTrainedConfig):
             )
         if num_labels is not None and num_labels != len(ids):
             raise ValueError(
-                f"num_labels must be the length of id2label ({len(ids)}), got {num_labels!r}. Leave one of the two out."
+                f"num_labels must be the length of id2label ({len(ids)}), got {num_labels!r}. "
+                "Leave one of the two out."
             )
         self.label2id = {name: int(key) for key, name in self.id2label.items()}
 
     def _check_ranges(self) -> None:
         for name in ("modality_dropout", "head_dropout"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value!r}. 0 switches it off.")
+            check_probability(name, getattr(self, name))
         if not self.auxiliary_loss_weight >= 0:
             raise ValueError(
-                f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. 0 switches it off."
+                f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. "
+                "0 switches it off."
             )
         weights = self.class_weights
-        if weights is not None and (
-            len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights)
-        ):
+        if weights is None:
+            return
+        if len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights):
             raise ValueError(
                 f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class."
             )
+
+
+def merged_config(config: FusionConfig | None, given: dict[str, Any]) -> FusionConfig:
+    """Returns a config with the given values in the place of its own.
+
+    Args:
+        config: None means a new one.
+        given: field -> value.
+
+    Raises:
+        TypeError: when `config` is none of this model type.
+    """
+    if config is None:
+        return FusionConfig(**given)
+    # By model type, not by class: transformers imports `configuration` twice for a model that
+    # brings its code.
+    if getattr(config, "model_type", None) != FusionConfig.model_type:
+        raise TypeError(
+            f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword."
+        )
+    if not given:
+        return config
+    entries = config.to_dict()
+    if "num_labels" in given or "id2label" in given:
+        entries.pop("id2label", None)
+        entries.pop("label2id", None)
+    return FusionConfig(**(entries | given))
+
+
+def is_installed(module_name: str) -> bool:
+    """Returns whether a module of this folder belongs to the installed library.
+
+    A copy that was pushed with a model is loaded by the model's `auto_map`. It must not take the
+    library's place in transformers' Auto classes.
+
+    Args:
+        module_name: the module's `__name__`.
+    """
+    return module_name.startswith("mmfusion.")
+
+
+if is_installed(__name__):
+    AutoConfig.register(FusionConfig.model_type, FusionConfig, exist_ok=True)

@@ -7,56 +7,74 @@ from typing import Any, Self
 import peft
 from torch import Tensor, nn
 
-from .graph import is_static
-from .packing import Packing, can_pack, packing_of, use_packed_attention
-from .types import Encoded, Hidden
+from .adapter_base import Adapter
+from .configuration import EncoderConfig
+from .graph import is_tracing
+from .packed_attention import attends_packed, use_packed_attention
+from .packing import Packing, packing_of
+from .types import Encoded, Hidden, Lengths
 
 
 class Encoder(nn.Module, ABC):
-    """What image and text encoders share: a backbone behind a family's adapter, and what of it trains.
+    """A backbone behind its family's adapter, and what of it trains.
 
     Attributes:
-        config: the JSON-able description from which the encoder is rebuilt.
+        config: the description from which the encoder is rebuilt.
         dim: width D of tokens and pooled vector.
         num_blocks: how many blocks the walk has (1 where the inside is unknown).
         takes_tokens: whether tokens of another modality may join its sequence between two blocks.
         num_prefix: how many tokens (class token, registers) stand before the patches.
+        whole_batches: True keeps strategies from passing a batch through its blocks group by group.
+            Set it for code that hooks layers and expects whole batches.
     """
 
     # Any: nn.Module declares what it holds as Tensor | Module.
     backbone: Any
 
-    def __init__(self, name: object, config: dict[str, Any], backbone: nn.Module):
+    def __init__(self, config: EncoderConfig, backbone: nn.Module):
         super().__init__()
         self.config = config
         self.backbone = backbone
-        self._family = self._make_family()
-        self.dim: int = self.family.dim
-        self.num_blocks: int = self.family.num_blocks
-        self.takes_tokens: bool = self.family.takes_tokens
-        self.num_prefix: int = self.family.num_prefix
+        self._adapter = self._make_adapter()
+        self.dim: int = self._adapter.dim
+        self.num_blocks: int = self._adapter.num_blocks
+        self.takes_tokens: bool = self._adapter.takes_tokens
+        self.num_prefix: int = self._adapter.num_prefix
+        self.whole_batches = False
         self._frozen: list[nn.Module] = []
-        # from_pretrained leaves buffers that are not saved uninitialised: this is what they were
-        # built as.
+        if self._adapter.packs:
+            use_packed_attention(backbone)
+        # from_pretrained leaves buffers that are not saved uninitialised. These are their first
+        # values.
         self._unsaved_buffers = {
-            n: b.clone() for n, b in _unsaved_buffers(backbone) if not b.is_meta
+            name: buffer.clone()
+            for name, buffer in _unsaved_buffers(backbone)
+            if not buffer.is_meta
         }
 
     @abstractmethod
-    def _make_family(self) -> Any:
-        """The adapter for this backbone."""
+    def _make_adapter(self) -> Adapter:
+        """Returns a new adapter for this backbone."""
 
     @property
-    def family(self) -> Any:
-        """The adapter of this encoder's backbone; a replica that nn.DataParallel makes gets one of its own."""
-        return self._make_family() if getattr(self, "_is_replica", False) else self._family
+    def adapter(self) -> Adapter:
+        """The adapter of this encoder's backbone.
+
+        A replica made by nn.DataParallel gets one of its own: the shared one holds the first
+        device's backbone.
+        """
+        return self._make_adapter() if getattr(self, "_is_replica", False) else self._adapter
 
     @property
     def any_weight(self) -> Tensor:
-        """One of its weights, which tells device and type, in a replica of nn.DataParallel too, where nothing is a parameter."""
+        """One of its weights, which tells device and type.
+
+        In a replica of nn.DataParallel nothing is a parameter, so the former parameters are looked
+        through too.
+        """
         held = (
-            getattr(m, name, {})
-            for m in self.modules()
+            getattr(module, name, {})
+            for module in self.modules()
             for name in ("_parameters", "_former_parameters")
         )
         return next(weight for weights in held for weight in weights.values() if weight is not None)
@@ -64,62 +82,90 @@ class Encoder(nn.Module, ABC):
     @cached_property
     def block_dims(self) -> list[int]:
         """The width of the state that enters each block; empty where the blocks cannot be entered."""
-        return self.family.block_dims()
+        return self.adapter.block_dims()
 
     @property
     def num_frozen_blocks(self) -> int:
         """How many blocks, from the first, are frozen together with everything before them."""
-        trainable = self.config.get("trainable", "all")
-        if self.config.get("lora") or trainable == "all":
+        trainable = self.config.trainable_blocks
+        if self.config.lora or trainable is None:
             return 0
-        return self.num_blocks if trainable == "frozen" else self.num_blocks - int(trainable)
+        return self.num_blocks - trainable
 
     @property
     def is_frozen(self) -> bool:
         """Whether nothing of it trains."""
-        return self.config.get("trainable") == "frozen" and not self.config.get("lora")
-
-    def block(self, index: int, hidden: Hidden) -> Hidden:
-        """The state that leaves block `index`, from the one that enters it."""
-        return self.family.block(index, hidden)
+        return self.config.trainable_blocks == 0 and not self.config.lora
 
     @property
     def can_pack(self) -> bool:
-        """Whether sequences of different lengths may pass its blocks in one row, without padding (see `mmfusion.model.packing`)."""
-        return hasattr(self.family, "walk_packed") and can_pack(self.backbone)
+        """Whether sequences of different lengths may pass its blocks in one row, without padding.
 
-    def _packing(self, mask: Tensor | None) -> Packing | None:
-        """How a batch of sequences is packed; None where it stays padded, and where nothing is masked."""
-        return None if is_static() else self._packed(mask)
+        See `mmfusion.model.packing`. A backbone that was given another attention than "sdpa"
+        cannot.
+        """
+        return self.adapter.packs and attends_packed(self.backbone)
 
-    def _packed(
-        self, mask: Tensor | None, *, always: bool = False, in_graphs: bool = False
-    ) -> Packing | None:
-        """`packing_of`, with the backbone's attention made ready for it; None where the backbone cannot pack."""
-        if mask is None or not self.can_pack:
-            return None
-        packing = packing_of(mask, always=always, in_graphs=in_graphs)
-        if packing is not None:
-            use_packed_attention(self.backbone)
-        return packing
+    def embed(self, *inputs: Tensor, lengths: Lengths = None) -> Hidden:
+        """Returns the state that enters block 0.
+
+        Args:
+            *inputs: what its forward takes.
+            lengths: as for `TextEncoder.forward`.
+        """
+        prepared, lengths = self._prepared(inputs, lengths)
+        return self.adapter.embed(*prepared)._replace(lengths=lengths)
+
+    def block(self, index: int, hidden: Hidden) -> Hidden:
+        """Returns the state that leaves block `index`, from the one that enters it.
+
+        Args:
+            index: from 0.
+            hidden: the state that enters it.
+        """
+        return self.adapter.block(index, hidden)
 
     def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
-        """The state that enters block `stop`, from the one that enters block `start`."""
-        packing = self._packing(hidden.mask) if stop > start else None
+        """Returns the state that enters block `stop`, from the one that enters block `start`.
+
+        Args:
+            start: from 0.
+            stop: at most `num_blocks`.
+            hidden: the state that enters block `start`.
+        """
+        packing = self._packing(hidden.mask, hidden.lengths) if stop > start else None
         if packing is None:
-            return self.family.walk(start, stop, hidden)
-        return self.family.walk_packed(start, stop, hidden, packing)
+            return self.adapter.walk(start, stop, hidden)
+        return self.adapter.walk_packed(start, stop, hidden, packing)
 
     def pool(self, hidden: Hidden) -> Encoded:
-        """The encoded input, from the state that leaves the last block."""
-        return self.family.pool(hidden)
+        """Returns the encoded input, from the state that leaves the last block.
+
+        Args:
+            hidden: that state.
+        """
+        return self.adapter.pool(hidden)
+
+    def _prepared(
+        self, inputs: tuple[Tensor, ...], lengths: Lengths
+    ) -> tuple[tuple[Tensor, ...], Lengths]:
+        """Returns the inputs as the backbone takes them, and how many real tokens each row has."""
+        return inputs, lengths
+
+    def _packing(self, mask: Tensor | None, lengths: Lengths) -> Packing | None:
+        """Returns how a batch is packed; None where it stays padded, and where nothing is masked."""
+        if mask is None or is_tracing() or not self.can_pack:
+            return None
+        return packing_of(mask, lengths=lengths, always=False)
 
     def freeze(self, *, keep_last: int = 0) -> Self:
-        """This encoder with all but its last `keep_last` blocks frozen: no gradient, and pinned to eval.
+        """Returns this encoder with all but its last `keep_last` blocks frozen.
+
+        Frozen means: no gradient, and pinned to evaluation mode.
 
         Args:
             keep_last: how many blocks at the end still train, with what comes after them; 0 freezes
-                everything.
+                all.
 
         Raises:
             ValueError: when there are not that many blocks.
@@ -134,25 +180,33 @@ class Encoder(nn.Module, ABC):
             raise ValueError(
                 f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 freezes all."
             )
-        self.config["trainable"] = keep_last or "frozen"
+        self.config.trainable = keep_last or "frozen"
         self.backbone.requires_grad_(False)
         self._frozen = [self.backbone]
         if keep_last:
-            blocks, tail = self.family.parts()
-            training = [
-                module for block in blocks[self.num_blocks - keep_last :] for module in block
-            ] + tail
+            blocks, tail = self.adapter.parts()
+            last_blocks = blocks[self.num_blocks - keep_last :]
+            training = [module for block in last_blocks for module in block] + tail
             kept = {id(inner) for module in training for inner in module.modules()}
             for module in training:
                 module.requires_grad_(True)
+            # A module that holds a training one is not pinned: train() would reach into it.
             self._frozen = [
-                m for m in self.backbone.modules() if id(m) not in kept and not _holds(m, kept)
+                module
+                for module in self.backbone.modules()
+                if id(module) not in kept and not _holds(module, kept)
             ]
         return self.train(self.training)
 
+    def frozen_modules(self) -> list[nn.Module]:
+        """Returns every module that is pinned to evaluation mode, each without its children."""
+        if self._frozen == [self.backbone]:
+            return list(self.backbone.modules())
+        return list(self._frozen)
+
     def unfreeze(self) -> Self:
-        """This encoder with every parameter training (those of LoRA's base excepted: see `add_lora`)."""
-        self.config["trainable"] = "all"
+        """Returns this encoder with every parameter training, LoRA's frozen base excepted."""
+        self.config.trainable = "all"
         self._frozen = []
         self.backbone.requires_grad_(True)
         return self.train(self.training)
@@ -165,59 +219,58 @@ class Encoder(nn.Module, ABC):
         dropout: float = 0.0,
         target_modules: list[str] | None = None,
     ) -> Self:
-        """This encoder with its weights frozen and low-rank adapters beside them: W x + (alpha / r) B A x.
+        """Returns this encoder with its weights frozen and low-rank adapters beside them.
+
+        A layer W x becomes W x + (alpha / r) B A x.
 
         Args:
             r: rank of the adapters, at least 1.
             alpha: their scale is alpha / r.
             dropout: probability in [0, 1) on the adapters' input.
-            target_modules: names of the modules that get one; None means every linear layer, or
-                every ungrouped convolution of a backbone that has none.
+            target_modules: names of the modules that get one. None means every linear layer, or
+                every ungrouped convolution of a backbone without linear layers.
 
         Raises:
             ValueError: when the encoder has adapters already.
 
         Source: Hu et al. 2021, LoRA (arXiv 2106.09685), eq. 3; done by peft.
         """
-        if self.config.get("lora"):
+        if self.config.lora:
             raise ValueError(
                 "add_lora must be called once, got a second call. Build the encoder anew for other adapters."
             )
         targets = _lora_targets(self.backbone) if target_modules is None else target_modules
         lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         peft.inject_adapter_in_model(lora, self.backbone)
-        self.config["lora"] = {
+        self.config.lora = {
             "r": r,
             "alpha": alpha,
             "dropout": dropout,
             "target_modules": target_modules,
         }
-        self.config["trainable"] = "frozen"
-        for name, parameter in self.backbone.named_parameters():
-            parameter.requires_grad_("lora_" in name)
+        self.config.trainable = "frozen"
+        self._mark_adapters()
         self._frozen = [self.backbone]
         return self.train(self.training)
 
     def apply_training_config(self) -> Self:
-        """This encoder, frozen or with adapters as its config says."""
-        trainable, lora = self.config.get("trainable", "all"), self.config.get("lora")
+        """Returns this encoder, frozen or with adapters as its config says."""
+        lora, trainable = self.config.lora, self.config.trainable_blocks
         if lora:
-            del self.config["lora"]
+            self.config.lora = None
             return self.add_lora(**lora)
-        if trainable == "all":
-            return self
-        return self.freeze(keep_last=0 if trainable == "frozen" else int(trainable))
+        return self if trainable is None else self.freeze(keep_last=trainable)
 
     def restore_gradient_flags(self) -> None:
-        """Set requires_grad as the config says, after a loader that replaced the parameters."""
-        if self.config.get("lora"):
-            for name, parameter in self.backbone.named_parameters():
-                parameter.requires_grad_("lora_" in name)
-        elif self.config.get("trainable", "all") != "all":
-            self.freeze(keep_last=0 if self.is_frozen else int(self.config["trainable"]))
+        """Sets requires_grad as the config says, after a loader that replaced the parameters."""
+        trainable = self.config.trainable_blocks
+        if self.config.lora:
+            self._mark_adapters()
+        elif trainable is not None:
+            self.freeze(keep_last=trainable)
 
     def restore_unsaved_buffers(self) -> None:
-        """Put the buffers that are not saved back to what they were built as."""
+        """Puts the buffers that are not saved back to their first values."""
         for name, value in self._unsaved_buffers.items():
             owner, _, leaf = name.rpartition(".")
             buffers = self.backbone.get_submodule(owner)._buffers
@@ -226,21 +279,28 @@ class Encoder(nn.Module, ABC):
             buffers[leaf] = value.to(device=held.device, dtype=held.dtype, copy=True)
 
     def train(self, mode: bool = True) -> Self:
-        """This encoder in training or evaluation mode; what is frozen stays in evaluation mode."""
+        """Returns this encoder in training or evaluation mode; what is frozen stays in evaluation mode.
+
+        Args:
+            mode: True for training mode.
+        """
         super().train(mode)
         for module in self._frozen:
-            # A frozen whole is pinned with all it holds, a frozen part of a trainable whole by
-            # itself.
-            (
-                module.eval
-                if module is self.backbone
-                else lambda m=module: setattr(m, "training", False)
-            )()
-        if self.config.get("lora"):
+            if module is self.backbone:
+                module.eval()
+            else:
+                # Without its children, some of which may train.
+                module.training = False
+        if self.config.lora:
             for name, module in self.backbone.named_modules():
                 if "lora_dropout" in name:
                     module.train(mode)
         return self
+
+    def _mark_adapters(self) -> None:
+        """Lets LoRA's adapters train and nothing else."""
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_("lora_" in name)
 
 
 def _unsaved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -255,8 +315,8 @@ def _holds(module: nn.Module, ids: set[int]) -> bool:
 def _lora_targets(module: nn.Module) -> list[str]:
     linear = [name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)]
     convolutions = [
-        n
-        for n, inner in module.named_modules()
+        name
+        for name, inner in module.named_modules()
         if isinstance(inner, nn.Conv2d) and inner.groups == 1
     ]
     return linear or convolutions

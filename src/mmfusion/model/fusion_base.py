@@ -1,9 +1,9 @@
-"""What every fusion strategy is: options first, parameters once the towers are known, and a head of its own."""
+"""Fusion: the base class of every strategy, with the head and the shapes that strategies are built from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self, final
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from .tower import Tower
 from .types import Fused
 
 
+@final
 @dataclass(frozen=True)
 class TowerShapes:
-    """What a strategy must know of the towers to build its parameters.
+    """The widths and depths of the towers, from which a strategy builds its parameters.
 
     Attributes:
         image_dim: width of the image tower's output.
@@ -44,6 +45,7 @@ class TowerShapes:
     head_dropout: float = 0.0
 
 
+@final
 class Head(nn.Module):
     """Logits from one or more vectors: each layer-normed, side by side, dropout, one affine map.
 
@@ -65,19 +67,26 @@ class Head(nn.Module):
         self.out = nn.Linear(sum(dims), num_labels)
 
     def forward(self, *vectors: Tensor) -> Tensor:
-        """The logits [B, C] of vectors [B, D] each."""
+        """Returns the logits [B, C].
+
+        Args:
+            *vectors: [B, D] each, in the order of `dims`.
+        """
         normed = [norm(vector) for norm, vector in zip(self.norms, vectors, strict=True)]
         return self.out(self.dropout(torch.cat(normed, dim=-1)))
 
 
 class Fusion(nn.Module, ABC):
-    """How two towers become logits. A strategy is made with its options, and given its parameters by `build`.
+    """How two towers become logits. A strategy is made with its options, and gets its parameters by `build`.
 
-    To add one of your own: subclass, pass your options to `super().__init__`, implement `build` and
-    `forward`, and `register_fusion("name", YourFusion)`; `mmfusion.testing.check_fusion` holds it
-    against the laws.
+    To add one of your own: subclass, pass your options to `super().__init__`, implement `forward`
+    (and `build`, where you need other parameters than a head on both pooled vectors), and
+    `register_fusion("name", YourFusion)`. `mmfusion.testing.check_fusion` holds it against the
+    laws.
 
     Attributes:
+        scheme: "early", "intermediate" or "late", for documentation.
+        summary: what it does, in half a sentence, for documentation.
         options: the options it was made with, as they are saved.
         first_image_block: the first block of the image tower it acts in (the number of blocks if
             none).
@@ -85,11 +94,15 @@ class Fusion(nn.Module, ABC):
         uses_image_tokens: whether it needs the image's tokens, not its pooled vector alone.
         uses_text_tokens: whether it needs the mapped text's tokens, not `mapper.pooled` alone.
         needs_stand_in: whether a learned token must stand in for an absent modality.
+        acts_in_both_towers: whether it needs two encoders that can be walked block by block.
     """
 
+    scheme: ClassVar[str] = "intermediate"
+    summary: ClassVar[str] = ""
     uses_image_tokens = True
     uses_text_tokens = True
     needs_stand_in = True
+    acts_in_both_towers = False
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -97,23 +110,46 @@ class Fusion(nn.Module, ABC):
         self.first_image_block = 0
         self.first_text_block = 0
 
-    def _act_after_the_towers(self, shapes: TowerShapes) -> None:
-        self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
-
-    @abstractmethod
     def build(self, shapes: TowerShapes) -> Self:
-        """This strategy with its parameters.
+        """Returns this strategy with its parameters.
+
+        By default it acts after the last block of both towers, and has a `head` on the pooled
+        vectors of image and mapped text.
+
+        Args:
+            shapes: widths and depths of the towers.
 
         Raises:
             ValueError: when an option does not fit the towers.
         """
+        self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
+        dims = [shapes.image_dim, shapes.mapped_dim]
+        self.head = Head(dims, shapes.num_labels, shapes.head_dropout)
+        return self
 
     @abstractmethod
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
-        """The fused batch.
+        """Returns the fused batch.
 
         Args:
             image: the image tower, not yet walked.
             text: the text tower, not yet walked.
             mapper: from the text's space into the image's.
         """
+
+
+def require_image_width(shapes: TowerShapes, name: str) -> None:
+    """Refuses a mapped text of another width than the image.
+
+    Args:
+        shapes: widths of the towers.
+        name: the strategy's name.
+
+    Raises:
+        ValueError: when the widths differ.
+    """
+    if shapes.mapped_dim != shapes.image_dim:
+        raise ValueError(
+            f"mapper must be one that maps into the image's width ({shapes.image_dim}) for {name!r}, got width "
+            f"{shapes.mapped_dim}. Use 'linear', 'mlp' or 'cross_attention'."
+        )

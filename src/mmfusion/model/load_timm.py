@@ -10,13 +10,13 @@ from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
-from .configuration import closest
 from .graph import evaluating
+from .validation import closest
 
 
 def build_timm(
     name: str, pretrained: bool, options: dict[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[nn.Module, str, dict[str, Any]]:
     """A timm backbone, and the `architecture` and `options` from which it is rebuilt without network.
 
     Args:
@@ -51,7 +51,7 @@ def build_timm(
             "Pass pretrained=False, or weights=a file."
         ) from error
     _drop_unused_head(model)
-    return model, {"architecture": architecture, "options": options}
+    return model, architecture, options
 
 
 def _described(name: str, scheme: str, location: str) -> tuple[str, dict[str, Any]]:

@@ -4,17 +4,18 @@ import copy
 import inspect
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
-from .configuration import closest
-from .load_weights import raise_for_loading_info
+from .load_weights import load_strictly
+from .validation import closest
 
 logger = logging.get_logger(__name__)
 
 
-def build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> PreTrainedModel:
+def build_transformers(
+    name: Any, load: bool, options: dict[str, Any], *, tower: str
+) -> PreTrainedModel:
     """A transformers backbone without the pooler that is not used; of a dual encoder, the tower asked for."""
     try:
         config = name if isinstance(name, PreTrainedConfig) else AutoConfig.from_pretrained(name)
@@ -49,20 +50,15 @@ def build_hf(name: Any, load: bool, options: dict[str, Any], *, tower: str) -> P
             if isinstance(name, PreTrainedConfig) or options
             else model_class(config, **pooler)
         )
-    what = f"checkpoint {name!r}"
-    # Mis-shaped keys are let through here so that they come back as a list, and are refused below.
-    options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    try:
-        model, info = model_class.from_pretrained(name, config=config, **options, **pooler)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{what} must hold undamaged weights, got {error}. Fetch it again."
-        ) from error
-    if is_dual:
-        prefix = "vision_model." if tower == "vision_config" else "text_model."
-        info["unexpected_keys"] = {key for key in info["unexpected_keys"] if key.startswith(prefix)}
-    raise_for_loading_info(info, what=what, known_heads=True)
-    return model
+    prefixes = {"vision_config": "vision_model.", "text_config": "text_model."}
+    model, _ = load_strictly(
+        lambda **strict: model_class.from_pretrained(name, config=config, **strict, **pooler),
+        what=f"checkpoint {name!r}",
+        known_heads=True,
+        prefix=prefixes[tower] if is_dual else None,
+    )
+    backbone: PreTrainedModel = model
+    return backbone
 
 
 def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
@@ -75,7 +71,7 @@ def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-def hf_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str, Any]:
+def transformers_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str, Any]:
     """Size, channels, mean, std and interpolation of a transformers vision model, the last three from its `checkpoint` if any."""
     size = getattr(config, "image_size", 224)
     spec = default_input_spec() | {
@@ -114,3 +110,24 @@ def default_input_spec() -> dict[str, Any]:
         "std": std,
         "interpolation": "bilinear",
     }
+
+
+def backbone_width(module: Any) -> int:
+    """Returns the width of a transformers model's last hidden state.
+
+    Args:
+        module: the model.
+
+    Raises:
+        ValueError: when its config does not tell the width.
+    """
+    config = module.config
+    if getattr(config, "hidden_sizes", None):
+        return int(config.hidden_sizes[-1])
+    for name in ("hidden_size", "hidden_dim", "num_features", "d_model"):
+        if isinstance(getattr(config, name, None), int):
+            return int(getattr(config, name))
+    raise ValueError(
+        f"{type(module).__name__} must be a backbone whose config tells its width (hidden_size), got "
+        f"{type(config).__name__}. Wrap it in a module of your own and register that with register_backbone."
+    )

@@ -1,7 +1,7 @@
 """Weights from a file into a backbone, strictly: every key finds its place, or the error lists those that do not."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,44 @@ def raise_unless_complete(
         raise ValueError(
             f"{what} must fit the model key by key, got {'; '.join(faults)}. Is it a checkpoint of this model?"
         )
+
+
+def load_strictly(
+    load: Callable[..., Any],
+    *,
+    what: str,
+    known_heads: bool = False,
+    forgives_shapes: bool = False,
+    prefix: str | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """Returns a model that transformers loads, and its report, after a strict reading of that report.
+
+    Args:
+        load: calls `from_pretrained` with the keywords that it is called with.
+        what: the checkpoint, for the error.
+        known_heads: whether heads that are left over may be dropped.
+        forgives_shapes: whether keys of another shape are let through.
+        prefix: left-over keys that begin otherwise belong to another tower.
+
+    Raises:
+        ValueError: listing the keys that do not fit, or for damaged weights.
+    """
+    try:
+        # Mis-shaped keys are let through here so that they come back as a list, and are refused
+        # below.
+        model, info = load(output_loading_info=True, ignore_mismatched_sizes=True)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{what} must hold undamaged weights, got {error}. Fetch it again."
+        ) from error
+    report = dict(info)
+    if prefix is not None:
+        left = report["unexpected_keys"]
+        report["unexpected_keys"] = {key for key in left if key.startswith(prefix)}
+    if forgives_shapes:
+        report["mismatched_keys"] = []
+    raise_for_loading_info(report, what=what, known_heads=known_heads)
+    return model, info
 
 
 def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: bool) -> None:

@@ -1,46 +1,48 @@
-"""What training minimises."""
+"""The training loss, and the check of the labels that it takes."""
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from .missing import BatchFacts
 
-def checked_labels(labels: Tensor, logits: Float[Tensor, "B C"], *, multi_label: bool) -> Tensor:
-    """The labels, class indices as int64; in a graph, which cannot look, their values are taken as they are.
+
+def checked_labels(
+    labels: Tensor, logits: Float[Tensor, "B C"], *, multi_label: bool, facts: BatchFacts | None
+) -> Tensor:
+    """Returns the labels, class indices as int64.
 
     Args:
         labels: int [B], or 1, 0, NaN float [B, C].
         logits: what they are the labels of.
         multi_label: which of the two they must be.
+        facts: what is known of their values; None in a graph, which takes them as they are.
 
     Raises:
-        ValueError: when they have another shape or type, or a value is none of those allowed.
+        ValueError: when they have another shape or type, or a value is not allowed.
     """
     batch, classes = logits.shape
-    may_look = not torch.compiler.is_compiling()
     if multi_label:
         if labels.shape != logits.shape or not labels.is_floating_point():
             raise ValueError(
-                f"labels must be floats [{batch}, {classes}] (1, 0 or NaN), got {labels.dtype} {tuple(labels.shape)}."
+                f"labels must be floats [{batch}, {classes}] (1, 0 or NaN), "
+                f"got {labels.dtype} {tuple(labels.shape)}."
             )
-        wrong = (
-            labels[~((labels == 0) | (labels == 1) | labels.isnan())] if may_look else labels[:0]
-        )
-        if wrong.numel():
+        if facts is not None and facts.odd_label is not None:
             raise ValueError(
-                f"labels must be 1, 0 or NaN, got {wrong.flatten()[0].item()!r}. NaN stands for unknown."
+                f"labels must be 1, 0 or NaN, got {facts.odd_label!r}. NaN stands for unknown."
             )
         return labels
     if labels.shape != (batch,) or labels.is_floating_point():
         raise ValueError(
             f"labels must be class indices [{batch}], got {labels.dtype} {tuple(labels.shape)}."
         )
-    wrong = labels[(labels < 0) | (labels >= classes)] if may_look else labels[:0]
-    if wrong.numel():
-        raise ValueError(
-            f"labels must be in 0 .. {classes - 1}, got {int(wrong[0])}. Is num_labels right?"
-        )
+    for label in () if facts is None or facts.class_range is None else facts.class_range:
+        if not 0 <= label < classes:
+            raise ValueError(
+                f"labels must be in 0 .. {classes - 1}, got {label}. Is num_labels right?"
+            )
     return labels.long()
 
 
@@ -50,13 +52,12 @@ def classification_loss(
     class_weights: Tensor | None = None,
     present: Tensor | None = None,
 ) -> Float[Tensor, ""]:
-    """The mean loss of a batch.
+    """Returns the mean loss of a batch.
 
-    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}; multi-label: the mean over known labels
-    of w_j BCE(z_ij, y_ij). Weights
-    scale a sample's loss and do not enter the denominator: so batches of one size weigh the same,
-    and the mean over processes is that of the whole. A batch without a known label gives zero, with
-    a gradient of zero.
+    Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}. Multi-label: the mean over known labels
+    of w_j BCE(z_ij, y_ij). Weights scale a sample's loss and do not enter the denominator. Batches
+    of one size therefore weigh the same, and the mean over processes is the mean of the whole. A
+    batch without a known label gives zero, with a gradient of zero.
 
     Args:
         logits: [B, C].
@@ -66,14 +67,13 @@ def classification_loss(
     """
     logits = logits.float()
     if labels.is_floating_point():
-        known = ~labels.isnan()
+        counted = ~labels.isnan()
         weights = logits.new_ones(()) if class_weights is None else class_weights
-        each = weights * F.binary_cross_entropy_with_logits(
-            logits, torch.where(known, labels, 0.0).to(logits.dtype), reduction="none"
-        )
+        target = torch.where(counted, labels, 0.0).to(logits.dtype)
+        losses = weights * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     else:
-        known = torch.ones_like(labels, dtype=torch.bool)
-        each = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
+        counted = torch.ones_like(labels, dtype=torch.bool)
+        losses = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
     if present is not None:
-        known = known & (present if known.ndim == 1 else present[:, None])
-    return torch.where(known, each, each.new_zeros(())).sum() / known.sum().clamp(min=1)
+        counted = counted & (present if counted.ndim == 1 else present[:, None])
+    return torch.where(counted, losses, losses.new_zeros(())).sum() / counted.sum().clamp(min=1)

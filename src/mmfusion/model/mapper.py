@@ -1,26 +1,37 @@
 """EmbeddingMapper: text embeddings into the image's embedding space."""
 
+from collections.abc import Mapping
+from typing import Any, final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .attention import AttentionBlock, FeedForward
-from .configuration import closest
+from .masking import masked_mean
 from .packing import token_by_token
-from .types import Encoded, masked_mean
+from .types import Encoded, Lengths
+from .validation import check_choice, check_probability
 
-KINDS = ("linear", "mlp", "cross_attention", "identity")
+MAPPERS: dict[str, str] = {
+    "linear": "one affine map per token",
+    "mlp": "two layers with GELU per token",
+    "cross_attention": "learned queries, or the image's tokens, attend to the text tokens",
+    "identity": 'nothing: the row "before mapping" of a comparison',
+}
+"""The table of mappers: name -> what it does to the text. Documentation and command line list it."""
 
 
+@final
 class EmbeddingMapper(nn.Module):
-    """Text embeddings, token by token or through queries, in the image's space; `pooled` is the mean of the mapped tokens.
+    """Text embeddings in the image's space; `pooled` is the mean of the mapped tokens.
 
     | kind | mapped tokens |
     | --- | --- |
     | `linear` | W t + b, one affine map per text token |
     | `mlp` | W2 gelu(W1 t + b1) + b2 per text token |
     | `cross_attention` | queries, learned or the image's tokens, attend to the text tokens (padding masked) |
-    | `identity` | the text tokens as they are: the row "before mapping" of a comparison; `pooled` stays the encoder's own |
+    | `identity` | the text tokens unchanged; `pooled` stays the encoder's own |
 
     Args:
         kind: "linear", "mlp", "cross_attention" or "identity".
@@ -46,7 +57,8 @@ class EmbeddingMapper(nn.Module):
     Example:
         >>> import torch
         >>> from mmfusion import Encoded
-        >>> text = Encoded(torch.zeros(2, 5, 3), torch.ones(2, 5, dtype=torch.bool), torch.zeros(2, 3))
+        >>> mask = torch.ones(2, 5, dtype=torch.bool)
+        >>> text = Encoded(torch.zeros(2, 5, 3), mask, torch.zeros(2, 3))
         >>> EmbeddingMapper("linear", 3, 8)(text).tokens.shape
         torch.Size([2, 5, 8])
     """
@@ -65,14 +77,8 @@ class EmbeddingMapper(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(
-                f"kind must be one of {list(KINDS)}, got {kind!r}. {closest(kind, list(KINDS))}"
-            )
-        if queries not in ("learned", "image"):
-            raise ValueError(
-                f"queries must be 'learned' or 'image', got {queries!r}. {closest(queries, ['learned', 'image'])}"
-            )
+        check_choice("kind", kind, MAPPERS)
+        check_choice("queries", queries, ["learned", "image"])
         if queries == "image" and kind != "cross_attention":
             raise ValueError(
                 f"queries must be 'learned' for kind {kind!r}, got 'image'. Only cross_attention asks queries."
@@ -85,24 +91,23 @@ class EmbeddingMapper(nn.Module):
             raise ValueError(
                 f"num_queries must be at least 1, got {num_queries!r}. 16 is the default."
             )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout!r}. 0 switches it off.")
+        check_probability("dropout", dropout)
         self.kind, self.in_dim, self.out_dim = kind, in_dim, out_dim
         self.options = {
-            "kind": kind,
+            "name": kind,
             "num_queries": num_queries,
             "queries": queries,
             "num_heads": num_heads,
+            "inner_dim": inner_dim,
+            "hidden_dim": hidden_dim,
+            "dropout": dropout,
         }
-        self.options |= {"inner_dim": inner_dim, "hidden_dim": hidden_dim, "dropout": dropout}
         self.asks_image = queries == "image"
         if kind == "linear":
             self.map = nn.Sequential(nn.Linear(in_dim, out_dim), nn.Dropout(dropout))
         elif kind == "mlp":
-            hidden = 2 * out_dim if hidden_dim is None else hidden_dim
-            feed_forward = FeedForward(in_dim, hidden, dropout)
-            feed_forward[3] = nn.Linear(hidden, out_dim)
-            self.map = feed_forward
+            hidden_dim = 2 * out_dim if hidden_dim is None else hidden_dim
+            self.map = FeedForward(in_dim, hidden_dim, dropout, out_dim=out_dim)
         elif kind == "cross_attention":
             self.block = AttentionBlock(
                 out_dim,
@@ -116,12 +121,16 @@ class EmbeddingMapper(nn.Module):
             if not self.asks_image:
                 self.queries = nn.Parameter(torch.randn(num_queries, out_dim) * 0.02)
 
-    def forward(self, text: Encoded, image: Encoded | None = None) -> Encoded:
-        """The text in the image's space.
+    def forward(
+        self, text: Encoded, image: Encoded | None = None, lengths: Lengths = None
+    ) -> Encoded:
+        """Returns the text in the image's space.
 
         Args:
             text: tokens [B, L, in_dim] with at least one real token per row.
             image: tokens [B, N, out_dim], needed where the image's tokens are the queries.
+            lengths: how many real tokens each text has (`Tower.lengths_of`); None counts them where
+                that is needed, which waits for the device.
 
         Raises:
             ValueError: when the image's tokens are the queries and no image is given.
@@ -129,34 +138,50 @@ class EmbeddingMapper(nn.Module):
         if self.kind == "identity":
             return text
         if self.kind in ("linear", "mlp"):
-            tokens = token_by_token(self.map, text.tokens, text.mask)
+            tokens = token_by_token(self.map, text.tokens, text.mask, lengths)
             return Encoded(tokens, text.mask, masked_mean(tokens, text.mask))
         queries, mask = self._queries(text, image)
-        tokens = self.norm(self.block(queries, text.mask, text.tokens))
+        tokens = self.norm(self.block(queries, text.mask, text.tokens, lengths=lengths))
         return Encoded(tokens, mask, masked_mean(tokens, mask))
+
+    def mapped_lengths(self, text: Lengths, image: Lengths) -> Lengths:
+        """Returns how many real tokens each row has after mapping, where the host knows.
+
+        Args:
+            text: how many each text has.
+            image: how many each image has.
+        """
+        if self.kind != "cross_attention":
+            return text
+        if self.asks_image or text is None:
+            return image if self.asks_image else None
+        return [self.queries.shape[0]] * len(text)
 
     @property
     def maps_the_mean(self) -> bool:
-        """Whether `pooled` asks for no more than the mean of the text tokens: one affine map, no dropout and no adapter."""
-        return (
-            self.kind == "linear" and not self.options["dropout"] and type(self.map[0]) is nn.Linear
-        )
+        """Whether `pooled` needs the mean of the text tokens alone: one affine map, no dropout, no adapter."""
+        is_linear = self.kind == "linear" and not self.options["dropout"]
+        return is_linear and type(self.map[0]) is nn.Linear
 
-    def pooled(self, text: Encoded, image: Encoded | None = None) -> Float[Tensor, "B D"]:
-        """What `forward` gives as `pooled`, for strategies that need no mapped tokens.
+    def pooled(
+        self, text: Encoded, image: Encoded | None = None, lengths: Lengths = None
+    ) -> Float[Tensor, "B D"]:
+        """Returns what `forward` gives as `pooled`, for strategies that need no mapped tokens.
 
-        The mean of W t + b is W mean(t) + b: an affine map computes one vector a sample instead of
-        one a token.
+        The mean of W t + b is W mean(t) + b. An affine map therefore computes one vector a sample
+        instead of one a token.
 
         Args:
             text: as for `forward`.
             image: as for `forward`.
+            lengths: as for `forward`.
         """
         if self.maps_the_mean:
             # Through forward all the same, so that its hooks run.
             mean = masked_mean(text.tokens, text.mask)
-            text = Encoded(mean.unsqueeze(1), text.mask.any(1, keepdim=True), text.pooled)
-        pooled: Tensor = self(text, image).pooled
+            mask = text.mask.any(1, keepdim=True)
+            text, lengths = Encoded(mean.unsqueeze(1), mask, text.pooled), None
+        pooled: Tensor = self(text, image, lengths).pooled
         return pooled
 
     def _queries(
@@ -168,6 +193,28 @@ class EmbeddingMapper(nn.Module):
             return self.queries.to(text.tokens.dtype).expand(batch, -1, -1), mask
         if image is None:
             raise ValueError(
-                "image must be given where queries='image', got None. Use queries='learned' with this strategy."
+                "image must be given where queries='image', got None. "
+                "Use queries='learned' with this strategy."
             )
         return image.tokens, image.mask
+
+
+def make_mapper(options: Mapping[str, Any], in_dim: int, out_dim: int) -> EmbeddingMapper:
+    """Returns the mapper that a config describes.
+
+    Args:
+        options: `name`, the kind, and its options.
+        in_dim: width of the text.
+        out_dim: width of the image; `identity` keeps the text's.
+
+    Raises:
+        ValueError: for an unknown kind or option.
+    """
+    options = dict(options)
+    name = options.pop("name")
+    try:
+        return EmbeddingMapper(name, in_dim, in_dim if name == "identity" else out_dim, **options)
+    except TypeError as error:
+        raise ValueError(
+            f"options of mapper {name!r} must be what EmbeddingMapper takes, got {options!r}: {error}."
+        ) from error

@@ -1,74 +1,347 @@
-"""Which samples of a batch have an image, and which a text."""
+"""A batch's inputs by modality, and which samples lack which modality.
 
-from collections.abc import Mapping
+This file owns three rules. It names the inputs of each modality (`MODALITIES`). It completes and
+checks a batch (`complete_inputs`). It says when a text is missing (`is_blank`; an attention mask
+without a one).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from .graph import is_tracing
 
-def presence(
-    flags: Tensor | None, given: Tensor | None, batch: int, device: torch.device
-) -> Bool[Tensor, " B"]:
-    """True where a sample has the modality.
 
-    Args:
-        flags: what the caller says [B]; None means all have it where it is `given`.
-        given: the modality's input; None means that no sample has it.
-        batch: B.
-        device: where the answer lies if nothing is given.
+@final
+@dataclass(frozen=True)
+class Modality:
+    """The names of one modality's inputs.
 
-    Raises:
-        ValueError: when there is not one flag per sample.
+    Attributes:
+        name: "image" or "text".
+        values: what the processor makes of the modality.
+        mask: which of its tokens are real, or None where all are.
+        present: which samples have it.
+        state: what `mmfusion.cache_features` stored instead of `values`.
+        pooled: the pooled vectors that were stored with a `state` from behind the last block.
     """
-    if given is None:
-        return torch.zeros(batch, dtype=torch.bool, device=device)
-    if flags is None:
-        return torch.ones(batch, dtype=torch.bool, device=given.device)
-    if flags.shape != (batch,):
-        raise ValueError(
-            f"presence must be one flag per sample [{batch}], got {tuple(flags.shape)}."
-        )
-    return flags.bool()
+
+    name: str
+    values: str
+    mask: str | None
+    present: str
+    state: str
+    pooled: str
+
+    @property
+    def processed(self) -> tuple[str, ...]:
+        """The names of what a processor makes."""
+        return (*self.encoded, self.present)
+
+    @property
+    def encoded(self) -> tuple[str, ...]:
+        """The names of what the encoder takes."""
+        return (self.values,) if self.mask is None else (self.values, self.mask)
 
 
-def check_presence(present: Mapping[str, Bool[Tensor, " B"]]) -> None:
-    """Refuse samples that have none of the modalities; in a graph, which cannot look, nothing is refused.
+MODALITIES: dict[str, Modality] = {
+    "image": Modality(
+        "image", "pixel_values", None, "image_present", "image_state", "image_pooled"
+    ),
+    "text": Modality(
+        "text", "input_ids", "attention_mask", "text_present", "text_state", "text_pooled"
+    ),
+}
+"""The table of modalities: name -> its inputs."""
 
-    Args:
-        present: modality -> True where a sample has it.
 
-    Raises:
-        ValueError: naming the rows.
+@final
+@dataclass(frozen=True)
+class BatchFacts:
+    """What the host knows of a batch, so that nobody has to wait for the device to say it.
+
+    `FusionCollator` adds them to its batches. They hold for that batch alone: leave them out of a
+    call after you change the batch.
+
+    Attributes:
+        present: modality -> a flag per sample, for every modality with inputs in the batch.
+        text_lengths: how many real tokens each sample's text has, 0 where it is missing; None
+            without texts.
+        token_range: the smallest and the largest token id of the real tokens; None without token
+            ids.
+        class_range: the smallest and the largest label, where labels are class indices; else None.
+        odd_label: a multi-label label that is neither 1, 0 nor NaN; None if there is none.
+        labelled: whether the batch had labels.
     """
-    some = torch.stack(list(present.values())).any(0)
-    if not torch.compiler.is_compiling() and not bool(some.all()):
-        rows = (~some).nonzero().flatten().tolist()
-        needed = " or ".join(f"a{'n' if name == 'image' else ''} {name}" for name in present)
-        raise ValueError(
-            f"every sample must have {needed}, got none in rows {rows[:10]} of the batch. Leave them out."
+
+    present: Mapping[str, tuple[bool, ...]]
+    text_lengths: tuple[int, ...] | None = None
+    token_range: tuple[int, int] | None = None
+    class_range: tuple[int, int] | None = None
+    odd_label: float | None = None
+    labelled: bool = False
+
+    def fits(self, inputs: Mapping[str, Tensor]) -> bool:
+        """Returns whether these can be the facts of `inputs`, judged by shapes alone.
+
+        `nn.DataParallel` hands the facts of a whole batch to each of its parts, where they do not
+        fit.
+
+        Args:
+            inputs: the tensors of a batch.
+        """
+        rows = len(next(iter(inputs.values())))
+        mask = inputs.get("attention_mask")
+        longest = max(self.text_lengths or (0,), default=0)
+        return (
+            all(len(flags) == rows for flags in self.present.values())
+            and set(self.present) == set(given_modalities(inputs))
+            and (mask is None or longest <= mask.shape[1])
+            and self.labelled == ("labels" in inputs)
         )
 
 
-def without_one(
-    image: Bool[Tensor, " B"], text: Bool[Tensor, " B"], probability: float
-) -> tuple[Bool[Tensor, " B"], Bool[Tensor, " B"]]:
-    """Presence after modality dropout: samples with both lose one of them, either with half the probability."""
-    draw = torch.rand(image.shape, device=image.device)
-    both = image & text
-    loses_image = both & (draw < probability / 2)
-    loses_text = both & (draw >= probability / 2) & (draw < probability)
-    return image & ~loses_image, text & ~loses_text
+@final
+@dataclass(frozen=True)
+class BatchInputs:
+    """A completed batch.
+
+    Attributes:
+        tensors: input name -> tensor; what was not given is not there, but masks and presence
+            always are.
+        present: modality -> True where a sample has it [B], on the device.
+        facts: what the host knows of the batch; None while a graph is traced, which cannot look at
+            values.
+    """
+
+    tensors: Mapping[str, Tensor]
+    present: Mapping[str, Bool[Tensor, " B"]]
+    facts: BatchFacts | None
 
 
 def is_blank(value: object) -> bool:
-    """Return whether a cell says nothing: None, NaN, or a string of white space.
+    """Returns whether a cell says nothing: None, NaN, or a string of white space.
+
+    A blank text is a missing text.
 
     Args:
-        value: Any cell.
+        value: any cell.
 
     Example:
         >>> is_blank("  "), is_blank(float("nan")), is_blank(0)
         (True, True, False)
     """
     return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def complete_inputs(
+    modalities: Sequence[str],
+    given: Mapping[str, Tensor | None],
+    facts: BatchFacts | None = None,
+) -> BatchInputs:
+    """Returns a batch with every mask and presence flag filled in, after checking it.
+
+    This is the one place where a forward pass looks at values. A look waits for the device, so it
+    happens before any tower runs, and not at all where the caller brings `facts`.
+
+    Args:
+        modalities: those that the classifier has a tower for.
+        given: input name -> tensor or None, as `FusionClassifier.forward` takes them, labels
+            included.
+        facts: what the collator knows of this batch; None looks.
+
+    Raises:
+        ValueError: when an input has no tower, nothing is given, there is not one flag per sample,
+            or a sample has none of the modalities.
+    """
+    tensors = {name: value for name, value in given.items() if value is not None}
+    _check_names(modalities, tensors)
+    first = next(tensors[name] for name in _main_inputs(MODALITIES) if name in tensors)
+    # Not len(first): an exported graph would hold the batch size that it was traced with.
+    rows, device = first.shape[0], first.device
+    for modality in (MODALITIES[name] for name in given_modalities(tensors)):
+        if modality.mask is not None and modality.mask not in tensors:
+            tokens = tensors[modality.values if modality.values in tensors else modality.state]
+            tensors[modality.mask] = torch.ones(
+                tokens.shape[:2], dtype=torch.bool, device=tokens.device
+            )
+    present = {
+        name: _presence(modality, tensors, rows, device) for name, modality in MODALITIES.items()
+    }
+    if is_tracing():
+        return BatchInputs(tensors, present, None)
+    if facts is None or not facts.fits(tensors):
+        facts = look(tensors, present)
+    _check_somebody(modalities, facts, rows)
+    return BatchInputs(tensors, present, facts)
+
+
+def look(
+    tensors: Mapping[str, Tensor], present: Mapping[str, Bool[Tensor, " B"]] | None = None
+) -> BatchFacts:
+    """Returns the facts of a batch, read from its tensors: one wait for the device, two with multi-label labels.
+
+    Args:
+        tensors: input name -> tensor.
+        present: modality -> True where a sample has it [B]; None reads the flags and masks of
+            `tensors`.
+    """
+    names = given_modalities(tensors)
+    if present is None:
+        first = next(tensors[name] for name in _main_inputs(MODALITIES) if name in tensors)
+        present = {
+            name: _presence(MODALITIES[name], tensors, first.shape[0], first.device)
+            for name in names
+        }
+    parts = [present[name].long() for name in names]
+    mask, ids, labels = (tensors.get(name) for name in ("attention_mask", "input_ids", "labels"))
+    mask = mask if "text" in names else None
+    if mask is not None:
+        real = mask.bool() & present["text"].unsqueeze(1)
+        parts.append(real.sum(1))
+        if ids is not None and ids.numel():
+            # Zero is a token id of every vocabulary, so that padding never decides.
+            parts.append(torch.stack(torch.where(real, ids, 0).aminmax()))
+    indices = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
+    if indices and labels is not None and labels.numel():
+        parts.append(torch.stack(labels.long().aminmax()))
+    device = parts[0].device
+    numbers = iter(torch.cat([part.to(device) for part in parts]).tolist() if parts else [])
+    rows = len(parts[0]) if parts else 0
+    flags = {name: tuple(bool(next(numbers)) for _ in range(rows)) for name in names}
+    has_ids = mask is not None and ids is not None and bool(ids.numel())
+    return BatchFacts(
+        present=flags,
+        text_lengths=None if mask is None else tuple(next(numbers) for _ in range(rows)),
+        token_range=(next(numbers), next(numbers)) if has_ids else None,
+        class_range=(next(numbers), next(numbers)) if indices and rows else None,
+        odd_label=_odd_label(labels),
+        labelled=labels is not None,
+    )
+
+
+def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
+    """Returns the batch after modality dropout: samples with both lose one, either with half the probability.
+
+    The draw is made on the host, so that the host knows who is left without a look at the device. A
+    graph, which has no host, draws on the device.
+
+    Args:
+        batch: of two modalities.
+        probability: in [0, 1).
+    """
+    image, text = batch.present["image"], batch.present["text"]
+    if batch.facts is None:
+        draw = torch.rand(image.shape, device=image.device)
+    elif len(batch.facts.present) < 2:
+        return batch
+    else:
+        draw = torch.rand(len(image))
+    loses_image, loses_text = (
+        draw < probability / 2,
+        (draw >= probability / 2) & (draw < probability),
+    )
+    if batch.facts is None:
+        both = image & text
+        present = {"image": image & ~(both & loses_image), "text": text & ~(both & loses_text)}
+        return replace(batch, present=present)
+    flags = batch.facts.present
+    rows = list(
+        zip(flags["image"], flags["text"], loses_image.tolist(), loses_text.tolist(), strict=True)
+    )
+    has_image = tuple(i and not (t and lost) for i, t, lost, _ in rows)
+    has_text = tuple(t and not (i and lost) for i, t, _, lost in rows)
+    lengths = tuple(
+        length if has else 0
+        for length, has in zip(batch.facts.text_lengths or (), has_text, strict=True)
+    )
+    facts = replace(
+        batch.facts, present={"image": has_image, "text": has_text}, text_lengths=lengths
+    )
+    present = {name: on_device(flags, image.device) for name, flags in facts.present.items()}
+    return replace(batch, present=present, facts=facts)
+
+
+def on_device(numbers: Sequence[int] | Sequence[bool], device: torch.device) -> Tensor:
+    """Returns numbers of the host as a tensor on a device, without waiting for what the device computes.
+
+    Args:
+        numbers: a few integers or flags.
+        device: where the tensor is to lie.
+    """
+    return torch.tensor(numbers).to(device, non_blocking=True)
+
+
+def _main_inputs(table: Mapping[str, Modality]) -> list[str]:
+    """Returns the names of the inputs that make a modality a given one, in the order of the table."""
+    return [name for modality in table.values() for name in (modality.values, modality.state)]
+
+
+def given_modalities(tensors: Iterable[str]) -> list[str]:
+    """Returns the modalities that a batch has inputs of."""
+    names = set(tensors)
+    return [
+        name
+        for name, modality in MODALITIES.items()
+        if modality.values in names or modality.state in names
+    ]
+
+
+def _check_names(modalities: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
+    for modality in MODALITIES.values():
+        for name in (modality.values, modality.state):
+            if name in tensors and modality.name not in modalities:
+                raise ValueError(
+                    f"{name} must be left out of a classifier of {modalities[0]} alone, got a tensor."
+                )
+    if not given_modalities(tensors):
+        raise ValueError(
+            "pixel_values or input_ids must be given, got neither. A sample needs an image or a text."
+        )
+
+
+def _presence(
+    modality: Modality, tensors: Mapping[str, Tensor], rows: int, device: torch.device
+) -> Bool[Tensor, " B"]:
+    """Returns True where a sample has the modality; a text without a real token is a missing one."""
+    inputs = [tensors[name] for name in (modality.values, modality.state) if name in tensors]
+    if not inputs:
+        return torch.zeros(rows, dtype=torch.bool, device=device)
+    flags = tensors.get(modality.present)
+    if flags is None:
+        flags = torch.ones(rows, dtype=torch.bool, device=inputs[0].device)
+    if flags.shape != (rows,):
+        raise ValueError(
+            f"presence must be one flag per sample [{rows}], got {tuple(flags.shape)}."
+        )
+    if modality.mask is None:
+        return flags.bool()
+    return flags.bool() & tensors[modality.mask].bool().any(1)
+
+
+def _check_somebody(modalities: Sequence[str], facts: BatchFacts, rows: int) -> None:
+    """Refuses samples that have none of the modalities."""
+    absent = (False,) * rows
+    flags = [facts.present.get(name, absent) for name in modalities]
+    empty = [row for row in range(rows) if not any(of_modality[row] for of_modality in flags)]
+    if empty:
+        needed = " or ".join(f"a{'n' if name == 'image' else ''} {name}" for name in modalities)
+        raise ValueError(
+            f"every sample must have {needed}, got none in rows {empty[:10]} of the batch. Leave them out."
+        )
+
+
+def _odd_label(labels: Tensor | None) -> float | None:
+    """Returns the first label of a multi-label batch that is neither 1, 0 nor NaN."""
+    if labels is None or not labels.is_floating_point() or not labels.numel():
+        return None
+    flat = labels.flatten()
+    is_odd = ~((flat == 0) | (flat == 1) | flat.isnan())
+    # One transfer for both numbers: argmax finds the first odd label, or 0 where there is none.
+    at = is_odd.int().argmax()
+    any_odd, value = torch.stack([is_odd.any().to(flat.dtype), flat[at.unsqueeze(0)][0]]).tolist()
+    return float(value) if any_odd else None

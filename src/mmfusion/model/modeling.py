@@ -1,31 +1,34 @@
-"""FusionClassifier: encode, map, fuse, loss; nothing else."""
+"""FusionClassifier: complete the inputs, encode, fuse, compute the loss."""
 
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Self
+from typing import Any, Self, final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
-from .configuration import FusionConfig, closest
+from .configuration import FusionConfig, is_installed, merged_config
 from .encoder_base import Encoder
-from .encoder_image import ImageEncoder, TextEncoder
-from .fusion import make_fusion, name_of
+from .encoder_build import as_encoder
+from .encoder_image import ImageEncoder
+from .encoder_text import TextEncoder
+from .fusion import fusion_options, make_fusion
 from .fusion_base import Fusion, Head, TowerShapes
-from .load_weights import raise_for_loading_info
+from .load_weights import load_strictly
 from .loss import checked_labels, classification_loss
-from .mapper import EmbeddingMapper
-from .missing import check_presence, presence, without_one
-from .tower import Tower
-from .types import Fused, FusionOutput, Hidden
+from .mapper import EmbeddingMapper, make_mapper
+from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
+from .tower import CachePoint, Tower, start_tower
+from .types import Fused, FusionOutput
+from .validation import check_choice
 
 ImageLike = ImageEncoder | str | PreTrainedConfig | nn.Module
 TextLike = TextEncoder | str | PreTrainedConfig | nn.Module
 
 
+@final
 class FusionClassifier(PreTrainedModel):
     """A classifier of samples that have an image, a text, or both.
 
@@ -38,7 +41,7 @@ class FusionClassifier(PreTrainedModel):
         image_encoder: an `ImageEncoder`, or what its first argument takes (a name, a transformers
             config, a module).
         text_encoder: a `TextEncoder`, or what its first argument takes.
-        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `kind` and
+        mapper: "linear" (default), "mlp", "cross_attention" or "identity"; a dict with `name` and
             options; or an `EmbeddingMapper`.
         fusion: the name of a strategy ("concat" by default), a dict with `name` and options, or a
             strategy such as `Joint(at=8)`.
@@ -94,13 +97,13 @@ class FusionClassifier(PreTrainedModel):
         modality_dropout: float | None = None,
         auxiliary_loss_weight: float | None = None,
     ):
-        image = _encoder(ImageEncoder, image_encoder)
-        text = _encoder(TextEncoder, text_encoder)
+        image = as_encoder(ImageEncoder, image_encoder)
+        text = as_encoder(TextEncoder, text_encoder)
         given = {
             "image_encoder": None if image is None else image.config,
             "text_encoder": None if text is None else text.config,
-            "mapper": _mapper_options(mapper),
-            "fusion": _fusion_options(fusion),
+            "mapper": mapper.options if isinstance(mapper, EmbeddingMapper) else mapper,
+            "fusion": fusion_options(fusion),
             "num_labels": num_labels,
             "id2label": None if id2label is None else dict(id2label),
             "problem_type": problem_type,
@@ -108,25 +111,27 @@ class FusionClassifier(PreTrainedModel):
             "modality_dropout": modality_dropout,
             "auxiliary_loss_weight": auxiliary_loss_weight,
         }
-        config = _merged(config, {key: value for key, value in given.items() if value is not None})
+        config = merged_config(
+            config, {key: value for key, value in given.items() if value is not None}
+        )
         super().__init__(config)
-        composed = [
-            part
-            for part in (image, text, mapper, fusion)
-            if isinstance(part, nn.Module) and _has_parameters(part)
-        ]
+        parts = [part for part in (image, text, mapper, fusion) if isinstance(part, nn.Module)]
+        composed = [part for part in parts if next(part.parameters(), None) is not None]
         attention = config._attn_implementation
-        if image is None and isinstance(config.image_encoder, dict):
+        assert not isinstance(config.image_encoder, str) and not isinstance(config.text_encoder, str)
+        if image is None and config.image_encoder is not None:
             image = ImageEncoder.from_config(config.image_encoder, attn_implementation=attention)
-        if text is None and isinstance(config.text_encoder, dict):
+        if text is None and config.text_encoder is not None:
             text = TextEncoder.from_config(config.text_encoder, attn_implementation=attention)
         self.image_encoder: ImageEncoder | None = image
         self.text_encoder: TextEncoder | None = text
         # One description of each part: what is frozen later is saved too.
-        config.image_encoder, config.text_encoder = _config_of(image), _config_of(text)
+        config.image_encoder = None if image is None else image.config
+        config.text_encoder = None if text is None else text.config
         self._build(config, mapper, fusion)
         for part in composed:
-            # transformers would draw every parameter of a tower anew that it did not load itself.
+            # transformers draws every parameter anew that it did not load itself, also those of a
+            # pretrained tower. This mark keeps it from doing so.
             for inner in part.modules():
                 inner.__dict__["_is_hf_initialized"] = True
         self.post_init()
@@ -156,7 +161,7 @@ class FusionClassifier(PreTrainedModel):
         self.mapper = (
             mapper
             if isinstance(mapper, EmbeddingMapper)
-            else _make_mapper(config.mapper, text.dim, image.dim)
+            else make_mapper(config.mapper, text.dim, image.dim)
         )
         if (self.mapper.in_dim, image.dim) != (
             text.dim,
@@ -227,21 +232,12 @@ class FusionClassifier(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         forgiven = kwargs.pop("ignore_mismatched_sizes", False)
         what = f"checkpoint {os.fspath(pretrained_model_name_or_path)!r}"
-        # Mis-shaped keys are let through here so that they come back as a list, and are refused
-        # below.
-        options: dict[str, Any] = kwargs | {
-            "output_loading_info": True,
-            "ignore_mismatched_sizes": True,
-        }
         load: Any = super().from_pretrained
-        try:
-            model, info = load(pretrained_model_name_or_path, *args, **options)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{what} must hold undamaged weights, got {error}. Fetch it again."
-            ) from error
-        checked = dict(info) | ({"mismatched_keys": []} if forgiven else {})
-        raise_for_loading_info(checked, what=what, known_heads=False)
+        model, info = load_strictly(
+            lambda **strict: load(pretrained_model_name_or_path, *args, **(kwargs | strict)),
+            what=what,
+            forgives_shapes=forgiven,
+        )
         model._draw_anew(key for key, *_ in info["mismatched_keys"])
         for tower in (model.image_encoder, model.text_encoder):
             if tower is not None:
@@ -283,6 +279,7 @@ class FusionClassifier(PreTrainedModel):
         image_pooled: Tensor | None = None,
         text_state: Tensor | None = None,
         text_pooled: Tensor | None = None,
+        facts: BatchFacts | None = None,
         output_embeddings: bool = False,
         return_dict: bool | None = None,
     ) -> FusionOutput | tuple[Tensor, ...]:
@@ -306,6 +303,8 @@ class FusionClassifier(PreTrainedModel):
             text_state: instead of input_ids, what was stored of the text tower; `attention_mask`
                 says which of its tokens are real.
             text_pooled: as `image_pooled`.
+            facts: what the host knows of this batch (`FusionCollator` adds it), which saves the
+                wait for the device; None looks. Leave it out of a call after you change the batch.
             output_embeddings: whether the output carries the fused, the image's and the text's
                 embedding.
             return_dict: False returns a tuple, as transformers asks for at its boundary.
@@ -314,46 +313,31 @@ class FusionClassifier(PreTrainedModel):
             ValueError: when an input has no tower, a sample has neither modality, or a label is out
                 of range.
         """
-        self._check_inputs(pixel_values, input_ids, image_state, text_state)
-        # Not len(given): in an exported graph that would be a number, the batch it was traced with.
-        given = next(x for x in (pixel_values, image_state, input_ids, text_state) if x is not None)
-        batch, device = given.shape[0], given.device
-        image_present = presence(
-            image_present, pixel_values if image_state is None else image_state, batch, device
-        )
-        text_given = input_ids if text_state is None else text_state
-        if text_given is not None and attention_mask is not None:
-            has_token = attention_mask.bool().any(1)
-            text_present = has_token if text_present is None else text_present.bool() & has_token
-        text_present = presence(text_present, text_given, batch, device)
-        has = {"image": image_present, "text": text_present}
-        check_presence({name: has[name] for name in self.modalities})
+        given = {
+            "pixel_values": pixel_values,
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "labels": labels,
+            "image_present": image_present,
+            "text_present": text_present,
+            "image_state": image_state,
+            "image_pooled": image_pooled,
+            "text_state": text_state,
+            "text_pooled": text_pooled,
+        }
+        batch = complete_inputs(self.modalities, given, facts)
+        if self.text_encoder is not None and batch.facts is not None:
+            self.text_encoder.check_texts(batch.facts.text_lengths, batch.facts.token_range)
         if self.training and self.config.modality_dropout and len(self.modalities) == 2:
-            image_present, text_present = without_one(
-                image_present, text_present, self.config.modality_dropout
-            )
-        image = self._tower(
-            "image",
-            None if pixel_values is None else (pixel_values,),
-            image_present,
-            image_state,
-            image_pooled,
-        )
-        if text_given is not None and attention_mask is None:
-            attention_mask = torch.ones(
-                text_given.shape[:2], dtype=torch.bool, device=text_given.device
-            )
-        mask = None if attention_mask is None else attention_mask.bool()
-        inputs = None if input_ids is None or mask is None else (input_ids, mask)
-        text = self._tower("text", inputs, text_present, text_state, text_pooled, mask)
-        fused = self._fuse(image, text)
-        loss = None if labels is None else self._loss(fused, labels, image_present, text_present)
+            batch = drop_modalities(batch, self.config.modality_dropout)
+        fused = self._fuse(self._tower("image", batch), self._tower("text", batch))
+        loss = None if labels is None else self._loss(fused, labels, batch)
         embeddings: dict[str, Any] = {}
         if output_embeddings:
             embeddings = {
                 "embedding": fused.embedding,
-                "image_embedding": fused.image_embedding if image is not None else None,
-                "text_embedding": fused.text_embedding if text is not None else None,
+                "image_embedding": fused.image_embedding if self.image_encoder else None,
+                "text_embedding": fused.text_embedding if self.text_encoder else None,
             }
         output = FusionOutput(loss=loss, logits=fused.logits, **embeddings)
         return output.to_tuple() if return_dict is False else output
@@ -361,143 +345,63 @@ class FusionClassifier(PreTrainedModel):
     def _fuse(self, image: Tower | None, text: Tower | None) -> Fused:
         if image is not None and text is not None:
             return self.fusion(image, text, self.mapper)
-        encoded = (image or text).encode()  # type: ignore[union-attr]
+        encoded = (image or text).encode()  # type: ignore[union-attr]  # one of the two is there
         return Fused(encoded.pooled, self.head(encoded.pooled), encoded.pooled, encoded.pooled)
 
-    def _tower(
-        self,
-        name: str,
-        inputs: tuple[Tensor, ...] | None,
-        present: Tensor,
-        state: Tensor | None,
-        pooled: Tensor | None,
-        mask: Tensor | None = None,
-    ) -> Tower | None:
-        encoder = getattr(self, f"{name}_encoder")
+    def _tower(self, name: str, batch: BatchInputs) -> Tower | None:
+        """Returns a modality's tower for a batch, or None without such an encoder."""
+        encoder: Encoder | None = getattr(self, f"{name}_encoder")
         if encoder is None:
             return None
         stand_in = getattr(self, f"absent_{name}", None)
-        if state is None:
-            return Tower(encoder, inputs, present, stand_in)
-        if name == "image" and pooled is not None:
-            mask = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
-        dtype = encoder.any_weight.dtype
-        start = Hidden(state.to(dtype), mask, None if pooled is None else pooled.to(dtype))
-        block = encoder.num_blocks + 1 if pooled is not None else self.cache_block(name)
-        return Tower(encoder, None, present, stand_in, start=start, start_block=block)
+        return start_tower(encoder, name, batch, stand_in, self.cache_point(name))
 
-    def cache_block(self, modality: str) -> int:
-        """The block up to which the frozen part of a tower may be stored: the first that trains or that the strategy acts in.
+    def cache_point(self, modality: str) -> CachePoint:
+        """Returns up to where the frozen part of a tower may be stored.
 
-        One more than the number of blocks where all of it may be stored, its pooling included.
+        That is the first block that trains or in which the strategy acts, or behind the pooling of
+        a tower that is frozen and left alone as a whole.
 
         Args:
             modality: "image" or "text".
         """
-        encoder = getattr(self, f"{modality}_encoder")
-        first = (
-            encoder.num_blocks
-            if len(self.modalities) < 2
-            else getattr(self.fusion, f"first_{modality}_block")
-        )
+        encoder: Encoder = getattr(self, f"{modality}_encoder")
+        first = encoder.num_blocks
+        if len(self.modalities) == 2:
+            first = getattr(self.fusion, f"first_{modality}_block")
         if encoder.is_frozen and first == encoder.num_blocks:
-            return encoder.num_blocks + 1
-        return min(first, encoder.num_frozen_blocks)
+            return CachePoint(first, pooled=True)
+        return CachePoint(min(first, encoder.num_frozen_blocks))
 
-    def _loss(
-        self, fused: Fused, labels: Tensor, image_present: Tensor, text_present: Tensor
-    ) -> Tensor:
-        labels = checked_labels(labels, fused.logits, multi_label=self.multi_label)
+    def _loss(self, fused: Fused, labels: Tensor, batch: BatchInputs) -> Tensor:
+        labels = checked_labels(
+            labels, fused.logits, multi_label=self.multi_label, facts=batch.facts
+        )
         weights = self.class_weights
         loss = classification_loss(fused.logits, labels, weights)
-        if self.training and self.config.auxiliary_loss_weight and len(self.modalities) == 2:
-            alone = [
-                classification_loss(head(embedding), labels, weights, present)
-                for head, embedding, present in (
-                    (self.image_head, fused.image_embedding, image_present),
-                    (self.text_head, fused.text_embedding, text_present),
-                )
-            ]
-            loss = loss + self.config.auxiliary_loss_weight * sum(alone)
-        return loss
-
-    def _check_inputs(self, pixels: Any, ids: Any, image_state: Any, text_state: Any) -> None:
-        for given, name, tower in (
-            (pixels, "pixel_values", self.image_encoder),
-            (image_state, "image_state", self.image_encoder),
-            (ids, "input_ids", self.text_encoder),
-            (text_state, "text_state", self.text_encoder),
-        ):
-            if given is not None and tower is None:
-                raise ValueError(
-                    f"{name} must be left out of a classifier of {self.modalities[0]} alone, got a tensor."
-                )
-        if all(given is None for given in (pixels, ids, image_state, text_state)):
-            raise ValueError(
-                "pixel_values or input_ids must be given, got neither. A sample needs an image or a text."
-            )
+        auxiliary = self.config.auxiliary_loss_weight
+        if not (self.training and auxiliary and len(self.modalities) == 2):
+            return loss
+        image = self.image_head(fused.image_embedding)
+        text = self.text_head(fused.text_embedding)
+        alone = classification_loss(image, labels, weights, batch.present["image"])
+        alone = alone + classification_loss(text, labels, weights, batch.present["text"])
+        return loss + auxiliary * alone
 
     def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
-        """This classifier with a tower frozen but for its last `keep_last` blocks; see `Encoder.freeze`."""
-        self._encoder_of(modality).freeze(keep_last=keep_last)
+        """Returns this classifier with a tower frozen but for its last blocks; see `Encoder.freeze`.
+
+        Args:
+            modality: "image" or "text".
+            keep_last: how many blocks at the end still train.
+
+        Raises:
+            ValueError: when it has no such tower, or not that many blocks.
+        """
+        check_choice("modality", modality, self.modalities)
+        getattr(self, f"{modality}_encoder").freeze(keep_last=keep_last)
         return self
 
-    def _encoder_of(self, modality: str) -> Encoder:
-        if modality not in self.modalities:
-            raise ValueError(
-                f"modality must be one of {list(self.modalities)}, got {modality!r}. {closest(modality, list(self.modalities))}"
-            )
-        encoder: Encoder = getattr(self, f"{modality}_encoder")
-        return encoder
 
-
-def _encoder(kind: type[Any], given: Any) -> Any:
-    return given if given is None or isinstance(given, Encoder) else kind(given)
-
-
-def _config_of(encoder: Encoder | None) -> dict[str, Any] | None:
-    return None if encoder is None else encoder.config
-
-
-def _has_parameters(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
-
-
-def _mapper_options(mapper: Any) -> Any:
-    if not isinstance(mapper, EmbeddingMapper):
-        return mapper
-    return mapper.options
-
-
-def _fusion_options(fusion: Any) -> Any:
-    return {"name": name_of(fusion)} | fusion.options if isinstance(fusion, Fusion) else fusion
-
-
-def _make_mapper(options: Mapping[str, Any], in_dim: int, out_dim: int) -> EmbeddingMapper:
-    options = dict(options)
-    kind = options.pop("kind")
-    try:
-        return EmbeddingMapper(kind, in_dim, in_dim if kind == "identity" else out_dim, **options)
-    except TypeError as error:
-        raise ValueError(
-            f"options of mapper {kind!r} must be what EmbeddingMapper takes, got {options!r}: {error}."
-        ) from error
-
-
-def _merged(config: FusionConfig | None, given: dict[str, Any]) -> FusionConfig:
-    """A config with what was given in the place of its own values."""
-    if config is None:
-        return FusionConfig(**given)
-    # By model type, not by class: of a model with its code in a folder, transformers imports
-    # `configuration` twice.
-    if getattr(config, "model_type", None) != FusionConfig.model_type:
-        raise TypeError(
-            f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword."
-        )
-    if not given:
-        return config
-    known = config.to_dict()
-    if "num_labels" in given or "id2label" in given:
-        known.pop("id2label", None)
-        known.pop("label2id", None)
-    return FusionConfig(**(known | given))
+if is_installed(__name__):
+    AutoModel.register(FusionConfig, FusionClassifier, exist_ok=True)

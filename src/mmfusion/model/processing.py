@@ -13,6 +13,7 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from transformers import (
+    AutoProcessor,
     AutoTokenizer,
     BatchFeature,
     PreTrainedConfig,
@@ -21,9 +22,12 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from .configuration import closest
-from .encoder_image import ImageEncoder, TextEncoder
+from .configuration import FusionConfig, is_installed
+from .encoder_image import ImageEncoder
+from .encoder_text import TextEncoder
 from .images import ImageSource, load_image
+from .missing import is_blank
+from .validation import closest
 
 logger = logging.get_logger(__name__)
 
@@ -120,7 +124,7 @@ class FusionProcessor(ProcessorMixin):
                 None, image_encoder.input_spec if image_encoder is not None else None, None, fit
             )
         if tokenizer is None:
-            tokenizer = text_encoder.config["name"]
+            tokenizer = text_encoder.config.name
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = _load_tokenizer(tokenizer)
         if text_encoder.vocab_size is not None and len(tokenizer) > text_encoder.vocab_size:
@@ -232,7 +236,7 @@ class FusionProcessor(ProcessorMixin):
                 raise TypeError(
                     f"text must be a string or None, got {value!r} in row {row}. Convert it first."
                 )
-        present = [bool(value and value.strip()) for value in texts]
+        present = [not is_blank(value) for value in texts]
         filled = [value if here else "" for value, here in zip(texts, present, strict=True)]
         options: dict[str, Any] = (
             {"truncation": True, "max_length": self.max_length} if self.max_length else {}
@@ -371,3 +375,7 @@ def _load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
             f"tokenizer must be given for a text encoder without a checkpoint, and {os.fspath(name)!r} has none: "
             f"{str(error).splitlines()[0]} Pass tokenizer=..."
         ) from error
+
+
+if is_installed(__name__):
+    AutoProcessor.register(FusionConfig, FusionProcessor, exist_ok=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from .configuration import closest
+from .validation import closest
 
 _CUSTOM: dict[str, Callable[..., nn.Module]] = {}
 

@@ -1,20 +1,46 @@
-"""Tower: one modality's pass through its encoder, walked as far as a strategy asks, absent samples left out.
+"""Tower: one modality's pass through its encoder, walked as far as a strategy asks.
 
-Where a sample lacks the modality nothing is encoded for it: only the rows that are present go
-through the encoder, and a learned token stands in for the others. In a compiled or exported graph,
-whose shapes may not depend on values, every row is encoded and the absent ones are replaced
-afterwards: the same answer, for the compute of a full batch.
+Absent samples are left out: only the rows that are present go through the encoder, and a learned
+token stands in for the others. A compiled or exported graph, whose shapes may not depend on values,
+encodes every row and replaces the absent ones afterwards. The answer is the same, for the compute
+of a full batch.
 """
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .encoder_base import Encoder
-from .graph import is_static
-from .types import Encoded, Hidden
+from .graph import is_tracing
+from .missing import MODALITIES, BatchInputs
+from .types import Encoded, Hidden, Lengths
 
 
+@final
+@dataclass(frozen=True)
+class CachePoint:
+    """Up to where a frozen tower may be stored.
+
+    Attributes:
+        block: the block that the stored state enters.
+        pooled: whether the whole tower is stored, its pooling included; `block` is then the number
+            of blocks.
+    """
+
+    block: int
+    pooled: bool = False
+
+    @property
+    def is_start(self) -> bool:
+        """Whether nothing can be stored."""
+        return self.block == 0 and not self.pooled
+
+
+@final
 class Tower:
     """One modality of a batch on its way through an encoder.
 
@@ -23,12 +49,14 @@ class Tower:
         inputs: what its forward takes; None where the whole batch lacks the modality, or `start` is
             given.
         present: True where a sample has the modality [B].
-        stand_in: the learned token that stands in for an absent sample [D]; None leaves zeros, for
+        stand_in: the learned token that stands in for an absent sample [D]. None leaves zeros, for
             strategies that leave absent samples out themselves.
+        flags: `present` as the host knows it; None looks, which waits for the device.
+        lengths: how many real tokens each text has, 0 where it is absent; None counts where that is
+            needed.
         start: the state from which to walk instead of from the inputs, for the rows of the whole
             batch (what a cache stored).
-        start_block: the block that `start` enters; beyond the last block, `start` is what pool
-            returned.
+        start_at: where `start` was taken.
     """
 
     def __init__(
@@ -38,23 +66,29 @@ class Tower:
         present: Bool[Tensor, " B"],
         stand_in: Float[Tensor, " D"] | None,
         *,
+        flags: Sequence[bool] | None = None,
+        lengths: Lengths = None,
         start: Hidden | None = None,
-        start_block: int = 0,
+        start_at: CachePoint | None = None,
     ):
+        if flags is None and not is_tracing():
+            flags = present.tolist()
         self.encoder = encoder
         self.present = present
         self.stand_in = stand_in
         self.batch = present.shape[0]
-        self.rows = self._rows()
-        self.is_empty = (inputs is None and start is None) or (
-            self.rows is not None and len(self.rows) == 0
-        )
+        self.rows = None if flags is None else _rows_of(present, flags)
+        nobody = flags is not None and not any(flags)
+        self.is_empty = (inputs is None and start is None) or nobody
+        self._flags = flags
+        self._start_at = CachePoint(0) if start_at is None else start_at
+        self._block = self._start_at.block
+        self._lengths = self._of_present(lengths)
         self._inputs = None if inputs is None or self.is_empty else self._select(inputs)
         self._hidden = None if start is None or self.is_empty else self._select_hidden(start)
-        self._block = start_block
 
     def encode(self) -> Encoded:
-        """The encoded modality for the whole batch, stand-ins included.
+        """Returns the encoded modality for the whole batch, stand-ins included.
 
         Shape: tokens [B, N, D]; an absent row holds the stand-in at every place and one of them is
         real.
@@ -63,34 +97,39 @@ class Tower:
             return self._all_absent()
         if self._hidden is None:
             assert self._inputs is not None
-            return self._fill(self.encoder(*self._inputs))
+            return self._fill(self._run(self.encoder))
         return self.finish()
 
     def advance(self, block: int) -> None:
-        """Walk until block `block` is the next one."""
+        """Walks until block `block` is the next one.
+
+        Args:
+            block: from 0 to the number of blocks.
+        """
         if self.is_empty:
             return
         if self._hidden is None:
-            assert self._inputs is not None
-            self._hidden = self.encoder.embed(*self._inputs)  # type: ignore[operator]
+            self._hidden = self._run(self.encoder.embed)
         if block > self._block:
             self._hidden = self.encoder.walk(self._block, block, self._hidden)
             self._block = block
 
     def finish(self) -> Encoded:
-        """Walk to the end and pool: the encoded modality for the whole batch, stand-ins included."""
+        """Walks to the end and pools; returns the encoded modality for the whole batch, stand-ins included."""
         if self.is_empty:
             return self._all_absent()
         self.advance(self.encoder.num_blocks)
-        assert self._hidden is not None
-        if self._block > self.encoder.num_blocks:
-            hidden = self._hidden
+        hidden = self._hidden
+        assert hidden is not None
+        if self._start_at.pooled:
             assert hidden.mask is not None and hidden.pooled is not None
             return self._fill(Encoded(hidden.values, hidden.mask, hidden.pooled))
-        return self._fill(self.encoder.pool(self._hidden))
+        return self._fill(self.encoder.pool(hidden))
 
     def tokens(self) -> Encoded:
-        """The sequence that enters the next block, for the whole batch, stand-ins included; `pooled` is the first token.
+        """Returns the sequence that enters the next block, for the whole batch, stand-ins included.
+
+        `pooled` is the first token.
 
         Shape: tokens [B, N, D].
         """
@@ -98,15 +137,63 @@ class Tower:
             return self._all_absent()
         assert self._hidden is not None and self._hidden.values.ndim == 3
         values, mask = self._hidden.values, self._hidden.mask
-        mask = (
-            mask
-            if mask is not None
-            else torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        )
+        if mask is None:
+            mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
         return self._fill(Encoded(values, mask, values[:, 0]))
 
+    def walk_joined(self, joined: Hidden, start: int) -> Hidden:
+        """Returns a joined sequence, of this tower's tokens and foreign ones, after the rest of the blocks.
+
+        Args:
+            joined: the state that enters block `start`, for the whole batch.
+            start: the block; the number of blocks walks through none.
+        """
+        return self.encoder.walk(start, self.encoder.num_blocks, joined)
+
+    def pool_joined(self, joined: Hidden) -> Encoded:
+        """Returns a walked sequence with the tower's last norm, and the tower's own pooling of it.
+
+        Args:
+            joined: what `walk_joined` returned, or its first places.
+        """
+        return self.encoder.pool(joined)
+
+    @property
+    def packs_joined(self) -> bool:
+        """Whether `walk_joined` leaves the padding of a joined sequence out by itself."""
+        return self.encoder.can_pack
+
+    @property
+    def keeps_whole(self) -> bool:
+        """Whether batches may not be passed group by group (see `Encoder.whole_batches`)."""
+        return self.encoder.whole_batches
+
+    def lengths_of(self, encoded: Encoded) -> Lengths:
+        """Returns how many real tokens each row of this tower's output has, where the host knows.
+
+        Args:
+            encoded: what `encode`, `finish` or `tokens` returned.
+        """
+        if self._flags is None:
+            return None
+        if self.is_empty:
+            return [1] * self.batch
+        if not self.encoder.adapter.keeps_mask:
+            return None
+        if self._lengths is None:
+            real = [encoded.tokens.shape[1]] * sum(self._flags)
+        else:
+            real = list(self._lengths)
+        following = iter(real)
+        # A stand-in is one real token.
+        return [next(following) if flag else 1 for flag in self._flags]
+
     def squeeze(self, stand_in: Float[Tensor, " D"]) -> Float[Tensor, "B D"]:
-        """The mean of the state that enters the next block, one vector per sample; `stand_in` where the modality is absent."""
+        """Returns the mean of the state that enters the next block, one vector per sample.
+
+        Args:
+            stand_in: the vector where the modality is absent [D].
+        """
         if self.is_empty:
             return stand_in.expand(self.batch, -1)
         assert self._hidden is not None
@@ -121,7 +208,11 @@ class Tower:
         return self._spread(mean, stand_in)
 
     def scale(self, gate: Float[Tensor, "B D"]) -> None:
-        """Multiply the state that enters the next block by `gate`, channel by channel."""
+        """Multiplies the state that enters the next block by `gate`, channel by channel.
+
+        Args:
+            gate: one factor per sample and channel [B, D].
+        """
         if self.is_empty:
             return
         assert self._hidden is not None
@@ -130,78 +221,139 @@ class Tower:
         shaped = gate[:, :, None, None] if values.ndim == 4 else gate[:, None, :]
         self._hidden = self._hidden._replace(values=values * shaped.to(values.dtype))
 
-    def _rows(self) -> Tensor | None:
-        """The rows that are present; None where all are, or where the graph may not depend on values."""
-        if is_static() or bool(self.present.all()):
+    def _run(self, encode: Callable[..., Any]) -> Any:
+        """Returns what the encoder, or its embedding, makes of the inputs."""
+        assert self._inputs is not None
+        if self._lengths is None:
+            return encode(*self._inputs)
+        return encode(*self._inputs, lengths=self._lengths)
+
+    def _of_present(self, lengths: Lengths) -> Lengths:
+        """Returns the lengths of the rows that are present."""
+        if lengths is None or self._flags is None:
             return None
-        return self.present.nonzero().squeeze(1)
+        return [length for length, flag in zip(lengths, self._flags, strict=True) if flag]
 
     def _select(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.rows is not None:
             return tuple(value[self.rows] for value in inputs)
-        if is_static():
+        if is_tracing():
             return tuple(_neutral(value, self.present) for value in inputs)
         return inputs
 
     def _select_hidden(self, start: Hidden) -> Hidden:
+        start = start._replace(lengths=self._lengths)
         if self.rows is None:
             return start
         mask, pooled = (
             None if value is None else value[self.rows] for value in (start.mask, start.pooled)
         )
-        return Hidden(start.values[self.rows], mask, pooled)
+        return Hidden(start.values[self.rows], mask, pooled, self._lengths)
 
     def _spread(self, values: Tensor, stand_in: Tensor | None) -> Tensor:
-        """`values` of the present rows at their places in the batch, `stand_in` (or zero) at the others."""
-        if self.rows is None and not is_static():
+        """Returns `values` of the present rows at their places in the batch, `stand_in` at the others."""
+        if self.rows is None and not is_tracing():
             return values
-        other = (
-            values.new_zeros(values.shape[-1]) if stand_in is None else stand_in.to(values.dtype)
-        )
+        absent = values.new_zeros(values.shape[-1]) if stand_in is None else stand_in
+        absent = absent.to(values.dtype)
         if self.rows is None:
             present = self.present.view(-1, *[1] * (values.ndim - 1))
-            return torch.where(present, values, other)
-        spread = other.expand(self.batch, *values.shape[1:])
+            return torch.where(present, values, absent)
+        spread = absent.expand(self.batch, *values.shape[1:])
         return spread.index_put((self.rows,), values)
 
     def _fill(self, encoded: Encoded) -> Encoded:
-        if self.rows is None and not is_static():
+        """Returns the encoded rows among the stand-ins of the absent ones."""
+        if self.rows is None and not is_tracing():
             return encoded
-        first = torch.zeros(encoded.mask.shape[1], dtype=torch.bool, device=encoded.mask.device)
-        first[0] = True
+        mask = encoded.mask
+        first = _first_place(mask.shape[1], mask.device)
         if self.rows is None:
-            mask = _chosen(self.present[:, None], encoded.mask, first)
+            mask = _chosen(self.present[:, None], mask, first)
         else:
-            mask = first.expand(self.batch, -1).index_put((self.rows,), encoded.mask)
-        return Encoded(
-            self._spread(encoded.tokens, self.stand_in),
-            mask,
-            self._spread(encoded.pooled, self.stand_in),
-        )
+            mask = first.expand(self.batch, -1).index_put((self.rows,), mask)
+        tokens = self._spread(encoded.tokens, self.stand_in)
+        return Encoded(tokens, mask, self._spread(encoded.pooled, self.stand_in))
 
     def _all_absent(self) -> Encoded:
-        # One place more than prefix tokens: a pool that leaves the prefix out still finds a token.
+        # One place more than prefix tokens: a pooling that leaves the prefix out still finds a
+        # token.
         places = self.encoder.num_prefix + 1
-        vector = (
-            self.encoder.any_weight.new_zeros(self.encoder.dim)
-            if self.stand_in is None
-            else self.stand_in
-        )
-        mask = torch.zeros(self.batch, places, dtype=torch.bool, device=vector.device)
-        mask[:, 0] = True
+        vector = self.stand_in
+        if vector is None:
+            vector = self.encoder.any_weight.new_zeros(self.encoder.dim)
+        mask = _first_place(places, vector.device).expand(self.batch, -1)
         return Encoded(vector.expand(self.batch, places, -1), mask, vector.expand(self.batch, -1))
 
 
+def start_tower(
+    encoder: Encoder,
+    name: str,
+    batch: BatchInputs,
+    stand_in: Float[Tensor, " D"] | None,
+    cache_point: CachePoint,
+) -> Tower:
+    """Returns the tower of one modality, which starts from inputs or from what a cache stored.
+
+    Args:
+        encoder: of the modality.
+        name: "image" or "text".
+        batch: the completed batch.
+        stand_in: as for `Tower`.
+        cache_point: where a stored state without pooled vectors was taken.
+    """
+    modality, tensors, facts = MODALITIES[name], batch.tensors, batch.facts
+    present = batch.present[name]
+    flags = None if facts is None else facts.present.get(name, (False,) * len(present))
+    lengths = None if facts is None or modality.mask is None else facts.text_lengths
+    mask = None if modality.mask is None else tensors.get(modality.mask)
+    mask = None if mask is None else mask.bool()
+    if modality.state in tensors:
+        dtype = encoder.any_weight.dtype
+        state, pooled = tensors[modality.state].to(dtype), tensors.get(modality.pooled)
+        if pooled is not None:
+            cache_point, pooled = CachePoint(encoder.num_blocks, pooled=True), pooled.to(dtype)
+            if mask is None:
+                mask = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+        start = Hidden(state, mask, pooled)
+        return Tower(
+            encoder,
+            None,
+            present,
+            stand_in,
+            flags=flags,
+            lengths=lengths,
+            start=start,
+            start_at=cache_point,
+        )
+    inputs: tuple[Tensor, ...] | None = None
+    if modality.values in tensors:
+        values = tensors[modality.values]
+        inputs = (values,) if mask is None else (values, mask)
+    return Tower(encoder, inputs, present, stand_in, flags=flags, lengths=lengths)
+
+
+def _rows_of(present: Tensor, flags: Sequence[bool]) -> Tensor | None:
+    """Returns the rows that are present; None where all are."""
+    if all(flags):
+        return None
+    # With its number of results given, nonzero need not wait for the device to count them.
+    return torch.nonzero_static(present, size=sum(flags)).squeeze(1)
+
+
+def _first_place(places: int, device: torch.device) -> Tensor:
+    """Returns a mask [places] of which the first is True."""
+    return torch.arange(places, device=device) == 0
+
+
 def _chosen(condition: Tensor, this: Tensor, other: Tensor) -> Tensor:
-    """torch.where of truth values, which onnxruntime has for numbers alone."""
+    """Returns torch.where of truth values, which onnxruntime has for numbers alone."""
     return (condition & this) | (~condition & other)
 
 
 def _neutral(value: Tensor, present: Tensor) -> Tensor:
-    """`value` with something harmless in the absent rows: zero pixels, token 0, one real token."""
+    """Returns `value` with something harmless in the absent rows: zero pixels, token 0, one real token."""
     shape = present.view(-1, *[1] * (value.ndim - 1))
     if value.ndim == 2 and value.dtype == torch.bool:
-        first = torch.zeros(value.shape[1], dtype=torch.bool, device=value.device)
-        first[0] = True
-        return _chosen(shape, value, first)
+        return _chosen(shape, value, _first_place(value.shape[1], value.device))
     return torch.where(shape, value, value.new_zeros(()))

@@ -1,4 +1,4 @@
-"""What flows between the rooms, and the legend of axis letters that every docstring uses.
+"""What encoders, mappers and strategies pass to each other, and the axis letters of all docstrings.
 
 | letter | axis |
 | --- | --- |
@@ -11,22 +11,42 @@
 | H, W | pixels, or cells of a feature map |
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, final
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
-from .graph import is_static
+Lengths = Sequence[int] | None
+"""How many real tokens each row of a batch has, as numbers on the host; None where that is not known.
+
+A device computes behind the host's back. To ask it for a number means to wait for it, so these
+numbers are asked for once and then handed on.
+"""
 
 
+def is_full(lengths: Lengths, places: int) -> bool:
+    """Returns whether the host knows that every place of a batch holds a real token.
+
+    Args:
+        lengths: how many real tokens each row has, or None.
+        places: L.
+
+    Example:
+        >>> is_full([3, 3], 3), is_full([3, 2], 3), is_full(None, 3)
+        (True, False, False)
+    """
+    return lengths is not None and all(length == places for length in lengths)
+
+
+@final
 class Encoded(NamedTuple):
-    """What every encoder and mapper returns and every fusion takes.
+    """The output of every encoder and mapper, and the input of every strategy.
 
     Attributes:
-        tokens: one embedding per token [B, N, D]; what stands where `mask` is False means nothing.
+        tokens: one embedding per token [B, N, D]; values where `mask` is False have no meaning.
         mask: True where a token is real [B, N].
         pooled: one embedding per sample [B, D].
     """
@@ -36,6 +56,7 @@ class Encoded(NamedTuple):
     pooled: Float[Tensor, "B D"]
 
 
+@final
 class Hidden(NamedTuple):
     """The state of a tower between two of its blocks.
 
@@ -43,19 +64,27 @@ class Hidden(NamedTuple):
         values: tokens [B, N, D], or a feature map [B, C, H, W].
         mask: True where a token is real [B, N]; None where every place is real.
         pooled: [B, D] once a tower whose inside is unknown has run as one block, else None.
+        lengths: how many real tokens each row has; None where the host does not know.
     """
 
     values: Tensor
     mask: Bool[Tensor, "B N"] | None = None
     pooled: Float[Tensor, "B D"] | None = None
+    lengths: Lengths = None
+
+    @property
+    def attended(self) -> Bool[Tensor, "B N"] | None:
+        """The mask that attention needs: None where the host knows that every token is real."""
+        return None if is_full(self.lengths, self.values.shape[1]) else self.mask
 
 
+@final
 class Fused(NamedTuple):
-    """What a fusion strategy returns.
+    """The output of a fusion strategy.
 
     Attributes:
         embedding: the fused representation, one vector per sample [B, D].
-        logits: [B, C]. Single-label: log-probabilities up to a constant per sample; multi-label:
+        logits: [B, C]. Single-label: log-probabilities up to a constant per sample. Multi-label:
             log-odds.
         image_embedding: the image's own pooled vector [B, D].
         text_embedding: the mapped text's pooled vector [B, D].
@@ -67,9 +96,10 @@ class Fused(NamedTuple):
     text_embedding: Tensor
 
 
+@final
 @dataclass
 class FusionOutput(ModelOutput):
-    """What `FusionClassifier` returns.
+    """The output of `FusionClassifier`.
 
     Attributes:
         loss: mean loss over the batch, a scalar; only where labels were given.
@@ -85,36 +115,3 @@ class FusionOutput(ModelOutput):
     embedding: Tensor | None = None
     image_embedding: Tensor | None = None
     text_embedding: Tensor | None = None
-
-
-def masked_mean(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
-    """The mean over the real tokens: sum_n m_n v_n / sum_n m_n.
-
-    A row without a real token gives zeros.
-
-    Example:
-        >>> import torch
-        >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
-        tensor([[2.]])
-    """
-    return without_padding(values, mask).sum(1) / mask.sum(1, keepdim=True).clamp(min=1).to(
-        values.dtype
-    )
-
-
-def without_padding(
-    values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]
-) -> Float[Tensor, "B N D"]:
-    """`values` with zeros where no token is real, whatever stands there.
-
-    Example:
-        >>> import torch
-        >>> without_padding(torch.tensor([[[1.0], [float("nan")]]]), torch.tensor([[True, False]]))
-        tensor([[[1.],
-                 [0.]]])
-    """
-    # On a CPU a look at the mask costs nothing beside a copy of the values.
-    if values.device.type == "cpu" and not is_static() and bool(mask.all()):
-        return values
-    # where, not a product: what stands in the padding may be infinite or NaN.
-    return torch.where(mask.unsqueeze(-1), values, values.new_zeros(()))

@@ -1,24 +1,24 @@
-"""The conformance kit: tiny models, and every law of the library as a check of a plug-in.
+"""The checks of whole plug-ins, each of which runs all laws of the library that apply.
 
-`check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` draw every parameter anew (a
-gate at zero would hide a fault) and run the laws, as scikit-learn's `check_estimator` does for
-estimators; each law is a function of its own besides:
+`check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` work as scikit-learn's
+`check_estimator` does for estimators. They draw every parameter anew, because a gate at zero would
+hide a fault, and then run the laws. Each law is also a function of its own:
 
 | law | what it says |
 | --- | --- |
-| batch | a sample's logits depend neither on the other samples of its batch nor on its place |
-| padding | nor on how far or on which side its text is padded, nor on which tokens stand in the padding |
-| missing | nor on what stands in the slot of a modality that is missing, for which no compute is spent |
-| gradient | every trainable parameter gets a non-zero gradient, a frozen one none |
-| frozen | what is frozen is pinned to eval: no dropout, no batch statistics |
-| round trip | saved and loaded in a new process without network: the same logits to the bit, and no pickle |
-| packing | texts computed without padding give what padded ones give |
-| static, compiled | the graph's path gives what the eager path gives |
-| walk | walking a backbone block by block equals its own forward |
+| batch | a sample's logits do not depend on the other samples of its batch or on its place |
+| padding | the length, the side and the tokens of the padding of a text do not change the logits |
+| missing | the input of a missing modality changes no logits, and nothing is computed for it |
+| gradient | every trainable parameter gets a non-zero gradient, a frozen one gets none |
+| frozen | frozen parts stay in eval mode: no dropout, no batch statistics |
+| round trip | saved and loaded in a new process without network: equal to the bit, no pickle |
+| packing | texts computed without padding give the logits of padded texts |
+| static, compiled | the code path of compiled graphs gives the logits of the eager path |
+| walk | running a backbone block by block gives the result of its own forward |
 | composing | a tower keeps its weights to the bit when it becomes part of a classifier |
 | repeatable | the same seed gives the same weights |
 
-A check returns nothing, or raises an AssertionError that names the law and the measured figure.
+A check returns nothing, or raises an AssertionError that names the law and the measured value.
 """
 
 import copy
@@ -31,12 +31,12 @@ from ..model.configuration import FusionConfig
 from ..model.encoder_base import Encoder
 from ..model.encoder_image import ImageEncoder
 from ..model.fusion_base import Fusion
+from ..model.masking import masked_mean
 from ..model.modeling import FusionClassifier
-from ..model.types import Encoded, masked_mean
+from ..model.types import Encoded
+from .compare import TOLERANCE, agree, mode
 from .laws import (
     KEY_BIAS,
-    TOLERANCE,
-    agree,
     check_batch_law,
     check_composing_law,
     check_frozen_law,
@@ -45,11 +45,10 @@ from .laws import (
     check_packing_law,
     check_padding_law,
     check_repeatable_law,
-    check_round_trip_law,
     check_static_law,
     check_walk_law,
-    mode,
 )
+from .round_trip import check_round_trip_law
 from .tiny import (
     redraw_parameters,
     tiny_batch,
@@ -58,10 +57,10 @@ from .tiny import (
 
 
 def check_encoder(encoder: Encoder, *, setup: str = "") -> None:
-    """Hold an image or text encoder against every law that it can keep or break.
+    """Checks an image or text encoder against every law that applies to encoders.
 
     Args:
-        encoder: it is copied, and stays as it is.
+        encoder: the encoder; the check works on a copy.
         setup: as for `check_round_trip_law`.
     """
     encoder = copy.deepcopy(encoder)
@@ -69,6 +68,7 @@ def check_encoder(encoder: Encoder, *, setup: str = "") -> None:
     model = FusionClassifier(**{role: encoder})  # type: ignore[arg-type]
     redraw_parameters(model, 0)
     batch = tiny_batch(model)
+    # The encoder is also called on its own, because the classifier hides the shapes of its outputs.
     names = ("pixel_values",) if role == "image_encoder" else ("input_ids", "attention_mask")
     inputs = [batch[name] for name in names]
     with mode(encoder, False), torch.no_grad():
@@ -80,18 +80,20 @@ def check_encoder(encoder: Encoder, *, setup: str = "") -> None:
 def check_mapper(
     mapper: nn.Module, *, in_dim: int, out_dim: int, tolerance: float = TOLERANCE
 ) -> None:
-    """Hold a mapper against shape, batch, padding and gradient law.
+    """Checks a mapper against the shape, batch, padding and gradient laws.
 
     Args:
-        mapper: called with the text's `Encoded` and the image's; it is copied, and stays as it is.
-        in_dim: width of the text.
-        out_dim: width of the image.
-        tolerance: the largest difference.
+        mapper: the mapper, called with the `Encoded` of the text and that of the image; the check
+            works on a copy.
+        in_dim: the width of the text tokens.
+        out_dim: the width of the image tokens.
+        tolerance: the largest allowed difference.
 
     Example:
         >>> from mmfusion import EmbeddingMapper
         >>> check_mapper(EmbeddingMapper("mlp", 6, 8), in_dim=6, out_dim=8)
     """
+    # The law runs without dropout, which would make two runs differ.
     mapper = copy.deepcopy(mapper).eval()
     redraw_parameters(mapper, 0)
     text, image = _random_encoded(4, 6, in_dim, seed=0), _random_encoded(4, 5, out_dim, seed=1)
@@ -102,7 +104,9 @@ def check_mapper(
             *(Encoded(*(value[row : row + 1] for value in part)) for part in (text, image))
         )
         agree("batch law (mapper)", mapped.pooled[row], alone.pooled[0], tolerance)
+    # NaN and infinity spread through every sum, so the mapper must not read the padding at all.
     garbage = torch.where(text.mask[:, :, None], text.tokens, float("nan"))
+    # Two more places of padding change the length too.
     longer = torch.cat([garbage, torch.full_like(garbage[:, :2], float("inf"))], dim=1)
     mask = torch.cat([text.mask, torch.zeros_like(text.mask[:, :2])], dim=1)
     agree(
@@ -111,15 +115,20 @@ def check_mapper(
         mapper(Encoded(longer, mask, text.pooled), image).pooled,
         tolerance,
     )
+    # The sine gives every output another gradient. The gradient of a plain sum can vanish, for
+    # example behind a layer norm.
     mapped = mapper.train()(text, image)
     (mapped.pooled.sin().sum() + mapped.tokens[mapped.mask].sin().sum()).backward()
-    without = [
+    without_gradient = [
         name
-        for name, p in mapper.named_parameters()
-        if p.requires_grad and (p.grad is None or not p.grad.any())
+        for name, parameter in mapper.named_parameters()
+        if parameter.requires_grad
+        and (parameter.grad is None or not parameter.grad.any())
+        and not KEY_BIAS.search(name)
     ]
-    without = [name for name in without if not KEY_BIAS.search(name)]
-    assert not without, f"gradient law (mapper): no gradient for {', '.join(without)}"
+    assert not without_gradient, (
+        f"gradient law (mapper): no gradient for {', '.join(without_gradient)}"
+    )
 
 
 def check_fusion(
@@ -130,30 +139,31 @@ def check_fusion(
     text: str = "bert",
     setup: str = "",
 ) -> None:
-    """Hold a fusion strategy, between two tiny towers, against every law.
+    """Checks a fusion strategy between two tiny towers against every law.
 
     Args:
-        fusion: a strategy of a registered class, not yet built; it is copied, and stays as it is.
+        fusion: a strategy of a registered class that is not yet built; the check works on a copy.
         mapper: as for `tiny_classifier`.
         image: a kind of `tiny_image_encoder`.
         text: a kind of `tiny_text_encoder`.
-        setup: as for `check_round_trip_law`; it registers the strategy's class in the new process.
+        setup: as for `check_round_trip_law`; it must register the class of the strategy in the new
+            process.
     """
     check_classifier(tiny_classifier(copy.deepcopy(fusion), mapper, image, text), setup=setup)
 
 
 def check_classifier(model: FusionClassifier, *, setup: str = "") -> None:
-    """Hold a classifier against every law but compiled = eager (`check_compiled_law`).
+    """Checks a classifier against every law except the compiled one (`check_compiled_law`).
 
     Args:
-        model: it is copied, and stays as it is.
+        model: the classifier; the check works on a copy.
         setup: as for `check_round_trip_law`.
     """
     model = copy.deepcopy(model).eval()
     redraw_parameters(model, 0)
     batch = tiny_batch(model)
-    # Large and unlike enough in length for a strategy that takes its batches in groups; a graph
-    # takes them whole.
+    # Some strategies cut large batches into groups of texts of like length, and compiled graphs do
+    # not. This batch is large enough, and its lengths differ enough, to be cut.
     large = tiny_batch(model, 12)
     if "attention_mask" in large:
         large["attention_mask"][6:, 1:] = 0
@@ -166,11 +176,13 @@ def check_classifier(model: FusionClassifier, *, setup: str = "") -> None:
     check_gradient_law(model, batch)
     check_frozen_law(model, batch)
     check_composing_law(model)
+    # The config alone tells how the model was built, so a new build needs no weights.
     check_repeatable_law(lambda: FusionClassifier(FusionConfig.from_dict(model.config.to_dict())))
     check_round_trip_law((model, batch), setup=setup)
 
 
 def _random_encoded(rows: int, places: int, dim: int, *, seed: int) -> Encoded:
+    """Returns random tokens [rows, places, dim] with masks of random lengths and their means."""
     draw = torch.Generator().manual_seed(seed)
     tokens = torch.randn(rows, places, dim, generator=draw)
     mask = torch.arange(places) < torch.randint(1, places + 1, (rows,), generator=draw)[:, None]
@@ -178,6 +190,7 @@ def _random_encoded(rows: int, places: int, dim: int, *, seed: int) -> Encoded:
 
 
 def _check_encoded(encoded: Encoded, rows: int, dim: int) -> None:
+    """Checks the shapes of tokens, mask and pooled vector, and that the mask is boolean."""
     places = encoded.tokens.shape[1]
     shapes = [tuple(value.shape) for value in encoded]
     expected = [(rows, places, dim), (rows, places), (rows, dim)]

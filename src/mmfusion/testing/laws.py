@@ -1,44 +1,44 @@
-"""The laws of the library, each as a check; `mmfusion.testing` is where users find them."""
+"""The laws of the library, one check per law; users import them from `mmfusion.testing`."""
 
 import copy
 import itertools
-import os
 import re
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..model.encoder_base import Encoder
 from ..model.modeling import FusionClassifier
-from .tiny import Batch, corrupted, register_tiny_backbones, repadded
-
-TOLERANCE = 1e-5
-"""The largest difference of float32 logits that counts as the same answer."""
+from .compare import TOLERANCE, agree, check_same_state, logits_of, mode, picked, state_of
+from .tiny import Batch, corrupted, repadded
 
 KEY_BIAS = re.compile(r"(^|\.)(key|k|k_lin|k_proj|key_proj|to_k)\.bias$")
-"""Attention key biases: they add one number to every score of a query, which the softmax cancels."""
+"""The pattern of the names of attention key biases, whose gradient is zero by construction.
+
+A key bias adds the same number to all scores of one query, and the softmax cancels this number.
+"""
 
 
 def check_batch_law(model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE) -> None:
-    """Hold a batch against its samples one by one, and against the batch in reversed and rotated order."""
-    together = _logits(model, batch)
+    """Checks that the logits of a sample do not depend on the rest of its batch.
+
+    The batch is compared with its samples one by one, and with itself in reversed and in rotated
+    order.
+    """
+    together = logits_of(model, batch)
     rows = len(together)
-    alone = torch.cat([_logits(model, _picked(batch, [row])) for row in range(rows)])
+    alone = torch.cat([logits_of(model, picked(batch, [row])) for row in range(rows)])
     agree("batch law (alone and in a batch)", together, alone, tolerance)
+    # The reversed order moves the samples that lack a modality from the start to the end. The
+    # rotation gives each sample another place.
     for order in (list(reversed(range(rows))), [*range(1, rows), 0]):
         agree(
             f"batch law (order {order})",
             together[order],
-            _logits(model, _picked(batch, order)),
+            logits_of(model, picked(batch, order)),
             tolerance,
         )
 
@@ -46,82 +46,94 @@ def check_batch_law(model: FusionClassifier, batch: Batch, *, tolerance: float =
 def check_padding_law(
     model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE
 ) -> None:
-    """Hold a batch against the same texts padded on either side, further, with other tokens in it."""
-    expected = _logits(model, batch)
+    """Checks that the logits do not depend on the padding of the texts.
+
+    The same texts are padded on the left and on the right, with more columns, and with other tokens
+    in the padding.
+    """
+    expected = logits_of(model, batch)
+    # Three more columns put some padding behind the longest text too.
     for side, extra in itertools.product(("right", "left"), (0, 3)):
-        again = _logits(model, repadded(batch, side=side, extra=extra, seed=extra))
+        again = logits_of(model, repadded(batch, side=side, extra=extra, seed=extra))
         agree(f"padding law ({side}, {extra} columns more)", expected, again, tolerance)
 
 
 def check_missing_law(
     model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE
 ) -> None:
-    """Hold a batch against other contents of its absent slots, and count what was computed for those.
+    """Checks that the inputs of absent modalities change no logits, and that they cost no compute.
 
-    In a tower the count covers what comes before the first block in which the strategy acts:
-    further on, tokens of the other modality may pass through it. A sample with neither modality
-    must raise a ValueError.
+    The contents of the inputs of an absent modality must not change the logits, and the towers must
+    compute nothing for them. In a tower the count stops before the first block in which the
+    strategy acts, because tokens of the other modality may pass through later blocks. A sample
+    without both modalities must raise a ValueError.
     """
     _check_neither(model, batch)
     if len(model.modalities) < 2:
         return
-    expected = _logits(model, batch)
+    expected = logits_of(model, batch)
     agree(
-        "missing law (contents of the slot)", expected, _logits(model, corrupted(batch)), tolerance
+        "missing law (contents of the slot)",
+        expected,
+        logits_of(model, corrupted(batch)),
+        tolerance,
     )
+    # A padded empty text has a mask of zeros. Without `text_present`, the model must derive from
+    # this mask that the text is absent.
     unmarked = {name: value for name, value in batch.items() if name != "text_present"}
     mask = torch.where(batch["text_present"][:, None], batch["attention_mask"], 0)
     agree(
         "missing law (a mask without a one)",
         expected,
-        _logits(model, unmarked | {"attention_mask": mask}),
+        logits_of(model, unmarked | {"attention_mask": mask}),
         tolerance,
     )
-    for modality, inputs in (
-        ("image", ["pixel_values"]),
-        ("text", ["input_ids", "attention_mask"]),
-    ):
+    for modality in model.modalities:
         present = batch[f"{modality}_present"]
         rows = present.nonzero().flatten().tolist()
         spent = tower_work(model, batch, modality)
-        needed = tower_work(model, _picked(batch, rows), modality) if rows else 0
+        # The work must be the same as for a batch of only those samples that have the modality.
+        needed = tower_work(model, picked(batch, rows), modality) if rows else 0
         assert spent == needed, (
-            f"missing law: {modality} tower computed {spent} numbers where {needed} are of present samples"
+            f"missing law: {modality} tower computed {spent} numbers "
+            f"where {needed} are of present samples"
         )
-        other = _picked(
-            batch,
-            batch["text_present" if modality == "image" else "image_present"]
-            .nonzero()
-            .flatten()
-            .tolist(),
-        )
-        if not len(other["labels"]):
-            continue
-        none = other | {f"{modality}_present": torch.zeros(len(other["labels"]), dtype=torch.bool)}
-        spent = tower_work(model, none, modality)
-        assert spent == 0, (
-            f"missing law: {modality} tower computed {spent} numbers for a batch without the modality"
-        )
-        left_out = {
-            name: value
-            for name, value in other.items()
-            if name not in [*inputs, f"{modality}_present"]
-        }
-        agree(
-            f"missing law (no {modality} at all)",
-            _logits(model, none),
-            _logits(model, left_out),
-            tolerance,
-        )
+        _check_without(model, batch, modality, tolerance)
+
+
+def _check_without(model: FusionClassifier, batch: Batch, modality: str, tolerance: float) -> None:
+    """Checks a batch whose samples all lack one modality, marked absent or not passed at all."""
+    other = "text" if modality == "image" else "image"
+    rest = picked(batch, batch[f"{other}_present"].nonzero().flatten().tolist())
+    # No sample is left if the other modality is absent everywhere.
+    if not len(rest["labels"]):
+        return
+    none = rest | {f"{modality}_present": torch.zeros(len(rest["labels"]), dtype=torch.bool)}
+    spent = tower_work(model, none, modality)
+    assert spent == 0, (
+        f"missing law: {modality} tower computed {spent} numbers for a batch without the modality"
+    )
+    inputs = ["pixel_values"] if modality == "image" else ["input_ids", "attention_mask"]
+    # Inputs that are marked absent and inputs that are not passed must mean the same.
+    left_out = {
+        name: value for name, value in rest.items() if name not in [*inputs, f"{modality}_present"]
+    }
+    agree(
+        f"missing law (no {modality} at all)",
+        logits_of(model, none),
+        logits_of(model, left_out),
+        tolerance,
+    )
 
 
 def check_gradient_law(model: FusionClassifier, batch: Batch) -> None:
-    """Look for a trainable parameter without gradient, and for a frozen one with it, in training mode.
+    """Checks in training mode that trainable parameters get a gradient and frozen ones get none.
 
-    In float64, where a gradient that is zero by construction is told from a small one. Attention
-    key biases, whose gradient is zero by construction, are left out.
+    Attention key biases are left out, because their gradient is zero by construction.
     """
+    # In float64, rounding cannot hide the difference between a small gradient and a zero one.
     copied = copy.deepcopy(model).double().train()
+    # A dropped modality would leave its tower without a gradient.
     copied.config.modality_dropout = 0.0
     torch.manual_seed(0)
     copied(
@@ -130,59 +142,70 @@ def check_gradient_law(model: FusionClassifier, batch: Batch) -> None:
             for name, value in batch.items()
         }
     ).loss.backward()
-    without = []
+    without_gradient = []
     for name, parameter in copied.named_parameters():
         size = 0.0 if parameter.grad is None else float(parameter.grad.abs().max())
         if not parameter.requires_grad:
             assert parameter.grad is None, (
                 f"gradient law: {name} is frozen and has a gradient of {size:.3g}"
             )
+        # "not greater" instead of "at most", so that a gradient of NaN counts as missing too.
         elif not size > 1e-12 and not KEY_BIAS.search(name):
-            without.append(f"{name} ({size:.3g})")
-    assert not without, f"gradient law: no gradient for {', '.join(without)}"
+            without_gradient.append(f"{name} ({size:.3g})")
+    assert not without_gradient, f"gradient law: no gradient for {', '.join(without_gradient)}"
 
 
 def check_frozen_law(model: FusionClassifier, batch: Batch) -> None:
-    """Freeze the towers of a copy and train it: they stay in eval mode, as they are, without gradient."""
+    """Checks that frozen towers stay in eval mode, keep their weights and get no gradient.
+
+    The check freezes the towers of a copy and runs one training step on it.
+    """
     copied = copy.deepcopy(model)
     for modality in copied.modalities:
         copied.freeze(modality)
     towers = [tower for tower in (copied.image_encoder, copied.text_encoder) if tower is not None]
-    before = [_state(tower) for tower in towers]
+    before = [state_of(tower) for tower in towers]
+    # `train` must not undo the eval mode of frozen towers. Batch statistics would change in it.
     copied.train()(**batch).loss.backward()
     for tower, state in zip(towers, before, strict=True):
         training = [name for name, module in tower.backbone.named_modules() if module.training]
         assert not training, (
             f"frozen law: {len(training)} modules in training mode, {training[:3]} first"
         )
-        _same_state("frozen law (one training step)", state, _state(tower))
-        having = [
+        check_same_state("frozen law (one training step)", state, state_of(tower))
+        with_gradient = [
             name for name, parameter in tower.named_parameters() if parameter.grad is not None
         ]
-        assert not having, (
-            f"frozen law: gradient for {len(having)} frozen parameters, {having[:3]} first"
+        assert not with_gradient, (
+            f"frozen law: gradient for {len(with_gradient)} frozen parameters, "
+            f"{with_gradient[:3]} first"
         )
 
 
 def check_static_law(
     model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE
 ) -> None:
-    """Hold the road that a compiled or exported graph takes, run eagerly, against the eager one."""
-    expected = _logits(model, batch)
+    """Checks that the path of compiled graphs, run eagerly, gives the logits of the eager path."""
+    expected = logits_of(model, batch)
+    # The model takes the path of compiled graphs if torch reports that it is compiling.
     with mock.patch("torch.compiler.is_compiling", return_value=True):
-        agree("static law", expected, _logits(model, batch), tolerance)
+        agree("static law", expected, logits_of(model, batch), tolerance)
 
 
 def check_packing_law(
     model: FusionClassifier, batch: Batch, *, tolerance: float = TOLERANCE
 ) -> None:
-    """Hold the text tower on packed texts against padded ones; a backbone that cannot pack is held against itself."""
+    """Checks that packed texts give the logits of padded texts.
+
+    A backbone that cannot pack runs padded both times, so it passes.
+    """
     assert model.text_encoder is not None
-    before = model.text_encoder.config["padding"]
+    # The setting belongs to the caller's model, so it is restored at the end.
+    before = model.text_encoder.padding
     answers = {}
     for padding in ("padded", "packed"):
         model.text_encoder.padding = padding
-        answers[padding] = _logits(model, batch)
+        answers[padding] = logits_of(model, batch)
     model.text_encoder.padding = before
     agree("packing law", answers["padded"], answers["packed"], tolerance)
 
@@ -194,108 +217,75 @@ def check_compiled_law(
     backend: str = "aot_eager",
     tolerance: float = TOLERANCE,
 ) -> None:
-    """Hold `torch.compile` in one graph against eager.
+    """Checks that the model compiled as one graph by `torch.compile` gives the eager logits.
 
     Args:
-        model: a classifier; jaxtyping's run-time check must be off, for compiling and it clash.
-        batch: its inputs.
-        backend: what `torch.compile` takes.
+        model: a classifier. The run-time check of jaxtyping must be off, because it cannot be
+            compiled.
+        batch: the inputs of the model.
+        backend: the backend for `torch.compile`.
         tolerance: the largest difference.
     """
-    expected = _logits(model, batch)
+    expected = logits_of(model, batch)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     with mode(model, False), torch.no_grad():
         agree(f"compiled law ({backend})", expected, compiled(**batch).logits, tolerance)
 
 
 def check_walk_law(encoder: Encoder, *inputs: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Hold the walk embed, blocks, pool of an encoder against its forward.
+    """Checks that embed, each block and pool, called one by one, give the result of forward.
 
     Args:
         encoder: an image or text encoder.
-        *inputs: what its forward takes, all of it present.
-        tolerance: the largest difference in tokens and pooled vector.
+        *inputs: the inputs of its forward; no sample may lack them.
+        tolerance: the largest difference in tokens and in the pooled vector.
     """
     with mode(encoder, False), torch.no_grad():
         whole = encoder(*inputs)
-        hidden = encoder.embed(*inputs)  # type: ignore[operator]
+        hidden = encoder.embed(*inputs)
         for index in range(encoder.num_blocks):
             hidden = encoder.block(index, hidden)
         walked = encoder.pool(hidden)
+    # Tokens are compared only where the mask is set, because the padding may hold any numbers.
     assert torch.equal(whole.mask, walked.mask), "walk law: the masks differ"
     agree("walk law (tokens)", whole.tokens[whole.mask], walked.tokens[walked.mask], tolerance)
     agree("walk law (pooled)", whole.pooled, walked.pooled, tolerance)
 
 
 def check_composing_law(model: FusionClassifier) -> None:
-    """Compose copies of the model's towers into a new classifier: their tensors stay, to the bit."""
+    """Checks that copies of the towers keep their tensors, to the bit, in a new classifier."""
     parts = {
         name: copy.deepcopy(getattr(model, name)) for name in ("image_encoder", "text_encoder")
     }
-    before = {name: _state(part) for name, part in parts.items() if part is not None}
+    before = {name: state_of(part) for name, part in parts.items() if part is not None}
     config = model.config
     composed = FusionClassifier(
         **parts, mapper=config.mapper, fusion=config.fusion, num_labels=config.num_labels
     )
     for name, state in before.items():
-        _same_state(f"composing law ({name})", state, _state(getattr(composed, name)))
+        check_same_state(f"composing law ({name})", state, state_of(getattr(composed, name)))
 
 
 def check_repeatable_law(build: Callable[[], nn.Module]) -> None:
-    """Call `build` twice after the same seed: the same weights, to the bit."""
+    """Checks that two calls of `build` after the same seed give equal weights, to the bit."""
     states = []
     for _ in range(2):
         torch.manual_seed(0)
-        states.append(_state(build()))
-    _same_state("repeatable law", *states)
-
-
-def check_round_trip_law(*cases: tuple[FusionClassifier, Batch], setup: str = "") -> None:
-    """Save models, load them in a new process without network: the same logits to the bit, and no pickle.
-
-    Args:
-        *cases: models, each with its batch.
-        setup: Python source that the new process runs first, to register plug-ins (`"import
-            my_plugins"`).
-    """
-    source = (
-        f"{setup}\nfrom mmfusion.testing.laws import _reload\nimport sys\n_reload(sys.argv[1])\n"
-    )
-    with tempfile.TemporaryDirectory() as name:
-        for number, (model, batch) in enumerate(cases):
-            folder = Path(name) / str(number)
-            model.save_pretrained(folder / "model")
-            _check_no_pickle(folder)
-            save_file(batch, folder / "batch.safetensors")
-        # As many threads as here: sums that are split otherwise round otherwise.
-        environment = os.environ | {
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),
-        }
-        done = subprocess.run(
-            [sys.executable, "-c", source, name],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, (
-            f"round trip law: the new process failed:\n{done.stderr[-4000:]}"
-        )
-        for number, (model, batch) in enumerate(cases):
-            again = load_file(Path(name) / str(number) / "logits.safetensors")["logits"]
-            what = f"round trip law (case {number}: {model.config.fusion}, {model.config.mapper})"
-            agree(what, _logits(model, batch), again, 0.0)
+        states.append(state_of(build()))
+    check_same_state("repeatable law", *states)
 
 
 def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: bool = False) -> int:
-    """How many numbers enter the modules of a tower, up to the first block in which the strategy acts.
+    """Returns how many numbers enter the modules of a tower before the strategy first acts.
+
+    Only modules with parameters of their own count, up to the first block in which the strategy
+    acts.
 
     Args:
         model: a classifier.
-        batch: its inputs.
+        batch: the inputs of the model.
         modality: "image" or "text".
-        whole: whether to count the blocks behind that one as well.
+        whole: whether the later blocks count as well.
     """
     encoder: Encoder = getattr(model, f"{modality}_encoder")
     first = (
@@ -303,9 +293,11 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
         if whole or len(model.modalities) < 2
         else getattr(model.fusion, f"first_{modality}_block")
     )
+    # Blocks from the first fused one on may receive tokens of the other modality, so their work
+    # tells nothing about this modality.
     left_out: set[nn.Module] = set()
     if first < encoder.num_blocks:
-        blocks, tail = encoder.family.parts()
+        blocks, tail = encoder.adapter.parts()
         left_out = {
             inner for part in [*itertools.chain(*blocks[first:]), *tail] for inner in part.modules()
         }
@@ -316,6 +308,7 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
             value.numel() for value in (*args, *options.values()) if isinstance(value, Tensor)
         )
 
+    # Containers would count their inputs a second time, so only modules with own parameters count.
     own = [
         module
         for module in encoder.backbone.modules()
@@ -327,7 +320,7 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
         if module not in left_out
     ]
     try:
-        _logits(model, batch)
+        logits_of(model, batch)
     finally:
         for handle in handles:
             handle.remove()
@@ -335,83 +328,13 @@ def tower_work(model: FusionClassifier, batch: Batch, modality: str, *, whole: b
 
 
 def _check_neither(model: FusionClassifier, batch: Batch) -> None:
+    """Checks that a batch without any modality raises a ValueError."""
     absent = {
         f"{modality}_present": torch.zeros_like(batch[f"{modality}_present"])
         for modality in model.modalities
     }
     try:
-        _logits(model, batch | absent)
+        logits_of(model, batch | absent)
     except ValueError:
         return
     raise AssertionError("missing law: samples with neither modality raised no ValueError")
-
-
-def _check_no_pickle(folder: Path) -> None:
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".json", ".safetensors", ".py", ".txt")
-    ]
-    assert not files, f"round trip law: {[path.name for path in files]} beside JSON and safetensors"
-
-
-def _reload(folder: str) -> None:
-    """What the new process of the round trip does: load each model, and write its logits."""
-    register_tiny_backbones()
-    for case in Path(folder).iterdir():
-        model = FusionClassifier.from_pretrained(case / "model")
-        save_file(
-            {"logits": _logits(model, load_file(case / "batch.safetensors"))},
-            case / "logits.safetensors",
-        )
-
-
-@contextmanager
-def mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """`module` in training mode or not, for a while."""
-    before = module.training
-    module.train(training)
-    try:
-        yield
-    finally:
-        module.train(before)
-
-
-def _logits(model: FusionClassifier, batch: Batch) -> Tensor:
-    with mode(model, False), torch.no_grad():
-        logits: Tensor = model(
-            **{name: value for name, value in batch.items() if name != "labels"}
-        ).logits
-    return logits
-
-
-def _picked(batch: Batch, rows: Sequence[int]) -> Batch:
-    return {name: value[list(rows)] for name, value in batch.items()}
-
-
-def _state(module: nn.Module) -> Batch:
-    return {
-        name: value.clone()
-        for name, value in itertools.chain(module.named_parameters(), module.named_buffers())
-    }
-
-
-def _same_state(law: str, expected: Batch, got: Batch) -> None:
-    assert expected.keys() == got.keys(), (
-        f"{law}: {sorted(expected.keys() ^ got.keys())[:5]} stand in one of the two only"
-    )
-    changed = [name for name, value in expected.items() if not torch.equal(value, got[name])]
-    assert not changed, (
-        f"{law}: {len(changed)} of {len(expected)} tensors changed, {changed[:3]} first"
-    )
-
-
-def agree(law: str, expected: Tensor, got: Tensor, tolerance: float) -> None:
-    """Raise an AssertionError that names the law where answers differ by more than `tolerance`, or by NaN."""
-    assert expected.shape == got.shape, (
-        f"{law}: shapes {tuple(expected.shape)} and {tuple(got.shape)}"
-    )
-    figure = float((expected - got).detach().abs().max()) if expected.numel() else 0.0
-    assert figure <= tolerance, (
-        f"{law}: answers differ by {figure:.3g}, at most {tolerance:g} is allowed"
-    )

@@ -1,7 +1,7 @@
-"""Tiny encoders and classifiers of every kind, and batches for them: random weights, no network."""
+"""Tiny encoders and classifiers of every kind with random weights, and batches for them."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +14,24 @@ from transformers import (
     ViTConfig,
 )
 
-from ..model.encoder_image import ImageEncoder, TextEncoder
+from ..model.encoder_image import ImageEncoder
+from ..model.encoder_text import TextEncoder
+from ..model.masking import masked_mean
 from ..model.modeling import FusionClassifier
 from ..model.registry import register_backbone
-from ..model.types import masked_mean
 from ..model.validation import check_choice
 
 Batch = dict[str, Tensor]
 
 WIDTH = 32
 VOCABULARY = 40
+# Padding tokens get this offset. An embedding that reads one of them raises an error.
 _OUTSIDE_VOCABULARY = 10**6
 
 
+@final
 class TinyImageBackbone(nn.Module):
-    """Feature maps [B, 32, 4, 4] of 32 x 32 pixels: a backbone as `register_backbone` asks for."""
+    """The image backbone for `register_backbone`: feature maps [B, 32, 4, 4] of 32 x 32 pixels."""
 
     dim = WIDTH
     input_spec: ClassVar[dict[str, Any]] = {
@@ -44,12 +47,13 @@ class TinyImageBackbone(nn.Module):
         self.patches = nn.Conv2d(3, WIDTH, 8, stride=8)
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """Features [B, D, H, W] of pixels [B, 3, 32, 32]."""
+        """Returns features [B, D, H, W] of pixels [B, 3, 32, 32]."""
         return torch.tanh(self.patches(pixel_values))
 
 
+@final
 class TinyTextBackbone(nn.Module):
-    """Tokens [B, L, 24], each mixed with its text's mean: a backbone as `register_backbone` asks for."""
+    """The text backbone for `register_backbone`: tokens [B, L, 24] mixed with their mean."""
 
     dim = 24
 
@@ -59,14 +63,18 @@ class TinyTextBackbone(nn.Module):
         self.mix = nn.Linear(2 * self.dim, self.dim)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Tokens [B, L, D] of token ids [B, L]."""
+        """Returns tokens [B, L, D] of token ids [B, L]."""
         tokens = self.table(input_ids)
+        # The mean makes each token depend on all others, so wrong masking changes every token.
         mean = masked_mean(tokens, attention_mask.bool()).unsqueeze(1).expand_as(tokens)
         return tokens + torch.tanh(self.mix(torch.cat([tokens, mean], dim=-1)))
 
 
 def register_tiny_backbones() -> None:
-    """Register the two custom backbones; a process that loads a model built on them calls it first."""
+    """Registers the two custom backbones.
+
+    A process must call this before it loads a model that is built on one of them.
+    """
     register_backbone("mmfusion-tiny-image", TinyImageBackbone)
     register_backbone("mmfusion-tiny-text", TinyTextBackbone)
 
@@ -125,7 +133,7 @@ def _custom_text() -> TextEncoder:
 
 
 def _modernbert() -> ModernBertConfig:
-    # Layer 0 attends globally, 1 and 2 locally: both masks are exercised.
+    # Layer 0 attends globally, layers 1 and 2 attend locally. So both kinds of mask are tested.
     special: dict[str, Any] = {
         "pad_token_id": 0,
         "bos_token_id": 1,
@@ -158,14 +166,14 @@ TEXT_KINDS = tuple(_TEXTS)
 
 
 def tiny_image_encoder(kind: str) -> ImageEncoder:
-    """An image encoder of a few thousand random parameters, 32 wide.
+    """Returns an image encoder of width 32 with a few thousand random parameters.
 
     Args:
-        kind: "timm_vit", "transformers_vit" (both of 4 blocks), "cnn" (4 stages), "opaque" (a Swin:
-            one) or "custom" (one block).
+        kind: "timm_vit" or "transformers_vit" (4 blocks each), "cnn" (4 stages), "opaque" (a Swin,
+            one block) or "custom" (one block).
 
     Raises:
-        ValueError: for another kind (the closest one is named).
+        ValueError: if there is no such kind. The message names the closest one.
 
     Example:
         >>> tiny_image_encoder("timm_vit").num_blocks
@@ -175,13 +183,15 @@ def tiny_image_encoder(kind: str) -> ImageEncoder:
 
 
 def tiny_text_encoder(kind: str) -> TextEncoder:
-    """A text encoder of a few thousand random parameters, 24 wide, of 3 blocks ("custom": one).
+    """Returns a text encoder of width 24 with a few thousand random parameters.
+
+    It has 3 blocks; "custom" has one.
 
     Args:
         kind: "bert", "roberta", "distilbert", "mpnet", "modernbert" or "custom".
 
     Raises:
-        ValueError: for another kind (the closest one is named).
+        ValueError: if there is no such kind. The message names the closest one.
 
     Example:
         >>> tiny_text_encoder("mpnet").dim
@@ -191,6 +201,7 @@ def tiny_text_encoder(kind: str) -> TextEncoder:
 
 
 def _made(table: dict[str, Callable[[], Any]], kind: str) -> Any:
+    """Returns the encoder that the table's function of this kind builds."""
     check_choice("kind", kind, table)
     return table[kind]()
 
@@ -206,17 +217,17 @@ def tiny_classifier(
     auxiliary_loss_weight: float | None = None,
     seed: int = 0,
 ) -> FusionClassifier:
-    """A classifier of a few thousand parameters, every one of them drawn anew from `seed`, in eval mode.
+    """Returns a classifier in eval mode with a few thousand parameters, all drawn from `seed`.
 
     Args:
         fusion: a name, a dict with `name` and options, or a strategy that is not yet built.
-        mapper: a kind, a dict with `kind` and options, or an `EmbeddingMapper`.
+        mapper: a name, a dict with `name` and options, or an `EmbeddingMapper`.
         image: a kind of `tiny_image_encoder`, an encoder, or None for a text-only classifier.
         text: a kind of `tiny_text_encoder`, an encoder, or None for an image-only classifier.
-        num_labels: C.
+        num_labels: the number of classes C.
         problem_type: as for `FusionClassifier`.
         auxiliary_loss_weight: as for `FusionClassifier`.
-        seed: of every parameter.
+        seed: the seed from which every parameter is drawn.
 
     Example:
         >>> model = tiny_classifier(fusion="late", image="custom", text="custom")
@@ -239,14 +250,14 @@ def tiny_classifier(
 def tiny_batch(
     model: FusionClassifier, batch: int = 4, *, missing: bool = True, seed: int = 0
 ) -> Batch:
-    """Inputs with labels for `model`: noise as pixels, random tokens in texts of random lengths.
+    """Returns inputs and labels for `model`: noise as pixels, and random tokens of random lengths.
 
     Args:
-        model: gives sizes, vocabulary and labels.
-        batch: B, at least 1.
-        missing: whether the first sample lacks its image and the second its text, where there are
-            two towers.
-        seed: of everything drawn.
+        model: the classifier; it tells the sizes, the vocabulary and the number of labels.
+        batch: the number of samples B, at least 1.
+        missing: whether the first sample lacks its image and the second its text; a classifier of
+            one modality lacks nothing.
+        seed: the seed of all random draws.
     """
     draw = torch.Generator().manual_seed(seed)
     data: Batch = {}
@@ -267,6 +278,7 @@ def tiny_batch(
     classes = int(model.config.num_labels or 0)
     if model.multi_label:
         labels = torch.randint(0, 2, (batch, classes), generator=draw).float()
+        # NaN stands for an unknown label, which the loss must leave out.
         labels[0, 0] = float("nan")
     else:
         labels = torch.arange(batch) % classes
@@ -274,15 +286,16 @@ def tiny_batch(
 
 
 def redraw_parameters(module: nn.Module, seed: int) -> None:
-    """Draw every parameter of `module` anew, in place, gates and norms too; scales keep activations near 1.
+    """Draws every parameter of `module` anew in place, including gates and norms.
 
-    Weights: normal, over the root of what each output sums; scales of norms: around 1; biases,
-    gates and what is left: normal, 0.2 wide. Batch-norm statistics are drawn as well, the variances
-    positive.
+    The scales keep activations near 1. Weights are normal, divided by the square root of the number
+    of inputs of each output. Scales of norms are normal around 1 with standard deviation 0.2.
+    Biases, gates and all other parameters are normal around 0 with standard deviation 0.2.
+    Batch-norm statistics are drawn too, with positive variances.
 
     Args:
         module: any module.
-        seed: of the draw.
+        seed: the seed of the draws.
     """
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -303,17 +316,18 @@ def redraw_parameters(module: nn.Module, seed: int) -> None:
 
 
 def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0) -> Batch:
-    """The same batch with its texts padded anew, by tokens that mean nothing, some outside the vocabulary.
+    """Returns the batch with new padding: random tokens, some of them outside the vocabulary.
 
     Args:
-        batch: with `input_ids` and `attention_mask` [B, L].
-        side: "left" or "right", where the padding goes.
-        extra: columns of padding more than L.
-        seed: of the tokens in the padding.
+        batch: a batch with `input_ids` and `attention_mask` [B, L].
+        side: the side of the padding, "left" or "right".
+        extra: the number of columns added to L.
+        seed: the seed of the tokens in the padding.
 
     Example:
         >>> import torch
-        >>> batch = {"input_ids": torch.tensor([[5, 6, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+        >>> ids, mask = torch.tensor([[5, 6, 0]]), torch.tensor([[1, 1, 0]])
+        >>> batch = {"input_ids": ids, "attention_mask": mask}
         >>> repadded(batch, side="left", extra=1)["attention_mask"]
         tensor([[0, 0, 1, 1]])
     """
@@ -331,11 +345,14 @@ def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0
 
 
 def corrupted(batch: Batch, seed: int = 0) -> Batch:
-    """The same batch with NaN for the pixels of absent images, and tokens marked real for absent texts.
+    """Returns the batch with other contents in the inputs of absent images and texts.
+
+    The pixels of absent images become NaN. Absent texts get random tokens that the mask marks as
+    real.
 
     Args:
-        batch: of two modalities, with `image_present` and `text_present`.
-        seed: of the tokens.
+        batch: a batch of two modalities with `image_present` and `text_present`.
+        seed: the seed of the tokens.
     """
     draw = torch.Generator().manual_seed(seed)
     no_image, no_text = ~batch["image_present"], ~batch["text_present"]
@@ -343,7 +360,7 @@ def corrupted(batch: Batch, seed: int = 0) -> Batch:
         batch[name].clone() for name in ("pixel_values", "input_ids", "attention_mask")
     )
     pixels[no_image] = float("nan")
-    # Tokens of the batch itself: whatever the vocabulary is, they are in it.
+    # The tokens are drawn from the batch, because these are in the vocabulary of any model.
     tokens = ids[mask.bool()]
     ids[no_text] = tokens[torch.randint(0, len(tokens), ids.shape, generator=draw)][no_text]
     mask[no_text] = 1
@@ -351,7 +368,10 @@ def corrupted(batch: Batch, seed: int = 0) -> Batch:
 
 
 def _vocabulary(model: FusionClassifier) -> int:
-    """How many token ids the text tower knows, read from its first embedding where it does not say."""
+    """Returns the number of token ids of the text tower.
+
+    A tower that does not tell the number has the size of its first embedding.
+    """
     assert model.text_encoder is not None
     tables = [
         module.num_embeddings

@@ -1,1 +1,1 @@
-"""Training on the Hugging Face Trainer: fit, evaluate, the feature cache of frozen towers, resumption."""
+"""Training on the Hugging Face Trainer: fit, evaluate, resume, and cache frozen towers."""

@@ -11,18 +11,19 @@ from ..model.validation import did_you_mean
 
 
 def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> TrainingArguments:
-    """The `TrainingArguments` of transformers, with defaults that suit this library.
+    """Returns the `TrainingArguments` of transformers with defaults that suit this library.
 
-    Validation and a checkpoint after every epoch, the best one kept by validation loss, two
-    checkpoints on disk, no reports to other services, and what bit-exact resumption needs.
+    By default the Trainer validates and writes a checkpoint after every epoch. It keeps at most two
+    checkpoints on disk and loads the one with the lowest validation loss at the end. It reports to
+    no other service. The options that bit-exact resumption needs are set.
 
     Args:
-        output_dir: where checkpoints and the model go.
+        output_dir: the folder for the checkpoints and the model.
         **options: any option of `TrainingArguments` (`num_train_epochs`,
             `per_device_train_batch_size`, `learning_rate`, `bf16`, `seed` ...).
 
     Raises:
-        ValueError: for an option that `TrainingArguments` does not have (the closest one is named).
+        ValueError: if `TrainingArguments` has no such option. The message names the closest one.
 
     Example:
         >>> training_arguments("out", num_train_epochs=3).metric_for_best_model
@@ -32,11 +33,11 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
             ...
         ValueError: TrainingArguments has no option 'num_epochs'. Did you mean 'num_train_epochs'?
     """
-    known = list(inspect.signature(TrainingArguments.__init__).parameters)
+    option_names = list(inspect.signature(TrainingArguments.__init__).parameters)
     for name in options:
-        if name not in known:
+        if name not in option_names:
             raise ValueError(
-                f"TrainingArguments has no option {name!r}.{did_you_mean(name, known)}"
+                f"TrainingArguments has no option {name!r}.{did_you_mean(name, option_names)}"
             )
     defaults: dict[str, Any] = {
         "eval_strategy": "epoch",
@@ -48,24 +49,28 @@ def training_arguments(output_dir: str | os.PathLike[str], **options: Any) -> Tr
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
         "report_to": "none",
-        # A batch whose images are all missing on one process uses no image tower there.
+        # If all images of a batch are missing on one process, that process does not run the image
+        # tower. DDP must then find out which parameters got no gradient.
         "ddp_find_unused_parameters": True,
-        # The columns are pictures and texts; the collator makes the model's inputs of them.
+        # The Trainer would remove `image` and `text`, because the model's forward has no arguments
+        # of these names. The collator needs both columns to make the model's inputs.
         "remove_unused_columns": False,
         "restore_callback_states_from_checkpoint": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
-    # The order of the samples follows the seed alone, not what drew random numbers before, on
-    # however many processes.
+    # With a data seed, the order of the samples depends on the seed alone. It does not depend on
+    # earlier random draws or on the number of processes.
     defaults["data_seed"] = options.get("seed", 42)
-    # What is not written cannot be loaded again: `fit` keeps the best epoch in memory then.
+    # The Trainer can only load the best checkpoint if checkpoints are written and evaluated.
+    # Without checkpoints, `fit` keeps the weights of the best epoch in memory.
     defaults["load_best_model_at_end"] = "no" not in (
         options.get("save_strategy"),
         options.get("eval_strategy"),
     )
     defaults["load_best_model_at_end"] &= options.get("metric_for_best_model", "loss") is not None
     merged = defaults | options
+    # The direction of the caller's metric follows from its name: a loss is better when lower.
     if "metric_for_best_model" in options and "greater_is_better" not in options:
         merged["greater_is_better"] = not str(options["metric_for_best_model"]).endswith("loss")
     return TrainingArguments(output_dir=os.fspath(output_dir), **merged)

@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer: the best weights in memory, the clock, the epoch of augmented rows."""
+"""Trainer callbacks: keep the best weights in memory, time epochs, and set the row epoch."""
 
 import time
 from typing import Any, final
@@ -12,7 +12,10 @@ from ..data.collate import Augmented
 
 @final
 class BestInMemory(TrainerCallback):
-    """Keeps what trained, as it was at the best validation, where no checkpoints are written."""
+    """The callback that keeps the weights of the best validation in memory.
+
+    `fit` uses it where no checkpoints are written.
+    """
 
     def __init__(self, arguments: TrainingArguments) -> None:
         name = str(arguments.metric_for_best_model)
@@ -21,29 +24,34 @@ class BestInMemory(TrainerCallback):
         self._weights: dict[str, torch.Tensor] = {}
         self.value: float | None = None
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Keep the weights if the metric is better than ever."""
-        model, value = given["model"], given["metrics"].get(self._metric)
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Copies the weights if the metric is better than at every earlier validation."""
+        model, value = kwargs["model"], kwargs["metrics"].get(self._metric)
         if value is not None and (
             self.value is None or self._sign * value > self._sign * self.value
         ):
             self.value = value
+            # Frozen parameters do not change, so a copy of them would only use memory. Buffers such
+            # as batch-norm statistics can change, so they are copied.
             frozen = {
                 name for name, parameter in model.named_parameters() if not parameter.requires_grad
             }
             self._weights = {
-                k: v.detach().clone() for k, v in model.state_dict().items() if k not in frozen
+                name: tensor.detach().clone()
+                for name, tensor in model.state_dict().items()
+                if name not in frozen
             }
 
     def restore(self, model: torch.nn.Module) -> None:
-        """Put the best weights back."""
+        """Loads the best weights into the model; does nothing if no validation has run."""
         if self._weights:
+            # The copy lacks the frozen parameters, so it is not a complete state dict.
             model.load_state_dict(self._weights, strict=False)
 
 
 @final
 class Clock(TrainerCallback):
-    """Times the epochs without their validation and checkpoints."""
+    """The callback that times the epochs without their validation and checkpoints."""
 
     def __init__(self) -> None:
         self._started = 0.0
@@ -51,29 +59,30 @@ class Clock(TrainerCallback):
 
     @property
     def seconds_per_epoch(self) -> float:
-        """The mean, or NaN where no epoch was trained."""
+        """The mean number of seconds per epoch, or NaN if no epoch was trained."""
         return float(np.mean(self._seconds)) if self._seconds else float("nan")
 
     def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        """Start the clock."""
+        """Starts the clock."""
         self._started = time.perf_counter()
 
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
-        """Stop it, before validation begins."""
+        """Stops the clock; the Trainer calls this before it validates."""
         self._seconds.append(time.perf_counter() - self._started)
 
 
 @final
 class Epochs(TrainerCallback):
-    """Tells the augmented rows the epoch.
+    """The callback that tells the augmented rows the number of the epoch.
 
-    Accelerate does so too, but not in an epoch that is resumed in its middle, whose batch sampler
-    it wraps.
+    Accelerate also calls `set_epoch`, but not in an epoch that is resumed in the middle: there it
+    wraps the batch sampler and does not reach the dataset.
     """
 
     def __init__(self, rows: Augmented) -> None:
         self._rows = rows
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Tell the epoch that begins, or goes on."""
+        """Sets the number of the epoch that begins or is resumed."""
+        # `state.epoch` is a fraction of steps, so rounding can put it just below a whole number.
         self._rows.set_epoch(int((state.epoch or 0) + 1e-6))

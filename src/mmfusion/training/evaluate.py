@@ -1,10 +1,10 @@
-"""Predictions of a dataset on the Trainer, and their metrics with intervals."""
+"""Predictions for a dataset with the Trainer, and their metrics with intervals."""
 
 import copy
 import os
 import tempfile
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, final
 
 import datasets
 import numpy as np
@@ -19,17 +19,18 @@ from .feature_cache import CachedDataset
 from .rows import rows_and_collator
 
 
+@final
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model came to on a dataset.
+    """The results of a model on a dataset.
 
     Attributes:
-        metrics: name -> Interval(estimate, low, high): accuracy, balanced_accuracy, auroc,
-            cross_entropy, ece.
-        logits: [B, C] float32.
-        labels: [B] or [B, C].
-        groups: the group (patient) of each sample, over which the intervals were resampled; None
-            where each is its own.
+        metrics: a mapping of name to Interval(estimate, low, high). The names are accuracy,
+            balanced_accuracy, auroc, cross_entropy and ece.
+        logits: the logits, float32 [B, C].
+        labels: the labels, [B], or [B, C] for multi-label problems.
+        groups: the group (patient) of each sample; the intervals were resampled by group. None if
+            each sample was resampled on its own.
     """
 
     metrics: dict[str, Interval]
@@ -38,7 +39,7 @@ class Evaluation:
     groups: list[str] | None = field(default=None, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The metrics as JSON."""
+        """Returns the metrics as a dict that `json.dumps` accepts."""
         return {name: asdict(interval) for name, interval in self.metrics.items()}
 
 
@@ -50,32 +51,38 @@ def predict(
     arguments: TrainingArguments | None = None,
     cache: str | os.PathLike[str] | None = None,
 ) -> np.ndarray[Any, Any]:
-    """The logits [B, C] of every row, in order; on several processes each gets them all.
+    """Returns the logits of all rows, float32 [B, C], in the order of the rows.
+
+    If several processes run, each of them gets the logits of all rows.
 
     Args:
         model: the classifier.
         processor: its processor.
-        dataset: rows with `image` and `text`; a `label` column is not looked at.
+        dataset: rows with `image`, `text` or both; a `label` column is ignored.
         arguments: batch size, workers and device; None means the defaults of `training_arguments`.
-        cache: a folder for what frozen towers compute.
+        cache: a folder for the outputs of frozen towers, or None for no cache.
     """
     if arguments is None:
+        # The Trainer needs an output folder, although a prediction writes nothing into it.
         with tempfile.TemporaryDirectory() as folder:
             return predict(
                 model, processor, dataset, arguments=training_arguments(folder), cache=cache
             )
     if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
+        # With labels the model would also compute a loss, which a prediction does not need.
         dataset = dataset.remove_columns("label")
     rows, collate = rows_and_collator(model, processor, dataset, arguments, cache)
-    # What a training may drop, the last and smaller batch, a prediction may not.
+    # A training may drop the last, smaller batch. A prediction needs every row. The copy leaves the
+    # caller's arguments unchanged.
     arguments = copy.copy(arguments)
     arguments.dataloader_drop_last = False
-    # The Trainer asks for validation data wherever its arguments plan a validation, also when it is
-    # to predict alone.
+    # If its arguments plan a validation, the Trainer requires validation data, even if it only
+    # predicts.
     trainer = Trainer(model=model, args=arguments, data_collator=collate, eval_dataset=rows)
     logits = trainer.predict(rows).predictions
-    # Accelerate marks the bare model as prepared when it predicts; a later fit on several processes
-    # would then not wrap it, and every process would train weights of its own.
+    # While it predicts, Accelerate marks the unwrapped model as prepared. With this mark, a later
+    # `fit` on several processes would not wrap the model in DDP, and each process would train its
+    # own weights.
     model.__dict__.pop("_is_accelerate_prepared", None)
     return np.asarray(logits, dtype=np.float32)
 
@@ -91,7 +98,10 @@ def evaluate(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
-    """Metrics with 95 % bootstrap intervals, resampled by patient where the dataset has a group column.
+    """Returns the metrics of a model on a dataset, with 95 % bootstrap intervals.
+
+    If the dataset has the group column, the intervals are resampled by group (patient). Otherwise
+    they are resampled by row.
 
     Args:
         model: the classifier.
@@ -99,17 +109,18 @@ def evaluate(
         dataset: rows with `image`, `text` and `label`.
         arguments: as for `predict`.
         cache: as for `predict`.
-        group: the column that holds the patient; a dataset without it resamples single rows. None:
-            the same.
-        resamples: bootstrap resamples, at least 1.
-        seed: of the bootstrap.
+        group: the name of the column that holds the patient. If the dataset lacks this column, or
+            if `group` is None, single rows are resampled.
+        resamples: the number of bootstrap resamples, at least 1.
+        seed: the seed of the bootstrap.
 
     Raises:
-        ValueError: when the dataset has no labels.
+        ValueError: if the dataset has no labels.
     """
     if "label" not in dataset.column_names:
         raise ValueError(
-            f"dataset must have a column 'label', got {dataset.column_names}. Use predict for unlabelled data."
+            f"dataset must have a column 'label', got {dataset.column_names}. "
+            "Use predict for unlabelled data."
         )
     logits = predict(model, processor, dataset, arguments=arguments, cache=cache)
     return score(logits, dataset, group=group, resamples=resamples, seed=seed)
@@ -123,10 +134,12 @@ def score(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Evaluation:
-    """The evaluation of logits [B, C] that were made elsewhere (an ensemble, the pooled folds of a cross-validation).
+    """Returns the evaluation of logits [B, C] that something else computed.
+
+    Examples are the logits of an ensemble and the pooled folds of a cross-validation.
 
     Args:
-        logits: one row per row of the dataset.
+        logits: one row of logits per row of the dataset, in the same order.
         dataset: rows with `label`.
         group: as for `evaluate`.
         resamples: as for `evaluate`.
@@ -135,7 +148,7 @@ def score(
     table = dataset.dataset if isinstance(dataset, CachedDataset) else dataset
     labels = np.asarray(table["label"])
     groups = (
-        [str(g) for g in table[group]]
+        [str(name) for name in table[group]]
         if group is not None and group in table.column_names
         else None
     )

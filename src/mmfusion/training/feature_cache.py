@@ -1,13 +1,11 @@
-"""What frozen towers compute, computed once.
+"""The features of frozen towers, computed once and stored.
 
-With frozen towers most of an epoch repeats itself. `cache_features` encodes every sample once, up
-to the first block that trains or that the fusion strategy acts in, and stores the result (Arrow,
-half precision). The Trainer then reads that instead of pictures and texts, and gets the same
-results.
+With frozen towers, most of an epoch repeats itself. `cache_features` encodes every sample once, up to the first
+block that trains or in which the fusion strategy acts. It stores the result (Arrow, half precision). The
+Trainer then reads that instead of pictures and texts, and gets the same results.
 
-An entry is found by what it was made from: the tower's frozen weights and options, the
-preprocessing, the content of the file or text. Change any of them and it is another entry, so a
-stale one cannot be read.
+An entry is found by what it was made from: the tower's frozen weights and options, the preprocessing, and the
+content of the file or text. If any of them changes, it is another entry. A stale entry is therefore never read.
 """
 
 import hashlib
@@ -27,12 +25,15 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from ..data.collate import FusionCollator
+from ..data.collate import FusionCollator, label_tensor
+from ..model.encoder_base import Encoder
 from ..model.graph import evaluating
 from ..model.images import load_image
+from ..model.masking import masked_mean
+from ..model.missing import MODALITIES, is_blank, look
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
-from ..model.types import Encoded, Hidden, masked_mean
+from ..model.types import Encoded, Hidden
 
 _FEATURES = datasets.Features(
     {
@@ -46,7 +47,7 @@ _FEATURES = datasets.Features(
 
 @final
 class TowerCache:
-    """What one frozen tower computed, on disk: content key -> state [..], pooled [D] or None.
+    """The features of one frozen tower, on disk: content key -> state [..], pooled [D] or None.
 
     Args:
         model: the classifier whose tower it is.
@@ -59,21 +60,16 @@ class TowerCache:
         self, model: FusionClassifier, processor: FusionProcessor, modality: str, folder: Path
     ):
         self.model, self.processor, self.modality = model, processor, modality
-        self.encoder = getattr(model, f"{modality}_encoder")
-        self.block = model.cache_block(modality)
+        self.encoder: Encoder = getattr(model, f"{modality}_encoder")
+        self.point = model.cache_point(modality)
         self.folder = folder / f"{modality}-{self._fingerprint()[:32]}"
         self._places: dict[str, tuple[int, int]] = {}
         self._tables: list[pa.Table] = []
         for file in sorted(self.folder.glob("*.arrow")):
             self._read(file)
 
-    @property
-    def is_pooled(self) -> bool:
-        """Whether the whole tower is stored, its pooling included."""
-        return bool(self.block > self.encoder.num_blocks)
-
     def add(self, sources: Mapping[str, Any], *, batch_size: int) -> None:
-        """Encode and store the sources whose key is not there yet.
+        """Encodes and stores the sources whose key is not there yet.
 
         Args:
             sources: content key -> picture or text.
@@ -86,34 +82,26 @@ class TowerCache:
             # Texts of one length share a batch, so that little padding is computed.
             missing.sort(key=lambda key: len(sources[key]))
         self.folder.mkdir(parents=True, exist_ok=True)
-        # Written under another name and renamed when complete: a run that is killed leaves nothing
+        # Written under another name and renamed when complete: a run that is killed leaves no file
         # that looks whole.
         unfinished = self.folder / f"{uuid.uuid4().hex}.part"
         with ArrowWriter(path=str(unfinished), features=_FEATURES) as writer:
-            for start in tqdm(
-                range(0, len(missing), batch_size), desc=f"encode {self.modality}s", unit="batch"
-            ):
+            starts = range(0, len(missing), batch_size)
+            for start in tqdm(starts, desc=f"encode {self.modality}s", unit="batch"):
                 keys = missing[start : start + batch_size]
-                for key, (state, pooled) in zip(
-                    keys, self._encode([sources[key] for key in keys]), strict=True
-                ):
-                    array = _half(state, key)
-                    vector = None if pooled is None else _half(pooled, key).tobytes()
-                    writer.write(
-                        {
-                            "key": key,
-                            "shape": list(array.shape),
-                            "state": array.tobytes(),
-                            "pooled": vector,
-                        }
-                    )
+                features = self._encode([sources[key] for key in keys])
+                for key, (state, pooled) in zip(keys, features, strict=True):
+                    writer.write(_entry(key, state, pooled))
             writer.finalize()
         complete = unfinished.with_suffix(".arrow")
         os.replace(unfinished, complete)
         self._read(complete)
 
     def get(self, key: str) -> tuple[Tensor, Tensor | None]:
-        """The stored state and, where the whole tower is stored, the pooled vector [D].
+        """Returns the stored state and, where the whole tower is stored, the pooled vector [D].
+
+        Args:
+            key: of the content.
 
         Raises:
             KeyError: when nothing is stored under `key`.
@@ -121,17 +109,9 @@ class TowerCache:
         part, row = self._places[key]
         table = self._tables[part]
         shape = table["shape"][row].as_py()
-        content = bytearray(table["state"][row].as_buffer())
-        # torch reads no empty buffer; a text without a token is one.
-        state = (
-            torch.frombuffer(content, dtype=torch.float16)
-            if content
-            else torch.empty(0, dtype=torch.float16)
-        )
+        state = _from_bytes(table["state"][row].as_buffer()).reshape(shape)
         pooled = table["pooled"][row].as_buffer()
-        return state.reshape(shape), None if pooled is None else torch.frombuffer(
-            bytearray(pooled), dtype=torch.float16
-        )
+        return state, None if pooled is None else _from_bytes(pooled)
 
     def _read(self, file: Path) -> None:
         table = datasets.Dataset.from_file(str(file)).data.table
@@ -142,41 +122,37 @@ class TowerCache:
     @torch.no_grad()
     def _encode(self, sources: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
         device = next(self.encoder.parameters()).device
-        if self.modality == "image":
-            inputs: tuple[Tensor, ...] = (
-                self.processor(images=list(sources))["pixel_values"].to(device),
-            )
-        else:
-            batch = self.processor(text=list(sources))
-            inputs = (batch["input_ids"].to(device), batch["attention_mask"].bool().to(device))
+        argument = {"image": "images", "text": "text"}[self.modality]
+        batch = self.processor(**{argument: list(sources)})
+        inputs = tuple(batch[name].to(device) for name in MODALITIES[self.modality].encoded)
         with evaluating(self.encoder):
-            if self.is_pooled:
-                encoded: Encoded = self.encoder(*inputs)
-                kept = self._kept()
-                if kept == "all":
-                    hidden = Hidden(encoded.tokens, encoded.mask, encoded.pooled)
-                else:
-                    one = (
-                        encoded.pooled
-                        if kept == "pooled"
-                        else masked_mean(encoded.tokens, encoded.mask)
-                    )
-                    # A text without a token stays one, which is a missing text.
-                    hidden = Hidden(one[:, None], encoded.mask.any(1, keepdim=True), encoded.pooled)
+            if self.point.pooled:
+                hidden = self._whole(self.encoder(*inputs))
             else:
-                hidden = self.encoder.walk(0, self.block, self.encoder.embed(*inputs))
+                hidden = self.encoder.walk(0, self.point.block, self.encoder.embed(*inputs))
         for row in range(len(sources)):
             state = hidden.values[row]
-            # Texts are stored without their padding; the images of a batch have none.
-            state = (
-                state[hidden.mask[row]]
-                if hidden.mask is not None and self.modality == "text"
-                else state
-            )
+            if self.modality == "text" and hidden.mask is not None:
+                # Texts are stored without their padding. The images of a batch have none.
+                state = state[hidden.mask[row]]
             yield state, None if hidden.pooled is None else hidden.pooled[row]
 
-    def _kept(self) -> str:
-        """What anything after this tower looks at: "all" its tokens, or one vector, their "mean" or the "pooled" one."""
+    def _whole(self, encoded: Encoded) -> Hidden:
+        """Returns what is stored of a tower that is stored as a whole."""
+        needed = self._needed()
+        if needed == "all":
+            return Hidden(encoded.tokens, encoded.mask, encoded.pooled)
+        vector = encoded.pooled
+        if needed == "mean":
+            vector = masked_mean(encoded.tokens, encoded.mask)
+        # A text without a token keeps none here, so that it stays a missing text.
+        return Hidden(vector[:, None], encoded.mask.any(1, keepdim=True), encoded.pooled)
+
+    def _needed(self) -> str:
+        """Returns what the rest of the model needs of this tower.
+
+        That is "all" its tokens, or one vector: their "mean" or the "pooled" one.
+        """
         if len(self.model.modalities) < 2:
             return "pooled"
         strategy, mapper = self.model.fusion, self.model.mapper
@@ -187,31 +163,35 @@ class TowerCache:
         return "pooled" if mapper.kind == "identity" else "mean" if mapper.maps_the_mean else "all"
 
     def _fingerprint(self) -> str:
-        """A digest of all that decides what is stored, but for the content itself."""
-        digest = hashlib.sha256()
+        """Returns a digest of all that decides what is stored, except for the content itself."""
+        # What trains and how padding is computed changes no stored number.
+        left_out = ("trainable", "lora", "padding")
+        config = self.encoder.config.to_dict()
         described = {
-            "format": 1,
-            "block": self.block,
-            "tokens": self._kept(),
-            "config": {
-                k: v
-                for k, v in self.encoder.config.items()
-                if k not in ("trainable", "lora", "padding")
-            },
+            "format": 2,
+            "block": self.point.block,
+            "pooled": self.point.pooled,
+            "tokens": self._needed(),
+            "config": {key: value for key, value in config.items() if key not in left_out},
             "processor": _preprocessing(self.processor, self.modality),
         }
-        digest.update(json.dumps(described, sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
         for name, value in _frozen_tensors(self.encoder):
             digest.update(name.encode())
-            digest.update(
-                value.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().data
-            )
+            plain = value.detach().cpu().flatten().contiguous().view(torch.uint8)
+            digest.update(plain.numpy().data)
         return digest.hexdigest()
 
 
 @final
 class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
-    """The rows of a dataset with what frozen towers made of them in the place of their pictures and texts."""
+    """The rows of a dataset, with the features of frozen towers in the place of pictures and texts.
+
+    Args:
+        dataset: the rows.
+        keys: modality -> the content key of each row, None where it lacks the modality.
+        caches: modality -> its cache.
+    """
 
     def __init__(
         self,
@@ -236,16 +216,24 @@ class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         return tuple(self.caches)
 
     def select(self, indices: Sequence[int]) -> "CachedDataset":
-        """The rows at `indices`, in that order."""
+        """Returns the rows at `indices`, in that order.
+
+        Args:
+            indices: row numbers from 0.
+        """
         keys = {name: [column[index] for index in indices] for name, column in self.keys.items()}
         return CachedDataset(self.dataset.select(indices), keys, self.caches)
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """Returns how many rows there are."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The row at `index`: its columns, and per cached modality `(state, pooled)` or None."""
+        """Returns a row: its columns, and per cached modality `(state, pooled)` or None.
+
+        Args:
+            index: row number from 0.
+        """
         row: dict[str, Any] = {} if self._rest is None else dict(self._rest[index])
         for modality, cache in self.caches.items():
             key = self.keys[modality][index]
@@ -265,19 +253,26 @@ class CachedCollator:
     def __init__(self, processor: FusionProcessor, modalities: Sequence[str]):
         self.collate = FusionCollator(processor)
         self.modalities = tuple(modalities)
-        self._processed = tuple(name for name in ("image", "text") if name not in self.modalities)
+        self._processed = tuple(name for name in MODALITIES if name not in self.modalities)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """The batch that the rows make."""
-        batch: dict[str, Tensor] = {}
-        raw = [{key: row[key] for key in (*self._processed, "label") if key in row} for row in rows]
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Returns the batch that the rows make.
+
+        Args:
+            rows: of a `CachedDataset`.
+        """
+        batch: dict[str, Any] = {}
+        wanted = (*self._processed, "label")
+        raw = [{key: row[key] for key in wanted if key in row} for row in rows]
         if any(name in row for row in raw for name in self._processed):
             batch |= self.collate(raw)
         elif any("label" in row for row in raw):
-            batch |= FusionCollator(lambda **_: {})([{**row, "text": None} for row in raw])
+            batch["labels"] = label_tensor([row.get("label") for row in raw])
         for name in self.modalities:
             batch |= _batch_of(name, [row[f"{name}_cached"] for row in rows])
-        return batch
+        # Those of the collator did not know the cached modality.
+        batch.pop("facts", None)
+        return batch | {"facts": look(batch)}
 
 
 def cache_features(
@@ -288,7 +283,7 @@ def cache_features(
     *,
     batch_size: int = 32,
 ) -> tuple[CachedDataset, CachedCollator]:
-    """The dataset with what the model's frozen towers make of it, and the collator that turns its rows into batches.
+    """Returns the dataset with the features of the model's frozen towers, and the collator for its rows.
 
     Args:
         model: a classifier with at least one frozen, or partially frozen, tower.
@@ -308,72 +303,85 @@ def cache_features(
         name
         for name in model.modalities
         if name in dataset.column_names
-        and model.cache_block(name) > 0
+        and not model.cache_point(name).is_start
         and getattr(model, f"{name}_encoder").num_frozen_blocks
     ]
     if not modalities:
         raise ValueError(
-            "model must have a frozen tower whose first blocks can be stored, got none. Freeze one with "
-            "model.freeze('image'), or let the strategy act in later blocks."
+            "model must have a frozen tower whose first blocks can be stored, got none. Freeze one "
+            "with model.freeze('image'), or let the strategy act in later blocks."
         )
     caches, keys = {}, {}
     for name in modalities:
         caches[name] = TowerCache(model, processor, name, Path(folder))
         column = list(dataset[name])
         keys[name] = [_content_key(source, name) for source in column]
-        sources = {
-            key: source for key, source in zip(keys[name], column, strict=True) if key is not None
-        }
+        pairs = zip(keys[name], column, strict=True)
+        sources = {key: source for key, source in pairs if key is not None}
         caches[name].add(sources, batch_size=batch_size)
     return CachedDataset(dataset, keys, caches), CachedCollator(processor, modalities)
 
 
 def _content_key(source: Any, modality: str) -> str | None:
-    """A digest of a file's bytes, a picture's pixels or a text; None for a missing one."""
-    if source is None or (modality == "text" and not str(source).strip()):
+    """Returns a digest of a file's bytes, a picture's pixels or a text; None for a missing one."""
+    if source is None:
         return None
     if modality == "text":
-        return hashlib.sha256(str(source).encode()).hexdigest()
+        text = str(source)
+        return None if is_blank(text) else hashlib.sha256(text.encode()).hexdigest()
     if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
         return hashlib.sha256(Path(source).read_bytes()).hexdigest()
     picture = load_image(source)
-    return hashlib.sha256(f"{picture.mode}{picture.size}".encode() + picture.tobytes()).hexdigest()
+    described = f"{picture.mode}{picture.size}".encode()
+    return hashlib.sha256(described + picture.tobytes()).hexdigest()
 
 
 def _batch_of(name: str, rows: Sequence[tuple[Tensor, Tensor | None] | None]) -> dict[str, Tensor]:
-    present = torch.tensor([row is not None for row in rows])
+    """Returns the inputs that the stored rows of a modality make."""
+    inputs = MODALITIES[name]
+    batch = {inputs.present: torch.tensor([row is not None for row in rows])}
     here = [row for row in rows if row is not None]
-    batch = {f"{name}_present": present}
     if not here:
-        return batch | (
-            {"attention_mask": torch.zeros(len(rows), 1, dtype=torch.long)}
-            if name == "text"
-            else {}
-        )
-    empty = torch.zeros_like(here[0][0][:1] if name == "text" else here[0][0])
+        empty_mask = torch.zeros(len(rows), 1, dtype=torch.long)
+        return batch if inputs.mask is None else batch | {inputs.mask: empty_mask}
+    first_state, first_pooled = here[0]
+    empty = torch.zeros_like(first_state[:1] if inputs.mask is not None else first_state)
     states = [empty if row is None else row[0] for row in rows]
-    if name == "text":
+    if inputs.mask is not None:
         lengths = torch.tensor([0 if row is None else len(row[0]) for row in rows])
-        batch["attention_mask"] = (
-            torch.arange(max(int(lengths.max()), 1)) < lengths[:, None]
-        ).long()
-        batch["text_state"] = pad_sequence(states, batch_first=True)
+        places = torch.arange(max(int(lengths.max()), 1))
+        batch[inputs.mask] = (places < lengths[:, None]).long()
+        batch[inputs.state] = pad_sequence(states, batch_first=True)
     else:
-        batch[f"{name}_state"] = torch.stack(states)
-    if here[0][1] is not None:
-        zero = torch.zeros_like(here[0][1])
-        batch[f"{name}_pooled"] = torch.stack(
-            [zero if row is None or row[1] is None else row[1] for row in rows]
-        )
+        batch[inputs.state] = torch.stack(states)
+    if first_pooled is not None:
+        zero = torch.zeros_like(first_pooled)
+        vectors = [zero if row is None or row[1] is None else row[1] for row in rows]
+        batch[inputs.pooled] = torch.stack(vectors)
     return batch
+
+
+def _entry(key: str, state: Tensor, pooled: Tensor | None) -> dict[str, Any]:
+    """Returns what is written for one content."""
+    array = _half(state, key)
+    vector = None if pooled is None else _half(pooled, key).tobytes()
+    return {"key": key, "shape": list(array.shape), "state": array.tobytes(), "pooled": vector}
+
+
+def _from_bytes(buffer: Any) -> Tensor:
+    content = bytearray(buffer)
+    if not content:
+        # torch reads no empty buffer. A text without a token is one.
+        return torch.empty(0, dtype=torch.float16)
+    return torch.frombuffer(content, dtype=torch.float16)
 
 
 def _half(value: Tensor, key: str) -> np.ndarray[Any, np.dtype[np.float16]]:
     half = value.to(torch.float16).cpu()
     if not bool(half.isfinite().all()):
         raise ValueError(
-            f"features must fit half precision (up to 65504), got {float(value.abs().max())!r} for content {key[:12]}. "
-            "Train without the cache."
+            f"features must fit half precision (up to 65504), got {float(value.abs().max())!r} "
+            f"for content {key[:12]}. Train without the cache."
         )
     return half.numpy()
 
@@ -383,28 +391,19 @@ def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
         return {"input_spec": processor.input_spec, "fit": processor.fit}
     tokenizer = processor.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    table = (
-        backend.to_str()
-        if backend is not None
-        else json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    )
-    return {
-        "tokenizer": hashlib.sha256(table.encode()).hexdigest(),
-        "max_length": processor.max_length,
-    }
+    if backend is not None:
+        table = backend.to_str()
+    else:
+        table = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    digest = hashlib.sha256(table.encode()).hexdigest()
+    return {"tokenizer": digest, "max_length": processor.max_length}
 
 
-def _frozen_tensors(encoder: Any) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers of what is frozen, in a fixed order."""
-    frozen = {
-        id(inner)
-        for module in encoder._frozen
-        for inner in (module.modules() if module is encoder.backbone else [module])
-    }
+def _frozen_tensors(encoder: Encoder) -> Iterator[tuple[str, Tensor]]:
+    """Yields the parameters and buffers of what is frozen, in a fixed order."""
+    frozen = {id(module) for module in encoder.frozen_modules()}
     for name, module in encoder.backbone.named_modules():
         if id(module) in frozen:
-            for leaf, value in (
-                *module.named_parameters(recurse=False),
-                *module.named_buffers(recurse=False),
-            ):
+            parameters = module.named_parameters(recurse=False)
+            for leaf, value in (*parameters, *module.named_buffers(recurse=False)):
                 yield f"{name}.{leaf}", value

@@ -1,4 +1,4 @@
-"""Which checkpoint a stopped training goes on from."""
+"""The choice of the checkpoint from which a stopped training resumes."""
 
 import json
 import os
@@ -12,15 +12,16 @@ logger = logging.get_logger(__name__)
 
 
 def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
-    """The newest checkpoint in `folder` that was written to its end, or None.
+    """Returns the path of the newest complete checkpoint in `folder`, or None if there is none.
 
-    The Trainer writes trainer_state.json last, so a checkpoint killed while being written lacks it
-    or ends in the middle of it; one killed while being deleted lacks another file. Either is passed
-    over, and the log says so.
+    The Trainer writes trainer_state.json last. If it is killed while it writes a checkpoint, that
+    file is absent or ends too early. If it is killed while it deletes a checkpoint, another file is
+    absent. Such checkpoints are skipped, and a warning in the log names them.
 
     Args:
-        folder: the Trainer's output_dir; it need not exist.
+        folder: the output_dir of the Trainer; it need not exist.
     """
+    # Other folders, such as "checkpoint-best", are not written by the Trainer.
     steps = {
         int(path.name.removeprefix("checkpoint-")): path
         for path in Path(folder).glob("checkpoint-*")
@@ -35,19 +36,22 @@ def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
 
 
 def _fault_of(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """Returns the reason why a checkpoint cannot be used, or None if it is complete."""
     try:
         state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
         random_states = sorted(checkpoint.glob("rng_state*.pth"))
         if not random_states:
             return "no rng_state"
         for path in (checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *random_states):
+            # torch writes zip archives, whose table of contents stands at the end. If the table can
+            # be read, the file was written completely. Nothing is unpickled.
             with zipfile.ZipFile(path) as archive:
                 archive.namelist()
         weights = sorted(checkpoint.glob("model*.safetensors"))
         if not weights:
             return "no model.safetensors"
         for path in weights:
+            # `safe_open` compares the header with the size of the file, and so finds a cut file.
             with safe_open(path, framework="pt") as tensors:
                 tensors.keys()
         return (

@@ -1,4 +1,4 @@
-"""What the Trainer reads: rows of a dataset, cached, augmented or as they are, and their collator."""
+"""The rows that the Trainer reads (cached, augmented or unchanged) and their collator."""
 
 import os
 from typing import Any
@@ -20,11 +20,20 @@ def rows_and_collator(
     cache: str | os.PathLike[str] | None,
     augment: Augment | None = None,
 ) -> tuple[Any, Any]:
-    """What the Trainer reads: the rows (cached, augmented, or as they are) and the collator that fits them."""
+    """Returns the rows for the Trainer (cached, augmented or unchanged) and a collator for them.
+
+    Args:
+        model: the classifier; it tells which modalities are needed, and it fills the cache.
+        processor: the model's processor.
+        dataset: rows with `image`, `text` or both, or a `CachedDataset`.
+        arguments: give the seed of the augmentation and the device that fills the cache.
+        cache: a folder for the outputs of frozen towers, or None for no cache.
+        augment: the augmentation of `fit`, or None for none.
+    """
     if isinstance(dataset, CachedDataset):
         return dataset, CachedCollator(processor, dataset.modalities)
-    # A classifier of one modality learns from the same rows as one of both: what it has no tower
-    # for is left aside.
+    # A classifier of one modality can use a dataset with both columns. Without this removal the
+    # collator would decode or tokenize a column that the model cannot use.
     unused = [
         name
         for name in ("image", "text")
@@ -32,8 +41,10 @@ def rows_and_collator(
     ]
     dataset = dataset.remove_columns(unused)
     if cache is not None:
-        # One process encodes, the others find it done.
+        # The main process fills the cache first. The other processes then read the finished cache
+        # instead of computing it again.
         with arguments.main_process_first(desc="cache"):
+            # The Trainer does not exist yet, so the model may still be on another device.
             if model.device != arguments.device:
                 torch.nn.Module.to(model, arguments.device)
             return cache_features(model, processor, dataset, cache)

@@ -1,0 +1,227 @@
+"""The commands: each one reads its options, calls the library and prints the result."""
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import options
+from .support import (
+    compose,
+    fit_and_score,
+    load_rows,
+    open_model,
+    predict_many,
+    predict_one,
+    read_text,
+    report_training,
+    rows_with,
+    scratch_folder,
+    user_errors,
+)
+
+if TYPE_CHECKING:
+    from ..training.evaluate import Evaluation
+
+app = typer.Typer(
+    name="mmfusion",
+    help="Classify samples made of an image and a text, and say honestly how well.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.command()
+@user_errors
+def train(
+    manifest: options.Manifest,
+    output: options.TrainingFolder,
+    image_encoder: options.ImageEncoderName = None,
+    text_encoder: options.TextEncoderName = None,
+    mapper: options.Mapper = "linear",
+    fusion: options.Fusion = "concat",
+    what: options.TrainedParts = options.Train.all,
+    pretrained: options.Pretrained = True,
+    label: options.LabelColumns = None,
+    epochs: options.Epochs = 10,
+    batch_size: options.ProcessBatchSize = 32,
+    learning_rate: options.LearningRate = 1e-4,
+    patience: options.Patience = None,
+    cache: options.Cache = None,
+    workers: options.Workers = 0,
+    bf16: options.Bfloat16 = False,
+    baselines: options.Baselines = True,
+    seed: options.Seed = 0,
+) -> None:
+    """Split a manifest without leaks, train, and report the test part with intervals.
+
+    If both encoders are given, the image-only and the text-only model are trained too, for
+    comparison.
+    """
+    from ..data.splits import split
+    from ..training.arguments import training_arguments
+
+    if image_encoder is None and text_encoder is None:
+        raise ValueError(
+            "--image-encoder or --text-encoder must be given, got neither. Give one or both."
+        )
+    rows = load_rows(manifest, label)
+    # Rows with equal texts stay in one part, because a copied text would leak into the test part.
+    parts = split(
+        rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None
+    )
+    evaluations: dict[str, Evaluation] = {}
+    # The models in the order of their training: name -> image encoder, text encoder.
+    wanted = {"image+text": (image_encoder, text_encoder)}
+    if image_encoder is None or text_encoder is None:
+        wanted = {"text" if image_encoder is None else "image": (image_encoder, text_encoder)}
+    elif baselines:
+        wanted |= {"image": (image_encoder, None), "text": (None, text_encoder)}
+    for name, (image, text) in wanted.items():
+        # The first model is the one that the user asked for, so it is written to `output` itself.
+        folder = output if len(evaluations) == 0 else output / f"{name}-only"
+        arguments = training_arguments(
+            folder,
+            num_train_epochs=epochs,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            bf16=bf16,
+            seed=seed,
+            dataloader_num_workers=workers,
+        )
+        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed)
+        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache)
+    report_training(evaluations, output)
+
+
+@app.command()
+@user_errors
+def evaluate(
+    model: options.ModelFolder,
+    manifest: options.Manifest,
+    label: options.LabelColumns = None,
+    batch_size: options.BatchSize = 64,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print the metrics of a model on a manifest, with 95 % intervals resampled by patient."""
+    from ..training.arguments import training_arguments
+    from ..training.evaluate import evaluate as evaluate_model
+
+    classifier, processor = open_model(model)
+    # The class names of the model fix the order of the classes. The manifest may lack some of them.
+    names = [str(name) for name in (classifier.config.id2label or {}).values()]
+    rows = load_rows(manifest, label, names=names)
+    arguments = training_arguments(
+        scratch_folder(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json
+    )
+    result = evaluate_model(classifier, processor, rows, arguments=arguments)
+    if as_json:
+        typer.echo(json.dumps({"samples": len(rows), **result.to_dict()}, indent=2))
+        return
+    table = Table("metric", "estimate (95 % interval)", title=f"{len(rows)} samples")
+    for name, interval in result.metrics.items():
+        table.add_row(name, str(interval))
+    Console().print(table)
+
+
+@app.command()
+@user_errors
+def predict(
+    model: options.ModelFolder,
+    image: options.ImageFile = None,
+    text: options.TextFile = None,
+    as_json: options.AsJson = False,
+    manifest: options.ManySamples = None,
+    output: options.PredictionsFile = None,
+    batch_size: options.ManifestBatchSize = 32,
+    workers: options.ManifestWorkers = 0,
+) -> None:
+    """Print the probabilities of one sample, or write those of many samples to a CSV file.
+
+    For one sample, the modality that was missing is printed too.
+    """
+    if (manifest is None) != (output is None) or (
+        manifest is not None and (image or text or as_json)
+    ):
+        raise ValueError(
+            "--manifest and --output must be given together, "
+            "and without --image, --text and --json."
+        )
+    classifier, processor = open_model(model)
+    if manifest is not None and output is not None:
+        predict_many(classifier, processor, manifest, output, batch_size, workers)
+        return
+    answer = predict_one(classifier, processor, image, None if text is None else read_text(text))
+    names = (classifier.config.id2label or {}).values()
+    # JSON cannot hold the floats of numpy.
+    named = {str(name): float(p) for name, p in zip(names, answer.probabilities, strict=True)}
+    if as_json:
+        typer.echo(json.dumps({"probabilities": named, "missing": list(answer.missing)}, indent=2))
+        return
+    for name, probability in sorted(named.items(), key=lambda pair: -pair[1]):
+        typer.echo(f"{name}\t{probability:.4f}")
+    typer.echo(f"missing: {', '.join(answer.missing) or 'nothing'}")
+
+
+@app.command()
+@user_errors
+def audit(
+    manifest: options.Manifests,
+    label: options.LabelColumns = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Report leaks between splits, duplicates, unreadable files, empty texts and class balance.
+
+    The exit status is 1 if there are errors.
+    """
+    from ..data.audit import audit as audit_rows
+
+    parts = {path.stem: load_rows(path, label) for path in manifest}
+    report = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
+    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+@user_errors
+def export(
+    model: options.ModelFolder,
+    output: options.GraphFile,
+    manifest: options.CheckedSamples = None,
+    samples: options.SampleCount = 32,
+    batch_size: options.BatchSize = 8,
+) -> None:
+    """Write a model as one graph, after a check that the graph gives the logits of the model."""
+    from ..data.collate import FusionCollator
+    from ..inference.export import export_model
+
+    classifier, processor = open_model(model)
+    batches = None
+    if manifest is not None:
+        rows = load_rows(manifest, labelled=False)
+        # Without this, the collator would decode a modality that the model does not use.
+        rows = rows.select_columns(
+            [name for name in classifier.modalities if name in rows.column_names]
+        )
+        # A sample without any modality is an error of the model, not of the graph.
+        chosen = rows_with(rows, classifier.modalities)[:samples]
+        collate = FusionCollator(processor)
+        starts = range(0, len(chosen), batch_size)
+        batches = [
+            collate([rows[i] for i in chosen[start : start + batch_size]]) for start in starts
+        ]
+    try:
+        report = export_model(classifier, output, batches=batches)
+    # `export_model` raises this if the graph differs from the model. For the user this is one line.
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+    where = "drawn samples" if manifest is None else f"samples of {manifest}"
+    typer.echo(
+        f"{report.path}: {report.format}, inputs {', '.join(report.inputs)}; "
+        f"on {report.samples} {where} its logits differ from the model's "
+        f"by at most {report.largest_difference:.1e}."
+    )

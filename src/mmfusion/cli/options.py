@@ -1,0 +1,100 @@
+"""The arguments and options of the commands, with their help texts."""
+
+import ast
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, final
+
+import typer
+
+
+@final
+class Train(StrEnum):
+    """The parts of the encoders that are trained."""
+
+    all = "all"
+    frozen = "frozen"
+    lora = "lora"
+
+
+def _either(module: str, table: str) -> str:
+    """Returns the names in a table of `mmfusion.model`, as "a, b or c.".
+
+    They are read from the source, because an import of the module would load torch before any help
+    is printed.
+    """
+    source = Path(__file__).parents[1] / "model" / f"{module}.py"
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == table:
+            assert isinstance(node.value, ast.Dict)
+            *names, last = (ast.literal_eval(key) for key in node.value.keys if key is not None)
+            return f"{', '.join(names)} or {last}."
+    raise AssertionError(f"{source} has no table {table}")
+
+
+Manifest = Annotated[
+    Path, typer.Argument(help="CSV, JSONL or Parquet with the columns image, text, label, group.")
+]
+ModelFolder = Annotated[
+    str, typer.Argument(help="A folder that `mmfusion train` wrote, or a hub name.")
+]
+LabelColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label", help="Label column; given more than once, one column per class (multi-label)."
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+BatchSize = Annotated[int, typer.Option(min=1)]
+
+# Options of `train`.
+TrainingFolder = Annotated[
+    Path, typer.Option(help="Folder for checkpoints, the model and results.json.")
+]
+ImageEncoderName = Annotated[
+    str | None, typer.Option(help="timm or transformers name, or a folder.")
+]
+TextEncoderName = Annotated[str | None, typer.Option(help="transformers name or a folder.")]
+Mapper = Annotated[str, typer.Option(help=_either("mapper", "MAPPERS"))]
+Fusion = Annotated[str, typer.Option(help=_either("fusion", "FUSIONS"))]
+TrainedParts = Annotated[
+    Train, typer.Option("--train", help="Which parts of the encoders are trained.")
+]
+Pretrained = Annotated[bool, typer.Option(help="Start from published weights.")]
+Epochs = Annotated[int, typer.Option(min=1)]
+ProcessBatchSize = Annotated[int, typer.Option(min=1, help="Per process.")]
+LearningRate = Annotated[float, typer.Option(min=0.0)]
+Patience = Annotated[
+    int | None, typer.Option(min=1, help="Stop after so many epochs without a better one.")
+]
+Cache = Annotated[Path | None, typer.Option(help="Folder for the outputs of frozen towers.")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+Bfloat16 = Annotated[bool, typer.Option("--bf16", help="Train in bfloat16.")]
+Baselines = Annotated[
+    bool, typer.Option(help="Train the image-only and the text-only model too, and compare.")
+]
+Seed = Annotated[int, typer.Option(min=0)]
+
+# Options of `predict`.
+ImageFile = Annotated[Path | None, typer.Option(help="A picture: PNG, JPEG, TIFF, DICOM ...")]
+TextFile = Annotated[Path | None, typer.Option(help="A text file; - reads standard input.")]
+ManySamples = Annotated[
+    Path | None, typer.Option(help="Many samples instead: CSV, JSONL or Parquet, as for train.")
+]
+PredictionsFile = Annotated[
+    Path | None, typer.Option(help="With --manifest: the CSV file to write.")
+]
+ManifestBatchSize = Annotated[int, typer.Option(min=1, help="With --manifest.")]
+ManifestWorkers = Annotated[
+    int, typer.Option(min=0, help="With --manifest: processes that decode images.")
+]
+
+# Arguments and options of `audit` and `export`.
+Manifests = Annotated[
+    list[Path], typer.Argument(help="One manifest, or one per split (train.csv test.csv).")
+]
+GraphFile = Annotated[Path, typer.Argument(help="The file to write: .pt2 (torch.export) or .onnx.")]
+CheckedSamples = Annotated[
+    Path | None, typer.Option(help="Samples to check the graph on; without it, some are drawn.")
+]
+SampleCount = Annotated[int, typer.Option(min=1, help="How many of them.")]

@@ -1,0 +1,386 @@
+"""The functions behind the commands; heavy imports happen inside them, so that --help is fast."""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from .options import Train
+
+if TYPE_CHECKING:
+    import datasets
+
+    from ..inference.stream import Prediction
+    from ..model.modeling import FusionClassifier
+    from ..model.processing import FusionProcessor
+    from ..training.evaluate import Evaluation
+
+
+def user_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Returns `command` such that a mistake of the user prints one line instead of a traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            # For bug reports, the variable keeps the traceback.
+            if os.environ.get("MMFUSION_DEBUG"):
+                raise
+            Console(stderr=True, highlight=False, soft_wrap=True).print(
+                f"[bold red]error:[/] {_plain(str(error))}"
+            )
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def load_rows(
+    manifest: Path,
+    label: list[str] | None = None,
+    *,
+    names: list[str] | None = None,
+    labelled: bool = True,
+) -> "datasets.Dataset":
+    """Returns the rows of a manifest, which may lack the column of one modality.
+
+    Args:
+        manifest: the file.
+        label: the label columns that the user named, or None for the column `label`.
+        names: the class names of the model, for one label column.
+        labelled: whether labels are read at all.
+    """
+    from ..data.manifest import load_manifest
+    from ..data.tables import read_table
+
+    # `load_manifest` refuses a named column that is absent, and here one modality may be absent.
+    columns = read_table(manifest).column_names
+    wanted: Any = "label" if not label else (label[0] if len(label) == 1 else label)
+    return load_manifest(
+        manifest,
+        image="image" if "image" in columns else None,
+        text="text" if "text" in columns else None,
+        label=wanted if labelled else None,
+        label_names=names if isinstance(wanted, str) and names else None,
+    )
+
+
+def rows_with(rows: "datasets.Dataset", modalities: tuple[str, ...]) -> list[int]:
+    """Returns the indices of the rows that have at least one of the modalities."""
+    columns = [list(rows[name]) for name in modalities if name in rows.column_names]
+    return [i for i in range(len(rows)) if any(column[i] is not None for column in columns)]
+
+
+def compose(
+    rows: "datasets.Dataset",
+    image: str | None,
+    text: str | None,
+    mapper: str,
+    fusion: str,
+    what: Train,
+    pretrained: bool,
+    seed: int,
+) -> "tuple[FusionClassifier, FusionProcessor]":
+    """Returns a new classifier for the classes of `rows`, and its processor.
+
+    Args:
+        rows: labelled rows; their labels tell the classes and whether the problem is multi-label.
+        image: the name of the image encoder, or None for a text-only classifier.
+        text: the name of the text encoder, or None for an image-only classifier.
+        mapper: the name of the mapper.
+        fusion: the name of the fusion strategy.
+        what: the parts of the encoders that are trained.
+        pretrained: whether the encoders start from published weights.
+        seed: the seed of the weights that are drawn.
+    """
+    import datasets
+    from transformers import set_seed
+
+    from ..model.encoder_image import ImageEncoder
+    from ..model.encoder_text import TextEncoder
+    from ..model.modeling import FusionClassifier
+    from ..model.processing import FusionProcessor
+
+    # The weights are drawn here, before the Trainer sets the seed.
+    set_seed(seed)
+    # With None, an encoder loads weights if its name has published ones.
+    start = None if pretrained else False
+    image_encoder = None if image is None else ImageEncoder(image, pretrained=start)
+    text_encoder = None if text is None else TextEncoder(text, pretrained=start)
+    for encoder in (image_encoder, text_encoder):
+        if encoder is not None and what is Train.frozen:
+            encoder.freeze()
+        elif encoder is not None and what is Train.lora:
+            encoder.add_lora()
+    feature = rows.features["label"]
+    single = isinstance(feature, datasets.ClassLabel)
+    model = FusionClassifier(
+        image_encoder=image_encoder,
+        text_encoder=text_encoder,
+        mapper=mapper,
+        fusion=fusion,
+        id2label=dict(enumerate(feature.names)) if single else None,
+        num_labels=None if single else len(rows[0]["label"]),
+        problem_type="single_label_classification" if single else "multi_label_classification",
+    )
+    return model, FusionProcessor.from_encoders(image_encoder, text_encoder)
+
+
+def fit_and_score(
+    parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None
+) -> "Evaluation":
+    """Returns the evaluation on the whole test part, after training on the rows that can be used.
+
+    A row can be used if it has a modality of the model. A test row that has none gets the logits of
+    the class frequencies in training. So all models are evaluated on the same rows.
+
+    Args:
+        parts_of_model: the classifier and its processor.
+        parts: the rows of "train", "validation" and "test".
+        arguments: the training arguments.
+        patience: as for `fit`.
+        cache: as for `fit`.
+    """
+    import numpy as np
+
+    from ..training.evaluate import predict, score
+    from ..training.fit import fit
+
+    model, processor = parts_of_model
+    usable = {name: rows_with(rows, model.modalities) for name, rows in parts.items()}
+    chosen = {name: rows.select(usable[name]) for name, rows in parts.items()}
+    fit(
+        model,
+        processor,
+        chosen["train"],
+        chosen["validation"],
+        arguments=arguments,
+        patience=patience,
+        cache=cache,
+    )
+    # All rows of the training part count, also those that this model cannot use. Otherwise each
+    # model would have other class frequencies.
+    shares = (
+        np.nanmean(np.eye(model.config.num_labels)[parts["train"]["label"]], axis=0)
+        if not model.multi_label
+        else None
+    )
+    # The small number keeps the logarithm finite for a class that training lacks.
+    prior = np.log(shares + 1e-6) if shares is not None else _log_odds(parts["train"]["label"])
+    # Test rows that the model cannot use keep these logits.
+    logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)
+    logits[usable["test"]] = predict(
+        model, processor, chosen["test"], arguments=arguments, cache=cache
+    )
+    return score(logits, parts["test"])
+
+
+def _log_odds(labels: Any) -> Any:
+    """Returns the log odds of each class [C] for multi-label labels [B, C]; NaN is left out."""
+    import numpy as np
+
+    # The limits keep the log odds finite for a class that is always or never there.
+    shares = np.clip(np.nanmean(np.asarray(labels, dtype=float), axis=0), 1e-6, 1 - 1e-6)
+    return np.log(shares / (1 - shares))
+
+
+def report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:
+    """Prints the table of all models and writes their metrics to results.json.
+
+    The table holds accuracy and AUROC of every model, and the difference in AUROC between the first
+    model and each of the others.
+
+    Args:
+        evaluations: the evaluations by name; the first is that of the fused model.
+        output: the folder for results.json.
+    """
+    from ..metrics.bootstrap import paired_bootstrap
+    from ..metrics.functional import auroc
+
+    # On several processes only the first one writes.
+    if int(os.environ.get("RANK", "0")):
+        return
+    fused = next(iter(evaluations.values()))
+    table = Table(
+        "model",
+        "accuracy",
+        "AUROC",
+        "AUROC of the fused model minus this one",
+        title="test part, 95 % intervals",
+    )
+    results: dict[str, Any] = {}
+    for name, result in evaluations.items():
+        difference = None
+        # The bootstrap is paired: both models are resampled with the same rows.
+        if result is not fused:
+            difference = paired_bootstrap(
+                auroc, fused.logits, result.logits, fused.labels, groups=fused.groups
+            )
+        results[name] = result.to_dict() | (
+            {} if difference is None else {"fused_minus_this": vars(difference)}
+        )
+        table.add_row(
+            name,
+            str(result.metrics["accuracy"]),
+            str(result.metrics["auroc"]),
+            str(difference or ""),
+        )
+    (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    Console().print(table)
+
+
+def predict_one(
+    classifier: "FusionClassifier",
+    processor: "FusionProcessor",
+    image: Path | None,
+    text: str | None,
+) -> "Prediction":
+    """Returns the prediction of one sample.
+
+    Args:
+        classifier: the classifier.
+        processor: the processor of the classifier.
+        image: the path of the image, or None.
+        text: the text itself, or None.
+
+    Raises:
+        ValueError: if the sample lacks both modalities, has one that the classifier does not use,
+            or cannot be read.
+    """
+    from ..inference.stream import predict_stream
+
+    sample = {"image": image, "text": text}
+    for name, value in sample.items():
+        if value is not None and name not in classifier.modalities:
+            raise ValueError(
+                f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, "
+                f"got {value!r}."
+            )
+    if image is None and text is None:
+        raise ValueError("--image or --text must be given, got neither.")
+    # With "raise", the message would begin with the number of the sample. This does not help a user
+    # who gave only one.
+    (answer,) = predict_stream(
+        classifier, processor, [sample], batch_size=1, on_error="keep", progress=False
+    )
+    if len(answer.missing) == len(classifier.modalities):
+        raise ValueError(
+            "every sample must have an image or a text, got neither in rows [0]. Leave them out."
+        )
+    if answer.error is not None:
+        raise ValueError(answer.error)
+    return answer
+
+
+def predict_many(
+    classifier: "FusionClassifier",
+    processor: "FusionProcessor",
+    manifest: Path,
+    output: Path,
+    batch_size: int,
+    workers: int,
+) -> None:
+    """Writes one line per row of the manifest; a row that cannot be read gets its error there.
+
+    Each line is written as soon as its prediction is there, so memory does not grow with the rows.
+
+    Args:
+        classifier: the classifier; it is moved to the GPU if there is one.
+        processor: the processor of the classifier.
+        manifest: the file of the samples.
+        output: the CSV file to write.
+        batch_size: the number of samples per forward pass.
+        workers: the number of processes that decode images.
+
+    Raises:
+        typer.Exit: with status 1 if a row could not be read.
+    """
+    import csv
+
+    import torch
+
+    from ..data.tables import read_table
+    from ..inference.stream import predict_stream
+
+    # Opening the output would empty the manifest before it is read.
+    if output.resolve() == manifest.resolve():
+        raise ValueError(
+            f"--output must be another file than --manifest, got {str(output)!r} for both."
+        )
+    if torch.cuda.is_available():
+        torch.nn.Module.to(classifier, "cuda")
+    rows = load_rows(manifest, labelled=False)
+    names = [str(name) for name in (classifier.config.id2label or {}).values()]
+    own = read_table(manifest).column_names
+    # The texts are left out: they may be long, and they are data of patients. `load_manifest` adds
+    # columns, so only those that the manifest itself has are written.
+    shown = [name for name in rows.column_names if name in own and name != "text"]
+    failed = 0
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.open("w", newline="", encoding="utf-8") as file:
+        write = csv.writer(file).writerow
+        predicted = [] if classifier.multi_label else ["predicted"]
+        write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
+        stream = predict_stream(
+            classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
+        )
+        for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
+            error = answer.error
+            failed += error is not None
+            chosen = "" if error else names[int(answer.logits.argmax())]
+            probabilities = ["" if error else f"{value:.6f}" for value in answer.probabilities]
+            cells = [sample[name] for name in shown] + ([] if classifier.multi_label else [chosen])
+            write([number, *cells, *probabilities, " ".join(answer.missing), error or ""])
+    typer.echo(f"{output}: {len(rows)} samples, {failed} of them with an error.")
+    if failed:
+        raise typer.Exit(1)
+
+
+def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
+    """Returns the classifier and the processor in a folder or on the hub."""
+    from ..model.modeling import FusionClassifier
+    from ..model.processing import FusionProcessor
+
+    # A hub name has a slash. Without one, the name can only be a folder with a typing mistake.
+    if not Path(name).is_dir() and "/" not in name.strip("/."):
+        raise ValueError(
+            "model must be a folder that holds a model or a hub name, "
+            f"got {name!r}, which does not exist."
+        )
+    return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
+
+
+def read_text(path: Path) -> str:
+    """Returns the text of a UTF-8 file, or of standard input if the path is "-"."""
+    if str(path) == "-":
+        return sys.stdin.read()
+    if not path.is_file():
+        raise ValueError(
+            f"--text must be a text file, got {str(path)!r}, which does not exist. "
+            "Use - for standard input."
+        )
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"--text must be UTF-8, got {str(path)!r}, which is not at byte {error.start}."
+        ) from error
+
+
+def scratch_folder() -> str:
+    """Returns a new temporary folder, because training arguments need an output folder."""
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="mmfusion-")
+
+
+def _plain(message: str) -> str:
+    """Returns `message` with its brackets escaped, so that rich does not read them as markup."""
+    return message.replace("[", "\\[")

@@ -1,0 +1,185 @@
+"""How an encoder is made: what a name stands for, and how a config becomes an encoder again."""
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration import EncoderConfig
+from .encoder_base import Encoder
+from .registry import custom_backbone, is_registered, registered_name
+from .validation import check_choice
+
+Weights = str | os.PathLike[str] | Mapping[str, Tensor]
+"""What `weights` may be: a file of tensors, or a mapping of them."""
+
+
+
+def as_encoder(kind: Any, given: Any) -> Any:
+    """Returns the encoder that a classifier was given, made from a name, a config or a module where needed.
+
+    Args:
+        kind: ImageEncoder or TextEncoder.
+        given: an encoder, what its first argument takes, or None.
+    """
+    return given if given is None or isinstance(given, Encoder) else kind(given)
+
+
+def rebuild(
+    kind: Any,
+    config: EncoderConfig | Mapping[str, Any],
+    attn_implementation: str | None,
+) -> Any:
+    """Returns an encoder with random weights, rebuilt from the config of another.
+
+    A config that is only a name
+    builds random weights under that name.
+
+    Args:
+        kind: ImageEncoder or TextEncoder.
+        config: of the other encoder.
+        attn_implementation: of a transformers backbone; None takes its own choice.
+
+    Raises:
+        ValueError: for an entry that does not exist.
+    """
+    config = EncoderConfig.from_dict(config) if isinstance(config, Mapping) else config
+    # A copy: what is frozen later is this encoder's alone.
+    config = copy.deepcopy(config)
+    name: Any = config.architecture or config.name
+    if config.backbone is not None:
+        backbone = dict(config.backbone)
+        name = AutoConfig.for_model(backbone.pop("model_type"), **backbone)
+        # A backbone chooses "sdpa" by itself where it has it. MPNet, which has not, would refuse
+        # it.
+        if attn_implementation not in (None, "sdpa"):
+            name._attn_implementation = attn_implementation
+    texts = {"pooling": config.pooling, "padding": config.padding}
+    extra = {key: value for key, value in texts.items() if value is not None}
+    # from_pretrained builds on the meta device. There the buffers that are not saved would never
+    # get their values, so backbones that have such buffers are built on a real one.
+    on_cpu = config.source in ("timm", "custom", None)
+    with torch.device("cpu") if on_cpu else torch.get_default_device():
+        encoder = kind(
+            name, source=config.source, pretrained=False, **extra, **(config.options or {})
+        )
+    for field in fields(encoder.config):
+        if getattr(config, field.name) is None:
+            setattr(config, field.name, getattr(encoder.config, field.name))
+    encoder.config = config
+    return encoder.apply_training_config()
+
+
+def source_of(name: object, source: str | None, *, kind: str) -> str:
+    """Returns where a backbone comes from: "timm", "transformers" or "custom".
+
+    Args:
+        name: an encoder's first argument.
+        source: what the user said; None tells it from the name.
+        kind: "image" or "text".
+
+    Raises:
+        TypeError: when `name` is nothing that an encoder takes.
+        ValueError: for an unknown source.
+    """
+    if source is not None:
+        timm = ["timm"] if kind == "image" else []
+        check_choice("source", source, [*timm, "transformers", "custom"])
+        return source
+    if isinstance(name, nn.Module):
+        return "custom"
+    if isinstance(name, PreTrainedConfig):
+        return "transformers"
+    if not isinstance(name, str) or not name:
+        example = "resnet18" if kind == "image" else "google-bert/bert-base-uncased"
+        raise TypeError(
+            f"name must be a model name, a transformers config or an nn.Module, got {name!r}. "
+            f"For example {example!r}."
+        )
+    if is_registered(name):
+        return "custom"
+    has_scheme = name.startswith(("timm/", "hf-hub:", "local-dir:"))
+    is_timm = has_scheme or ("/" not in name and not Path(name).is_dir())
+    return "timm" if kind == "image" and is_timm else "transformers"
+
+
+def loads_published(name: object, pretrained: bool | None, weights: Weights | None) -> bool:
+    """Returns whether published weights are to be loaded.
+
+    Args:
+        name: an encoder's first argument.
+        pretrained: what the user said; None means yes for a name without `weights`.
+        weights: the user's own weights.
+
+    Raises:
+        ValueError: when `pretrained` contradicts the others.
+    """
+    if pretrained and weights is not None:
+        raise ValueError(
+            "pretrained must be False or None when weights are given, got True. Give one of the two."
+        )
+    if pretrained and not isinstance(name, str):
+        raise ValueError(
+            f"pretrained must be False or None for {type(name).__name__}, got True. Give a name, or weights."
+        )
+    return isinstance(name, str) and weights is None if pretrained is None else pretrained
+
+
+def label_of(name: object) -> str:
+    """Returns the name under which an encoder's config keeps its backbone.
+
+    Args:
+        name: an encoder's first argument.
+
+    Raises:
+        ValueError: when it is a module of a class that is not registered.
+    """
+    if isinstance(name, str):
+        return name
+    if isinstance(name, nn.Module):
+        return registered_name(name)
+    return str(getattr(name, "model_type", "")) or type(name).__name__
+
+
+def build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns a backbone of the user's own, and the options from which it is rebuilt.
+
+    Args:
+        name: a module, or a registered name.
+        options: for the registered factory.
+
+    Raises:
+        ValueError: when options are given beside a module, or the name is not registered.
+    """
+    if isinstance(name, nn.Module):
+        if options:
+            raise ValueError(
+                f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out."
+            )
+        get_config: Any = getattr(name, "get_config", dict)
+        return name, dict(get_config())
+    return custom_backbone(str(name), **options), options
+
+
+def declared_dim(module: nn.Module) -> int:
+    """Returns the width that a module of the user's own declares.
+
+    Args:
+        module: the backbone.
+
+    Raises:
+        ValueError: when it declares none.
+    """
+    dim = getattr(module, "dim", getattr(module, "num_features", None))
+    if not isinstance(dim, int) or dim < 1:
+        raise ValueError(
+            f"{type(module).__name__}.dim must be its output's width, got {dim!r}. "
+            "Set self.dim in its constructor."
+        )
+    return dim

@@ -1,0 +1,274 @@
+"""TextEncoder: any text backbone behind one contract, encoded whole or walked block by block."""
+
+from collections.abc import Mapping
+from typing import Any, Self, final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+from .adapter_base import Adapter, OneBlock
+from .adapter_bert import pool_by, position_offset, text_runner, transformers_text_adapter
+from .configuration import EncoderConfig
+from .encoder_base import Encoder
+from .encoder_build import (
+    Weights,
+    build_custom,
+    declared_dim,
+    label_of,
+    loads_published,
+    rebuild,
+    source_of,
+)
+from .graph import is_tracing
+from .load_transformers import build_transformers, config_dict
+from .load_weights import load_weights
+from .masking import real_tokens_first
+from .missing import look
+from .packed_attention import use_packed_attention
+from .packing import Packing, packing_of
+from .types import Encoded, Lengths
+from .validation import check_choice
+
+logger = logging.get_logger(__name__)
+
+
+@final
+class TextEncoder(Encoder):
+    """Any text backbone: token ids in, `Encoded` out, whatever the side and length of the padding.
+
+    Texts enter the backbone with their real tokens first and without the columns in which no text
+    of the batch has a token. Positions count real tokens. `tokens` come back in that order.
+
+    Args:
+        name: a transformers checkpoint (a hub name or a folder), a transformers config object
+            (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of
+            a registered class.
+        source: "transformers" or "custom"; None tells from the name.
+        pretrained: whether to load published weights; None means yes for a name, no for a config or
+            when `weights` is given.
+        weights: as for `ImageEncoder`.
+        pooling: "mean" over the real tokens, or "cls", the first real token.
+        padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded"
+            every place up to the longest text. "auto" packs a batch where that is faster: where
+            less than 90 % of its places hold a token. All give the same answer, and the same padded
+            `tokens`. Three kinds stay padded: backbones that do not take their attention from
+            transformers' interface (MPNet, one's own), a chosen attention other than "sdpa", and
+            compiled graphs (but see `pack_in_graphs`). Graphs of `export_model` pack, except with
+            "padded".
+        **backbone_options: fields of the transformers config, or options of the registered class.
+
+    Attributes:
+        max_length: the most tokens a text may have, or None where the backbone sets no limit.
+
+    Raises:
+        ValueError: as for `ImageEncoder`, and for a text longer than `max_length`.
+
+    Shape:
+        input_ids, attention_mask [B, L] -> tokens [B, L', D], mask [B, L'], pooled [B, D], with L'
+        the longest text of the batch.
+
+    Example:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+        >>> encoder = TextEncoder(BertConfig(num_attention_heads=2, vocab_size=9, **sizes)).eval()
+        >>> left = encoder(torch.tensor([[0, 0, 5, 6]]), torch.tensor([[0, 0, 1, 1]]))
+        >>> right = encoder(torch.tensor([[5, 6, 7]]), torch.tensor([[1, 1, 0]]))
+        >>> torch.equal(left.pooled, right.pooled)
+        True
+    """
+
+    def __init__(
+        self,
+        name: str | PreTrainedConfig | nn.Module,
+        *,
+        source: str | None = None,
+        pretrained: bool | None = None,
+        weights: Weights | None = None,
+        pooling: str = "mean",
+        padding: str = "auto",
+        **backbone_options: Any,
+    ):
+        source = source_of(name, source, kind="text")
+        load = loads_published(name, pretrained, weights)
+        # Before anything is loaded, which may take minutes.
+        pool_by(pooling)
+        config = EncoderConfig(label_of(name), source, pooling=pooling)
+        backbone: Any
+        if source == "transformers":
+            backbone = build_transformers(name, load, backbone_options, tower="text_config")
+            config.backbone = config_dict(backbone.config)
+        else:
+            backbone, config.options = build_custom(name, backbone_options)
+        if weights is not None:
+            load_weights(backbone, weights)
+        super().__init__(config, backbone)
+        self._packs_in_graphs = False
+        self.padding = padding
+
+    @classmethod
+    def from_config(
+        cls,
+        config: EncoderConfig | Mapping[str, Any],
+        *,
+        attn_implementation: str | None = None,
+    ) -> Self:
+        """Returns an encoder with random weights, rebuilt from the `config` of another, without network.
+
+        Args:
+            config: as it is, or as a dict.
+            attn_implementation: of a transformers backbone; None takes its own choice.
+        """
+        return rebuild(cls, config, attn_implementation)
+
+    @property
+    def padding(self) -> str:
+        """How padding is computed: "auto", "packed" or "padded"."""
+        return str(self.config.padding)
+
+    @padding.setter
+    def padding(self, value: str) -> None:
+        check_choice("padding", value, ["auto", "packed", "padded"])
+        if value != "padded" and self.adapter.packs:
+            # Again, for a backbone that was given another attention in between.
+            use_packed_attention(self.backbone)
+        if value == "packed" and not self.can_pack:
+            logger.warning(
+                f"{type(self.backbone).__name__} cannot compute packed texts (its attention must be "
+                "transformers' 'sdpa'): its batches stay padded."
+            )
+        self.config.padding = value
+
+    def pack_in_graphs(self, wanted: bool = True) -> Self:
+        """Returns this encoder, whose compiled graphs compute the real tokens alone.
+
+        They do so where it can pack and `padding` is not "padded". torch must then be told that
+        shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
+        `CompiledClassifier` does that on a CPU.
+
+        Args:
+            wanted: False lets graphs stay padded again.
+        """
+        self._packs_in_graphs = wanted and self.padding != "padded" and self.can_pack
+        return self
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens a text may have, or None where the backbone sets no limit."""
+        config = getattr(self.backbone, "config", None)
+        limit = getattr(config, "max_position_embeddings", None)
+        return None if limit is None else int(limit) - position_offset(self.backbone)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """How many token ids the backbone has embeddings for, or None where it does not say."""
+        size = getattr(getattr(self.backbone, "config", None), "vocab_size", None)
+        return None if size is None else int(size)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        attention_mask: Tensor | None = None,
+        lengths: Lengths = None,
+    ) -> Encoded:
+        """Returns the encoded texts, by the backbone's own forward.
+
+        Args:
+            input_ids: token ids [B, L].
+            attention_mask: 1 or True where a token is real [B, L], at least one per row; None means
+                all are.
+            lengths: how many real tokens each text has, from a caller who has checked them
+                (`check_texts`); None counts and checks them here, which waits for the device.
+
+        Raises:
+            ValueError: when a text is longer than the backbone's positions, or a token id is
+                outside its vocabulary.
+        """
+        inputs = (input_ids,) if attention_mask is None else (input_ids, attention_mask)
+        (input_ids, mask), lengths = self._prepared(inputs, lengths)
+        packing = self._packing(mask, lengths)
+        if packing is None:
+            return self.adapter.forward(input_ids, mask, lengths=lengths)
+        return self.adapter.forward_packed(input_ids, mask, packing)
+
+    def real_tokens_first(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns token ids and mask with the real tokens of each text first, in their order.
+
+        Columns in which no text has a token are left out, and the padding is neutral.
+
+        Args:
+            input_ids: [B, L].
+            attention_mask: [B, L], or None for all real.
+
+        Raises:
+            ValueError: as for `forward`.
+        """
+        inputs = (input_ids,) if attention_mask is None else (input_ids, attention_mask)
+        (input_ids, mask), _ = self._prepared(inputs, None)
+        return input_ids, mask
+
+    def check_texts(self, lengths: Lengths, token_range: tuple[int, int] | None) -> None:
+        """Refuses texts that the backbone cannot encode.
+
+        Args:
+            lengths: how many real tokens each text has.
+            token_range: the smallest and the largest token id of the real tokens; None without any.
+
+        Raises:
+            ValueError: as for `forward`.
+        """
+        longest = max(lengths or (0,), default=0)
+        if self.max_length is not None and longest > self.max_length:
+            raise ValueError(
+                f"input_ids must be at most {self.max_length} tokens per text, got {longest}. "
+                "Truncate in the processor, which knows the limit."
+            )
+        size = self.vocab_size
+        if size is None or token_range is None:
+            return
+        for extreme in token_range:
+            if not 0 <= extreme < size:
+                raise ValueError(
+                    f"input_ids must be in 0 .. {size - 1} (the vocabulary), got {extreme}. "
+                    "Is this the tokenizer of this text encoder?"
+                )
+
+    def _prepared(
+        self, inputs: tuple[Tensor, ...], lengths: Lengths
+    ) -> tuple[tuple[Tensor, ...], Lengths]:
+        """Returns ids and mask with real tokens first and without empty columns, and the lengths."""
+        input_ids = inputs[0]
+        mask = inputs[1].bool() if len(inputs) > 1 else torch.ones_like(input_ids).bool()
+        if lengths is None and not is_tracing():
+            facts = look({"input_ids": input_ids, "attention_mask": mask})
+            lengths = facts.text_lengths
+            self.check_texts(lengths, facts.token_range)
+        pad_id = getattr(getattr(self.backbone, "config", None), "pad_token_id", None)
+        input_ids, mask = real_tokens_first(input_ids, mask, 0 if pad_id is None else pad_id)
+        if lengths is None:
+            return (input_ids, mask), None
+        longest = max(lengths, default=0)
+        return (input_ids[:, :longest], mask[:, :longest]), lengths
+
+    def _packing(self, mask: Tensor | None, lengths: Lengths) -> Packing | None:
+        """Returns how to pack the batch; None where it stays padded."""
+        if mask is None or self.padding == "padded" or not self.can_pack:
+            return None
+        return packing_of(
+            mask,
+            lengths=lengths,
+            always=self.padding == "packed",
+            in_graphs=self._packs_in_graphs,
+        )
+
+    def _make_adapter(self) -> Adapter:
+        pool_tokens = pool_by(self.config.pooling or "mean")
+        if self.config.source == "transformers":
+            return transformers_text_adapter(self.backbone, pool_tokens)
+        run = text_runner(pool_tokens)
+        return OneBlock(self.backbone, declared_dim(self.backbone), run, keeps_mask=False)

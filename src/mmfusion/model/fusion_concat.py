@@ -1,0 +1,34 @@
+"""The strategy `concat`: the pooled vectors side by side."""
+
+from typing import final
+
+import torch
+
+from .fusion_base import Fusion
+from .mapper import EmbeddingMapper
+from .tower import Tower
+from .types import Fused
+
+
+@final
+class Concat(Fusion):
+    """The pooled vectors side by side, then the head (Audebert et al. 2019, arXiv 1907.06370).
+
+    Example:
+        >>> Concat().options
+        {}
+    """
+
+    summary = "pooled vectors side by side, then the head"
+    uses_image_tokens = False
+    uses_text_tokens = False
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
+        """Returns the fused batch."""
+        image_encoded, text_encoded = image.encode(), text.encode()
+        own = image_encoded.pooled
+        mapped = mapper.pooled(text_encoded, image_encoded, text.lengths_of(text_encoded))
+        return Fused(torch.cat([own, mapped], dim=-1), self.head(own, mapped), own, mapped)

@@ -1,0 +1,125 @@
+"""The strategy `mmtm`: both towers squeezed and re-weighted at paired blocks."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Self, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .fusion_base import Fusion, Head, TowerShapes
+from .mapper import EmbeddingMapper
+from .tower import Tower
+from .types import Fused
+
+
+@final
+class MMTM(Fusion):
+    """Both towers squeezed and re-weighted where paired blocks begin (Joze et al. 2019, arXiv 1911.08670, eq. 1 to 4).
+
+    S_A, S_B = means over places; Z = relu(W [S_A, S_B] + b); E_A = W_A Z + b_A, E_B = W_B Z + b_B;
+    A <- 2 sigmoid(E_A) * A, the same for B. What leaves the towers is mapped (the text) and meets
+    the head side by side. Where a modality is absent a learned vector stands in for its squeeze.
+
+    Args:
+        pairs: how many of the last blocks of both towers are paired, last with last.
+        blocks: the pairs themselves, [(image block, text block), ...], instead of `pairs`.
+        ratio: Z is (C_A + C_B) / ratio wide.
+
+    Raises:
+        ValueError: (from `build`) when a tower cannot be entered, or has no such block.
+    """
+
+    summary = "both towers are squeezed and re-weighted at paired blocks"
+    uses_image_tokens = False
+    uses_text_tokens = False
+    acts_in_both_towers = True
+
+    def __init__(
+        self, pairs: int = 2, blocks: Sequence[Sequence[int]] | None = None, ratio: int = 4
+    ):
+        super().__init__(
+            pairs=pairs,
+            blocks=None if blocks is None else [list(pair) for pair in blocks],
+            ratio=ratio,
+        )
+
+    def build(self, shapes: TowerShapes) -> Self:
+        """Returns this strategy with its parameters."""
+        for side, dims in (("image", shapes.image_block_dims), ("text", shapes.text_block_dims)):
+            if not dims:
+                raise ValueError(
+                    f"{side}_encoder must be a backbone that can be walked block by block for 'mmtm', got one whose inside is "
+                    "unknown. Use 'concat', 'cross_attention' or 'late' with it."
+                )
+        self.blocks = self._pairs(shapes)
+        self.first_image_block, self.first_text_block = self.blocks[0]
+        self.units = nn.ModuleList(
+            MMTMUnit(shapes.image_block_dims[i], shapes.text_block_dims[j], self.options["ratio"])
+            for i, j in self.blocks
+        )
+        self.head = Head(
+            [shapes.image_dim, shapes.mapped_dim], shapes.num_labels, shapes.head_dropout
+        )
+        return self
+
+    def _pairs(self, shapes: TowerShapes) -> list[tuple[int, int]]:
+        limits = (shapes.image_blocks, shapes.text_blocks)
+        blocks = self.options["blocks"]
+        if blocks is None:
+            pairs = self.options["pairs"]
+            if not isinstance(pairs, int) or not 1 <= pairs <= min(limits):
+                raise ValueError(
+                    f"pairs must be in 1 .. {min(limits)} (the shorter tower's blocks), got {pairs!r}."
+                )
+            return [(limits[0] - k, limits[1] - k) for k in range(pairs, 0, -1)]
+        rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(blocks))
+        within = all(
+            len(pair) == 2 and 0 <= pair[0] < limits[0] and 0 <= pair[1] < limits[1]
+            for pair in blocks
+        )
+        if not blocks or not rising or not within:
+            raise ValueError(
+                f"blocks must be rising pairs of an image block below {limits[0]} and a text block below {limits[1]}, "
+                f"got {blocks!r}. For example [[{limits[0] - 1}, {limits[1] - 1}]]."
+            )
+        return [(int(i), int(j)) for i, j in blocks]
+
+    def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
+        """Returns the fused batch."""
+        unit: MMTMUnit
+        for (image_block, text_block), unit in zip(self.blocks, self.units, strict=True):  # type: ignore[assignment]
+            image.advance(image_block)
+            text.advance(text_block)
+            gates = unit(image.squeeze(unit.absent_image), text.squeeze(unit.absent_text))
+            image.scale(gates[0])
+            text.scale(gates[1])
+        image_encoded, text_encoded = image.finish(), text.finish()
+        own = image_encoded.pooled
+        mapped = mapper.pooled(text_encoded, image_encoded, text.lengths_of(text_encoded))
+        return Fused(torch.cat([own, mapped], dim=-1), self.head(own, mapped), own, mapped)
+
+
+@final
+class MMTMUnit(nn.Module):
+    """The squeeze and excitation of one pair of blocks: two squeezed vectors in, two gates in (0, 2) out."""
+
+    def __init__(self, image_dim: int, text_dim: int, ratio: int):
+        super().__init__()
+        width = max(1, (image_dim + text_dim) // ratio)
+        self.squeeze = nn.Linear(image_dim + text_dim, width)
+        self.excite_image = nn.Linear(width, image_dim)
+        self.excite_text = nn.Linear(width, text_dim)
+        self.absent_image = nn.Parameter(torch.randn(image_dim) * 0.02)
+        self.absent_text = nn.Parameter(torch.randn(text_dim) * 0.02)
+
+    def forward(
+        self, image: Float[Tensor, "B I"], text: Float[Tensor, "B T"]
+    ) -> tuple[Float[Tensor, "B I"], Float[Tensor, "B T"]]:
+        """Returns the gates of both towers."""
+        joint = F.relu(self.squeeze(torch.cat([image, text.to(image.dtype)], dim=-1)))
+        return 2 * torch.sigmoid(self.excite_image(joint)), 2 * torch.sigmoid(
+            self.excite_text(joint)
+        )

@@ -1,0 +1,73 @@
+"""The rows, the small model and the arguments that the tests of training share."""
+
+import os
+import subprocess
+
+import pytest
+import torch
+from transformers import BertConfig, ViTConfig
+
+from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
+from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.training.arguments import training_arguments
+
+SMALL = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return load_manifest(draw_shapes(tmp_path_factory.mktemp("shapes"), 40, size=32))
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """Returns a function that builds a small classifier, always of the same weights."""
+
+    def composed(rows, **options):
+        torch.manual_seed(0)
+        tokenizer = word_tokenizer(text for text in rows["text"] if text)
+        image = ImageEncoder(ViTConfig(**SMALL, image_size=32, patch_size=8))
+        text = TextEncoder(BertConfig(**SMALL, vocab_size=len(tokenizer)))
+        model = FusionClassifier(image_encoder=image, text_encoder=text, num_labels=4, **options)
+        return model, FusionProcessor.from_encoders(image, text, tokenizer=tokenizer)
+
+    return composed
+
+
+@pytest.fixture(scope="session")
+def quiet():
+    """Returns a function that makes the arguments of a short training without a progress bar."""
+
+    def arguments(folder, **options):
+        defaults = {
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 8,
+            "learning_rate": 1e-3,
+            "disable_tqdm": True,
+        }
+        return training_arguments(folder, **(defaults | options))
+
+    return arguments
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Returns a function that runs a command, which must succeed, and returns its output."""
+
+    def output_of(*command: str, timeout: int = 300) -> str:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return output_of
