@@ -59,6 +59,7 @@ def _write_results(app: Any) -> None:
     """Writes the tables of the example study from the JSON files of its runs."""
     # These modules lie in the example's folder, which is on the path only here.
     import architectures_table
+    import part_tables
     import readme_table
     import segment_table
 
@@ -73,6 +74,7 @@ def _write_results(app: Any) -> None:
         "_results": readme_table.render(readme_table.read_results()),
         "_architectures": "\n\n".join(map(architectures_table.render, architectures)),
         "_segmenters": segment_table.render(segmenters),
+        "_strategies": part_tables.directives(),
     }
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)

@@ -37,7 +37,7 @@ MAPPERS: dict[str, dict[str, Any]] = {
     "linear": {"name": "linear"},
     "mlp": {"name": "mlp", "hidden_dim": 256},
     "cross_attention": {
-        "kind": "cross_attention",
+        "name": "cross_attention",
         "num_queries": 4,
         "inner_dim": 128,
         "hidden_dim": 128,

@@ -28,6 +28,7 @@ _HOME = {
     "Late": "model.fusion",
     "register_fusion": "model.fusion",
     "FusionClassifier": "model.modeling",
+    "BatchFacts": "model.missing",
     "FusionProcessor": "model.processing",
     "load_image": "model.images",
     "ImageError": "model.images",
@@ -72,7 +73,7 @@ _HOME = {
     "LungMask": "segmentation.lungs",
     "NotAChestXrayWarning": "segmentation.lungs",
 }
-"""Public name -> the module that holds it. `model.fusion` is asked for strategies that are not here."""
+"""Public name -> the module that holds it. Other strategies are looked up in `model.fusion`."""
 
 __all__ = ["__version__", *_HOME]
 
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from .model.images import ImageError as ImageError
     from .model.images import load_image as load_image
     from .model.mapper import EmbeddingMapper as EmbeddingMapper
+    from .model.missing import BatchFacts as BatchFacts
     from .model.modeling import FusionClassifier as FusionClassifier
     from .model.processing import FusionProcessor as FusionProcessor
     from .model.registry import register_backbone as register_backbone

@@ -105,7 +105,7 @@ def test_a_graph_packs_its_texts_unless_told_otherwise(
 def test_no_kernel_enters_a_graph_that_asks_for_lengths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmfusion.model.packing._kernel_runs", lambda query: True)
+    monkeypatch.setattr("mmfusion.model.packed_attention._kernel_runs", lambda query: True)
     model = kit.tiny_classifier("concat", "linear", None, "bert")
     assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
 

@@ -86,8 +86,7 @@ def test_a_text_classifiers_checkpoint_is_read_without_its_head(
     whole.save_pretrained(tmp_path)
     encoder = TextEncoder(str(tmp_path))
     assert (
-        same(encoder.backbone, whole.bert.state_dict())
-        and encoder.config.source == "transformers"
+        same(encoder.backbone, whole.bert.state_dict()) and encoder.config.source == "transformers"
     )
     assert "Left out of checkpoint" in log.text and "classifier.weight" in log.text
     rebuilt = TextEncoder.from_config(json.loads(json.dumps(encoder.config.to_dict())))

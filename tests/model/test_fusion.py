@@ -221,7 +221,9 @@ def test_a_large_batch_of_unlike_texts_is_each_sample_alone(
     # A batch of eight or more samples passes the strategy in groups of similar length, packed, or
     # one by one. A sample alone does not, and must still get the same answer.
     # False takes the way of other devices than a CPU.
-    monkeypatch.setattr("mmfusion.model.fusion_cross_attention.attends_one_by_one", lambda device: one_by_one)
+    monkeypatch.setattr(
+        "mmfusion.model.fusion_cross_attention.attends_one_by_one", lambda device: one_by_one
+    )
     monkeypatch.setattr("mmfusion.model.attention.attends_one_by_one", lambda device: one_by_one)
     model = kit.tiny_classifier(fusion, mapper, image).double()
     inputs = kit.tiny_batch(model, 14)

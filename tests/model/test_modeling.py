@@ -99,9 +99,7 @@ def test_parts_may_be_encoders_configs_or_names() -> None:
     model = FusionClassifier(
         image_encoder=encoder, text_encoder=bert(), mapper="mlp", fusion="late"
     )
-    assert model.config.image_encoder.name == "test_vit" and model.config.mapper == {
-        "name": "mlp"
-    }
+    assert model.config.image_encoder.name == "test_vit" and model.config.mapper == {"name": "mlp"}
     assert model.modalities == ("image", "text") and model.mapper.out_dim == model.image_encoder.dim
     rebuilt = FusionClassifier(
         FusionConfig(image_encoder="test_vit", text_encoder=model.config.text_encoder)
@@ -669,7 +667,9 @@ def test_how_far_a_tower_may_be_cached() -> None:
     assert classifier().freeze("image").cache_point("image") == CachePoint(3, pooled=True)
     assert classifier(fusion=Joint(at=1)).freeze("image").cache_point("image") == CachePoint(1)
     assert classifier().freeze("image", keep_last=1).cache_point("image") == CachePoint(2)
-    assert classifier(text_encoder=None).freeze("image").cache_point("image") == CachePoint(3, pooled=True)
+    assert classifier(text_encoder=None).freeze("image").cache_point("image") == CachePoint(
+        3, pooled=True
+    )
 
 
 # peft reads a property of transformers that transformers 5.23 renamed.

@@ -303,7 +303,7 @@ def test_late_is_exact_where_probabilities_underflow() -> None:
     late = Late("mean")
     late.multi_label = False
     scores = torch.tensor([[[0.0, -300.0]], [[0.0, -200.0]]])
-    joint = late._joined(scores, torch.ones(2, 1, dtype=torch.bool)).log_softmax(-1)
+    joint = late._combined(scores, torch.ones(2, 1, dtype=torch.bool)).log_softmax(-1)
     torch.testing.assert_close(
         joint[0, 1], torch.tensor(-200.0 - float(np.log(2))), rtol=1e-6, atol=0
     )

@@ -19,7 +19,7 @@ from mmfusion import (
 )
 from mmfusion import testing as kit
 from mmfusion.model.fusion import register_fusion
-from mmfusion.model.fusion_base import Head, TowerShapes
+from mmfusion.model.fusion_base import TowerShapes
 from mmfusion.model.registry import register_backbone
 from mmfusion.model.tower import Tower
 
@@ -34,8 +34,7 @@ def _plug_in(name: str, act: Act, *, spare: bool = False) -> FusionClassifier:
 
     class PlugIn(Fusion):
         def build(self, shapes: TowerShapes) -> Self:
-            self._act_after_the_towers(shapes)
-            self.head = Head([shapes.image_dim, shapes.mapped_dim], shapes.num_labels)
+            super().build(shapes)
             if spare:
                 self.spare = nn.Parameter(torch.zeros(3))
             return self
@@ -108,7 +107,7 @@ def test_the_missing_law_catches_compute_for_absent_samples() -> None:
 
 def test_the_missing_law_catches_a_slot_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
-    monkeypatch.setattr(Tower, "_rows", lambda self: None)
+    monkeypatch.setattr("mmfusion.model.tower._rows_of", lambda *_: None)
     with pytest.raises(
         AssertionError, match=r"missing law \(contents of the slot\): answers differ by nan"
     ):
@@ -117,7 +116,7 @@ def test_the_missing_law_catches_a_slot_that_is_read(monkeypatch: pytest.MonkeyP
 
 def test_the_missing_law_wants_an_error_for_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
-    monkeypatch.setattr("mmfusion.model.missing._check_somebody", lambda present: None)
+    monkeypatch.setattr("mmfusion.model.missing._check_somebody", lambda *_: None)
     with pytest.raises(AssertionError, match="neither modality raised no ValueError"):
         kit.check_missing_law(model, kit.tiny_batch(model))
 
@@ -233,7 +232,9 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[FusionClassifier]:
     The check with a new process has tests of its own.
     """
     models: list[FusionClassifier] = []
-    monkeypatch.setattr("mmfusion.testing.checks.check_round_trip_law", lambda case, setup: models.append(case[0]))
+    monkeypatch.setattr(
+        "mmfusion.testing.checks.check_round_trip_law", lambda case, setup: models.append(case[0])
+    )
     return models
 
 

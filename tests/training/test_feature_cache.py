@@ -108,7 +108,7 @@ def test_of_a_text_no_more_is_stored_than_is_looked_at(
 ):
     model, processor = compose(rows, fusion, mapper=mapper)
     model.text_encoder.config.pooling = pooling
-    model.text_encoder._family = model.text_encoder._make_family()
+    model.text_encoder._adapter = model.text_encoder._make_adapter()
     plain, stored = both_ways(model, processor, rows, tmp_path)
     assert (plain.logits - stored.logits).abs().max() <= 1e-3
     cached, _ = cache_features(model, processor, rows, tmp_path)

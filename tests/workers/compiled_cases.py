@@ -78,7 +78,9 @@ def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
     attended: list[int] = []
     real = packed_attention._text_by_text
     monkeypatch.setattr(
-        packed_attention, "_text_by_text", lambda *args: attended.append(args[0].shape[2]) or real(*args)
+        packed_attention,
+        "_text_by_text",
+        lambda *args: attended.append(args[0].shape[2]) or real(*args),
     )
     torch._dynamo.utils.counters.clear()
     for seed, (rows, columns) in enumerate([(4, 0), (3, 5), (2, 0), (9, 1)]):

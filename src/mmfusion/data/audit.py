@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before a model is trained on it."""
+"""The audit of a data set: faults that must be known before a model is trained on it."""
 
 import hashlib
 import logging
@@ -31,15 +31,15 @@ Tokenizer = Callable[[list[str]], Mapping[str, Any]]
 @final
 @dataclass(frozen=True)
 class Finding:
-    """One thing that an audit found.
+    """One result of an audit.
 
     Args:
-        kind: What it is, such as "text_across_splits".
+        kind: the kind of the finding, such as "text_across_splits".
         severity: "error" (the evaluation would be wrong or training would stop), "warning" or
             "info".
-        count: How many there are.
-        message: One sentence for people.
-        examples: Up to five of them; `train[3]` is row 3, counted from 0, of the split "train".
+        count: the number of cases.
+        message: one sentence for people.
+        examples: up to five cases. `train[3]` is row 3, counted from 0, of the split "train".
     """
 
     kind: str
@@ -52,14 +52,14 @@ class Finding:
 @final
 @dataclass(frozen=True)
 class Audit:
-    """What `audit` found; `str()` of it is a table for people.
+    """The findings of `audit`. `str()` of it is a table for people.
 
     Args:
-        findings: The findings, errors first.
+        findings: the findings, errors first.
 
     Example:
-        >>> finding = Finding("empty_text", "info", 2, "2 rows of train have no text.", ("train[0]",))
-        >>> report = Audit((finding,))
+        >>> message = "2 rows of train have no text."
+        >>> report = Audit((Finding("empty_text", "info", 2, message, ("train[0]",)),))
         >>> report.ok
         True
         >>> print(report)
@@ -75,7 +75,7 @@ class Audit:
         return all(finding.severity != "error" for finding in self.findings)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit as what `json.dumps` takes: `ok` and the list `findings`."""
+        """Returns the audit as a dict that `json.dumps` takes: `ok` and the list `findings`."""
         return {
             "ok": self.ok,
             "findings": [
@@ -84,7 +84,7 @@ class Audit:
         }
 
     def __str__(self) -> str:
-        """Return a plain-text table, one finding to a line and its examples below."""
+        """Returns a plain-text table: one line for each finding, its examples below it."""
         width = max([20, *(len(finding.kind) for finding in self.findings)])
         lines = []
         for finding in self.findings:
@@ -103,30 +103,30 @@ def audit(
     label: str | None = "label",
     tokenizer: Tokenizer | None = None,
 ) -> Audit:
-    """Return what would spoil an evaluation or stop a training, and what is worth knowing besides.
+    """Returns the faults of a data set, and facts that help to judge it.
 
-    Errors are groups, identical normalised texts and identical pictures in more than one split,
-    pictures that cannot be read, and rows with neither image nor text. Pictures are compared by
-    their decoded pixels, so that a copy under another name or in another lossless format is found.
-    Every picture is decoded once, on several threads. A row without a group is its own group.
+    These are errors: a group, a normalised text or a picture that is in more than one split; a
+    picture that cannot be read; a row with neither image nor text. Pictures are compared by their
+    decoded pixels, so a copy under another name or in another lossless format is found. Every
+    picture is decoded once, on several threads. A row without a group is its own group.
 
     Args:
-        splits: The splits by name, or one dataset.
-        group: Column that names the patient. None leaves the check out. The default name may be
+        splits: the splits by name, or one dataset.
+        group: the column that names the patient. None skips the check. The default name may be
             absent.
-        text: Column of texts. None leaves its checks out (for texts such as "male, 45", which are
-            no leak). The default name may be absent.
-        image: Column of pictures. None leaves its checks out. The default name may be absent.
-        label: Column of labels. None leaves its check out. The default name may be absent.
-        tokenizer: Measures texts in tokens, as `tokenizer(list of texts)["input_ids"]`. None: in
-            words. Texts longer than its `model_max_length`, if it has one, are a warning.
+        text: the column of texts. None skips its checks. Use None where equal texts are no leak,
+            such as "male, 45". The default name may be absent.
+        image: the column of pictures. None skips its checks. The default name may be absent.
+        label: the column of labels. None skips its check. The default name may be absent.
+        tokenizer: measures texts in tokens, as `tokenizer(list of texts)["input_ids"]`. None
+            measures in words. Texts longer than its `model_max_length`, if any, are a warning.
 
     Returns:
-        The findings; `Audit.ok` says whether there is no error.
+        the findings. `Audit.ok` says whether they contain no error.
 
     Raises:
-        TypeError: If `splits` is neither a dataset nor a mapping of datasets.
-        ValueError: If there is no row at all, or a column other than the default is in no split.
+        TypeError: if `splits` is neither a dataset nor a mapping of datasets.
+        ValueError: if there is no row at all, or a column other than the default is in no split.
 
     Example:
         >>> rows = {"group": ["a", "b"], "text": ["Clear lungs.", "clear lungs"], "label": [0, 1]}
@@ -156,8 +156,8 @@ def _as_parts(splits: object) -> Parts:
         isinstance(part, datasets.Dataset) for part in parts.values()
     ):
         raise TypeError(
-            f"splits must be a datasets.Dataset or a mapping of names to them, got {type(splits).__name__}. "
-            "Pass what load_manifest or split returned."
+            "splits must be a datasets.Dataset or a mapping of names to them, "
+            f"got {type(splits).__name__}. Pass what load_manifest or split returned."
         )
     if not any(len(part) for part in parts.values()):
         raise ValueError("splits must be not empty, got 0 rows. There is nothing to audit.")
@@ -165,36 +165,38 @@ def _as_parts(splits: object) -> Parts:
 
 
 def _values(parts: Parts, name: str | None, role: str) -> dict[str, list[Any]]:
-    """The column's values by split, without the splits that lack it."""
-    known = list(dict.fromkeys(column for part in parts.values() for column in part.column_names))
-    column = find_column(known, name, role)
+    """Returns the column's values by split, without the splits that lack it."""
+    names = list(dict.fromkeys(column for part in parts.values() for column in part.column_names))
+    column = find_column(names, name, role)
     return {key: list(part[column]) for key, part in parts.items() if column in part.column_names}
 
 
 def _places(
     values: Mapping[str, Sequence[Any]], key: Callable[[Any], Any]
 ) -> dict[Any, list[Place]]:
-    """Where each key stands; values whose key is blank stand nowhere."""
-    found: dict[Any, list[Place]] = defaultdict(list)
+    """Returns the places of each key. A value that is blank, or whose key is blank, has none."""
+    places: dict[Any, list[Place]] = defaultdict(list)
     for name, column in values.items():
         for row, value in enumerate(column):
             if not is_blank(value) and not is_blank(identity := key(value)):
-                found[identity].append((name, row))
-    return found
+                places[identity].append((name, row))
+    return places
 
 
 def _across(places: Mapping[Any, list[Place]]) -> dict[Any, list[Place]]:
+    """Returns the keys that are in more than one split."""
     return {key: where for key, where in places.items() if len({name for name, _ in where}) > 1}
 
 
 def _within(places: Mapping[Any, list[Place]]) -> dict[Any, list[Place]]:
+    """Returns the keys that are more than once in the same split."""
     return {
         key: where for key, where in places.items() if len({name for name, _ in where}) < len(where)
     }
 
 
 def _show(where: Sequence[Place]) -> str:
-    # One place of every split before a second of any: it is the pair of splits that is the leak.
+    # Show one place of each split first, because the leak is between the splits.
     first = dict.fromkeys(next(place for place in where if place[0] == name) for name, _ in where)
     shown = list(dict.fromkeys([*first, *where]))[: max(len(first), 3)]
     rest = len(where) - len(shown)
@@ -214,16 +216,21 @@ def _named(places: Mapping[Any, list[Place]]) -> tuple[str, ...]:
 
 
 def _check_groups(groups: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    torn = _across(_places(groups, str))
-    if torn:
-        message = f"{len(torn)} groups have rows in more than one split. Split with mmfusion.data.collate.split."
-        yield Finding("group_across_splits", "error", len(torn), message, _named(torn))
+    if shared := _across(_places(groups, str)):
+        message = (
+            f"{len(shared)} groups have rows in more than one split. "
+            "Split with mmfusion.data.collate.split."
+        )
+        yield Finding("group_across_splits", "error", len(shared), message, _named(shared))
 
 
 def _check_texts(texts: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
     places = _places(texts, normalise_text)
     if shared := _across(places):
-        message = f"{len(shared)} texts occur in more than one split. Split with mmfusion.data.collate.split."
+        message = (
+            f"{len(shared)} texts occur in more than one split. "
+            "Split with mmfusion.data.collate.split."
+        )
         yield Finding("text_across_splits", "error", len(shared), message, _named(shared))
     if repeated := _within(places):
         message = f"{len(repeated)} texts occur more than once within a split."
@@ -237,7 +244,7 @@ def _check_images(images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
         for row, value in enumerate(column)
         if not is_blank(value)
     ]
-    # The same file is often used by several rows; it is decoded once.
+    # Several rows often use the same file. Decode it only once, because decoding is slow.
     sources = {_source_key(value): value for _, value in cells}
     logger.info("Decoding %d pictures.", len(sources))
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -269,6 +276,7 @@ def _check_images(images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
 
 
 def _source_key(value: object) -> object:
+    # A picture in memory has no path and may not be hashable, so its identity is its key.
     return value if isinstance(value, str) else id(value)
 
 
@@ -277,6 +285,7 @@ def _pixels(source: Any) -> str | ImageError:
         picture = load_image(source).convert("RGB")
     except ImageError as error:
         return error
+    # The size is part of the digest, because pictures of other sizes can have the same bytes.
     digest = hashlib.blake2b(repr(picture.size).encode())
     digest.update(picture.tobytes())
     return digest.hexdigest()
@@ -304,8 +313,8 @@ def _check_presence(
     empty = [
         (name, row)
         for name in texts.keys() & images.keys()
-        for row, (said, shown) in enumerate(zip(texts[name], images[name], strict=True))
-        if is_blank(said) and is_blank(shown)
+        for row, cells in enumerate(zip(texts[name], images[name], strict=True))
+        if all(is_blank(cell) for cell in cells)
     ]
     if empty:
         message = f"{len(empty)} rows have neither image nor text. Remove them."
@@ -338,6 +347,7 @@ def _check_labels(
 
 def _counts(values: Sequence[Any], feature: Any) -> dict[str, int]:
     if values and isinstance(values[0], list):
+        # NaN marks an unknown label, which is not a positive one.
         positives = np.nansum(np.array(values, dtype=np.float64), axis=0)
         return {f"label {number}": int(count) for number, count in enumerate(positives)}
     if isinstance(feature, datasets.ClassLabel):
@@ -358,11 +368,17 @@ def _check_lengths(
         lengths = _lengths([column[row] for row in rows], tokenizer)
         order = np.argsort(-lengths, kind="stable")
         median, high = np.percentile(lengths, [50, 95])
-        message = f"{name}: the longest text has {lengths.max()} {unit}, half have at most {median:.0f}, 95 % at most {high:.0f}."
+        message = (
+            f"{name}: the longest text has {lengths.max()} {unit}, "
+            f"half have at most {median:.0f}, 95 % at most {high:.0f}."
+        )
         examples = tuple(f"{name}[{rows[at]}]: {lengths[at]} {unit}" for at in order[:EXAMPLES])
         yield Finding("longest_text", "info", int(lengths.max()), message, examples)
         if isinstance(limit, int) and (cut := int((lengths > limit).sum())):
-            message = f"{cut} texts of {name} are longer than the tokenizer's {limit} tokens and will be cut."
+            message = (
+                f"{cut} texts of {name} are longer than the tokenizer's {limit} tokens "
+                "and will be cut."
+            )
             yield Finding("text_too_long", "warning", cut, message, examples[:cut])
 
 
@@ -372,6 +388,7 @@ def _lengths(
     if tokenizer is None:
         return np.array([len(text.split()) for text in texts], dtype=np.int64)
     lengths: list[int] = []
+    # The batches limit the memory: a large data set is never tokenized all at once.
     for start in range(0, len(texts), TOKENIZER_BATCH):
         lengths.extend(
             map(len, tokenizer(list(texts[start : start + TOKENIZER_BATCH]))["input_ids"])

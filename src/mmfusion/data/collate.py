@@ -1,4 +1,4 @@
-"""Rows of a dataset in, the tensors of a batch out; augmentation that a run can repeat."""
+"""The collator, which turns rows of a dataset into a batch, and repeatable augmentation."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,17 +18,18 @@ Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 @final
 class Augmented(torch.utils.data.Dataset[dict[str, Any]]):
-    """A dataset whose rows also carry "seed", "epoch" and "index", from which `FusionCollator` augments.
+    """A dataset whose rows also have "seed", "epoch" and "index".
 
-    Accelerate and the Trainer call `set_epoch`. The epoch lies in shared memory, so that workers
-    that outlive an epoch see it change. A Trainer must be told `remove_unused_columns=False`.
+    `FusionCollator` seeds the augmentation of a row with these three numbers. Accelerate and the
+    Trainer call `set_epoch`. The epoch lies in shared memory, so persistent workers see its
+    changes. A Trainer needs the option `remove_unused_columns=False`.
 
     Args:
-        dataset: The rows; none of the three columns may be there already.
-        seed: Not negative; another seed gives other augmentations.
+        dataset: the rows. It must not have any of the three columns yet.
+        seed: a whole number of at least 0. Another seed gives other augmentations.
 
     Raises:
-        ValueError: If the seed is negative or one of the columns is taken.
+        ValueError: if the seed is negative or one of the columns exists already.
 
     Example:
         >>> rows = Augmented(datasets.Dataset.from_dict({"text": ["a", "b"]}), seed=3)
@@ -56,55 +57,56 @@ class Augmented(torch.utils.data.Dataset[dict[str, Any]]):
         return [*self.dataset.column_names, *self.ADDED]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the augmentations of an epoch.
+        """Sets the epoch, on which the augmentations depend.
 
         Args:
-            epoch: Not negative.
+            epoch: a whole number of at least 0.
 
         Raises:
-            ValueError: If it is negative.
+            ValueError: if it is negative.
         """
         self._epoch.fill_(_whole("epoch", epoch))
 
     def __len__(self) -> int:
-        """Return the number of rows."""
+        """Returns the number of rows."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return the row at `index`, counted from the end if negative, with the three added columns."""
+        """Returns the row at `index` with the three added columns; -1 is the last row."""
         place = range(len(self))[index]
         return {**self.dataset[place], "seed": self.seed, "epoch": int(self._epoch), "index": place}
 
 
 @final
 class FusionCollator:
-    """Rows of a dataset in, the tensors of one batch out: what the processor returns, and the labels.
+    """The collator: it turns rows of a dataset into one batch.
 
-    Pictures are decoded here. `labels` is int64 [B], or float32 [B,C] where the rows' labels are
-    lists; it is left out where the rows have none. A column that no row has is not given to the
-    processor at all.
+    A batch holds the tensors of the processor and the labels. Pictures are decoded here. `labels`
+    is int64 [B], or float32 [B, C] if the rows' labels are lists. A batch of rows without labels
+    has no `labels`. A column that no row has is not passed to the processor.
 
     Args:
-        processor: Called as `processor(images=[...], text=[...])`, with None for what a row lacks;
-            returns a mapping of tensors.
-        augment: `augment(image, rng)` returns another picture, for the rows of an `Augmented`
-            dataset alone (other rows, such as those of an evaluation, stay as they are). The
-            generator is seeded with the row's (seed, epoch, index): the same whatever the number of
-            workers. None: no augmentation.
+        processor: called as `processor(images=[...], text=[...])`, with None where a row has no
+            value. It returns a mapping of tensors.
+        augment: called as `augment(image, rng)`, returns another picture. It is called only for the
+            rows of an `Augmented` dataset, so the rows of an evaluation stay unchanged. The
+            generator is seeded with the row's (seed, epoch, index), so the number of workers
+            changes nothing. None: no augmentation.
 
     Raises:
-        TypeError: When `augment` returns something other than a PIL image.
-        ValueError: When called on no row, on rows with neither column, or on labels that differ in
-            kind.
+        TypeError: if `augment` returns something other than a PIL image.
+        ValueError: if it is called on no row, on rows with neither column, or on labels that differ
+            in kind.
 
     Shape:
-        As the processor's: pixel_values [B,3,H,W], input_ids and attention_mask [B,L],
-        image_present and text_present [B]; labels [B] or [B,C].
+        that of the processor: pixel_values [B, 3, H, W], input_ids and attention_mask [B, L],
+        image_present and text_present [B]; labels [B] or [B, C].
 
     Example:
         >>> def count_words(text):
         ...     return {"words": torch.tensor([len((one or "").split()) for one in text])}
-        >>> FusionCollator(count_words)([{"text": "clear lungs", "label": 1}, {"text": None, "label": 0}])
+        >>> rows = [{"text": "clear lungs", "label": 1}, {"text": None, "label": 0}]
+        >>> FusionCollator(count_words)(rows)
         {'words': tensor([2, 0]), 'labels': tensor([1, 0])}
     """
 
@@ -118,7 +120,7 @@ class FusionCollator:
         self.augment = augment
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Return the batch that the rows make."""
+        """Returns the batch of these rows."""
         inputs: dict[str, list[Any]] = {}
         if any("image" in row for row in rows):
             inputs["images"] = [self._picture(row) for row in rows]
@@ -127,15 +129,16 @@ class FusionCollator:
         if not inputs:
             columns = list(dict.fromkeys(name for row in rows for name in row))
             raise ValueError(
-                f"rows must be one or more rows with an 'image' or a 'text', got {len(rows)} with the "
-                f"columns {columns!r}. With a Trainer, set remove_unused_columns=False."
+                f"rows must be one or more rows with an 'image' or a 'text', got {len(rows)} with "
+                f"the columns {columns!r}. "
+                "With a Trainer, set remove_unused_columns=False."
             )
         batch: dict[str, Any] = dict(self.processor(**inputs))
         if any("label" in row for row in rows):
             batch["labels"] = label_tensor([row.get("label") for row in rows])
         if given_modalities(batch):
-            # Here the tensors lie on the host. Once they are on a device, the host has to wait for
-            # each number that it reads from them.
+            # Read the numbers here, where the tensors lie on the host. Once they are on a device,
+            # the host has to wait for each number that it reads from them.
             batch["facts"] = look(batch)
         return batch
 
@@ -144,6 +147,7 @@ class FusionCollator:
         if source is None:
             return None
         picture = load_image(source)
+        # Only the rows of an `Augmented` dataset have an epoch.
         if self.augment is None or "epoch" not in row:
             return picture
         changed = self.augment(
@@ -151,13 +155,14 @@ class FusionCollator:
         )
         if not isinstance(changed, Image.Image):
             raise TypeError(
-                f"augment must be a function that returns a PIL image, got {type(changed).__name__} for "
-                f"{source!r}. Turn arrays into pictures with PIL.Image.fromarray."
+                "augment must be a function that returns a PIL image, "
+                f"got {type(changed).__name__} for {source!r}. Turn arrays into pictures with PIL.Image.fromarray."
             )
         return changed
 
 
 def _whole(name: str, value: object) -> int:
+    # bool is a subclass of int, but True as a seed is a mistake of the caller.
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
         raise ValueError(
             f"{name} must be a whole number of at least 0, got {value!r}. Count from 0."
@@ -166,13 +171,25 @@ def _whole(name: str, value: object) -> int:
 
 
 def label_tensor(labels: Sequence[Any]) -> torch.Tensor:
+    """Returns the labels of some rows as one tensor.
+
+    Args:
+        labels: class numbers, or lists of one length whose values are 1, 0 or blank (unknown).
+
+    Returns:
+        int64 [B] of class numbers, or float32 [B, C] with NaN where a label is unknown.
+
+    Raises:
+        ValueError: if the labels are neither all whole numbers nor all lists of one length.
+    """
     lengths = {len(label) if isinstance(label, list | tuple) else None for label in labels}
     if len(lengths) == 1 and None not in lengths:
-        known = [[math.nan if is_blank(value) else value for value in label] for label in labels]
-        return torch.tensor(known, dtype=torch.float32)
+        rows = [[math.nan if is_blank(value) else value for value in label] for label in labels]
+        return torch.tensor(rows, dtype=torch.float32)
     if not all(isinstance(label, Integral) for label in labels):
         raise ValueError(
-            f"label must be a class number in every row, or a list of one length in each, got {labels!r}. "
-            "Read the rows with load_manifest; leave the column out where there is nothing to learn from."
+            "label must be a class number in every row, or a list of one length in each, "
+            f"got {labels!r}. Read the rows with load_manifest; leave the column out where there "
+            "is nothing to learn from."
         )
     return torch.tensor(labels, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""A table of samples on disk, read into a dataset; every way it can be bad is answered by row and value."""
+"""The reader of manifests: tables of samples on disk. Its errors name the rows and values."""
 
 import logging
 import math
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 RESULT_COLUMNS = ("image", "text", "label", "group")
 SHOWN = 10
 LONGEST = 200
-# Line breaks and tabs are layout, not noise; they stay.
+# Line breaks and tabs are layout. They are not noise, so they are not replaced.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
@@ -36,46 +36,48 @@ def load_manifest(
     label_names: Sequence[str] | None = None,
     root: str | os.PathLike[str] | None = None,
 ) -> datasets.Dataset:
-    r"""Return the samples that a manifest lists, one row each, with the pictures left undecoded on disk.
+    r"""Returns the samples that a manifest lists, one row each. The pictures are not decoded.
 
-    Columns of the result: `image` (absolute path or None), `text` (or None), `label`, `group`, then
-    all further columns of the manifest but those whose name is taken. Empty cells and white space
-    are None. Control characters in a text become spaces; a text of any length is kept (the
-    tokenizer cuts it). Cells of a CSV file stay strings, so that "007" keeps its zeros. Rows are
-    counted from 1 in every message.
+    The result has the columns `image` (absolute path or None), `text` (or None), `label` and
+    `group`, then all further columns of the manifest. A further column with one of these four names
+    is left out. Empty cells and white space become None. Control characters in a text become
+    spaces. A text of any length is kept; the tokenizer cuts it later. Cells of a CSV file stay
+    strings, so "007" keeps its zeros. Every message counts rows from 1.
 
     Args:
-        path: A table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or
+        path: a table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or
             .parquet.
-        image: Column of paths, relative to the manifest's folder (or to `root`, where they are not
-            found there). None: there are no pictures, and the result has no such column.
-        text: Column of texts. None: there are no texts, and the result has no such column.
-        label: A column of class names or whole numbers gives a `ClassLabel`; a list of columns of
-            0, 1 or nothing gives multi-label rows of 1, 0 and NaN (unknown), in that order. None:
-            nothing to learn from, for prediction.
-        group: Column that names the patient. None, or the default name where it is absent: each row
-            is a group of its own, as is a row whose cell is empty.
-        label_names: The classes in order, for one label column; cells then hold these names or
+        image: the column of paths, relative to the manifest's folder, or else to `root`. None:
+            there are no pictures, and the result has no such column.
+        text: the column of texts. None: there are no texts, and the result has no such column.
+        label: a column of class names or whole numbers, which gives a `ClassLabel`; or a list of
+            columns of 0, 1 or nothing, which gives multi-label rows of 1, 0 and NaN (unknown), in
+            that order. None: there are no labels, as for prediction.
+        group: the column that names the patient. A row with an empty cell is a group of its own.
+            None: every row is. The default name may be absent; then every row is, too.
+        label_names: the classes in order, for one label column. The cells then hold these names or
             their numbers from 0. None: the names that occur, sorted (by value if all are whole
             numbers).
-        root: Folder that must contain the pictures. None: the manifest's folder.
+        root: the folder that must contain the pictures. None: the manifest's folder.
 
     Returns:
-        The dataset, in the manifest's order.
+        the dataset, in the manifest's order.
 
     Raises:
-        TypeError: If `label_names` is not a list of strings.
-        ValueError: If the manifest cannot be read, is empty or lacks a column; if a picture is
+        TypeError: if `label_names` is not a list of strings.
+        ValueError: if the manifest cannot be read, is empty or lacks a column; if a picture is
             missing or lies outside the folder (by "..", an absolute path or a link); if a label is
-            missing, unknown or not 0 or 1; if a row has neither image nor text. The message names
-            the rows and values.
+            missing, unknown, or neither 0 nor 1; if a row has neither image nor text. The message
+            names the rows and values.
 
     Example:
         >>> import pathlib, tempfile
+        >>> lines = "notes,finding,patient\nclear lungs,normal,7\nopacity,ill,8\n"
+        >>> names = {"image": None, "text": "notes", "label": "finding", "group": "patient"}
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     manifest = pathlib.Path(folder, "manifest.csv")
-        ...     _ = manifest.write_text("notes,finding,patient\nclear lungs,normal,7\nopacity,ill,8\n")
-        ...     rows = load_manifest(manifest, image=None, text="notes", label="finding", group="patient")
+        ...     _ = manifest.write_text(lines)
+        ...     rows = load_manifest(manifest, **names)
         >>> rows[1], rows.features["label"].names
         ({'text': 'opacity', 'label': 0, 'group': '8'}, ['ill', 'normal'])
     """
@@ -91,6 +93,7 @@ def load_manifest(
     features = datasets.Features()
 
     def add(name: str, values: Sequence[object], feature: Any) -> None:
+        # The type is given, because pyarrow cannot infer it from a column of blank cells.
         features[name] = feature
         result[name] = pa.array(
             values, type=datasets.Features({name: feature}).arrow_schema.field(name).type
@@ -108,8 +111,8 @@ def load_manifest(
     if isinstance(label, str):
         add("label", *_class_numbers(manifest, label, cells(label), label_names))
     elif labels:
-        known = np.stack([_yes_no(manifest, name, cells(name)) for name in labels], axis=1)
-        add("label", known.tolist(), datasets.List(datasets.Value("float32"), length=len(labels)))
+        answers = np.stack([_yes_no(manifest, name, cells(name)) for name in labels], axis=1)
+        add("label", answers.tolist(), datasets.List(datasets.Value("float32"), length=len(labels)))
     patients = cells(group) if group and group in table.column_names else [None] * table.num_rows
     add("group", _groups(manifest, patients), datasets.Value("string"))
     for name in table.column_names:
@@ -140,8 +143,7 @@ def _check_roles(
             "image and text must be not both None, got None twice. Name at least one column."
         )
     asked = [("image", image), ("text", text), *(("label", name) for name in labels)]
-    # The default name is a guess where patients are concerned, a promise where samples and labels
-    # are.
+    # Only the default `group` column may be missing.
     if group != "group":
         asked.append(("group", group))
     for role, name in asked:
@@ -149,6 +151,7 @@ def _check_roles(
             hint = (
                 f"{did_you_mean(name, names)} Pass {role}=None if there is no such column.".strip()
             )
+            # A single column with such a mark in its name is a header with another separator.
             if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                 hint = "The columns must be separated by commas."
             raise ValueError(
@@ -183,16 +186,16 @@ def _check_roles(
 def _refuse_other_than_strings(
     path: Path, column: str, values: Sequence[object], what: str
 ) -> None:
-    found = [
+    wrong = [
         (row, value)
         for row, value in enumerate(values, start=1)
         if not isinstance(value, str) and not is_blank(value)
     ]
-    if found:
+    if wrong:
         _refuse(
             f"column {column!r} of {path}",
             f"{what} or nothing in every row",
-            found,
+            wrong,
             "Write strings.",
         )
 
@@ -212,13 +215,14 @@ def _image_paths(
         if is_blank(value):
             paths.append(None)
             continue
-        # realpath follows links, so that a link cannot lead out of the folder unseen.
+        # realpath follows links, so a link that leads out of the folder is noticed. It refuses a
+        # zero byte, so a path with one gets no candidates.
         bases = (folder, inside) if "\0" not in value else ()
         candidates = [Path(os.path.realpath(base / value.strip())) for base in bases]
         candidates = [path for path in candidates if path.is_relative_to(inside)]
-        found = next((path for path in candidates if os.path.isfile(path)), None)
-        paths.append(str(found))
-        if found is None:
+        file = next((path for path in candidates if os.path.isfile(path)), None)
+        paths.append(str(file))
+        if file is None:
             (missing if candidates else outside).append((row, value))
     name = f"column {column!r} of {manifest}"
     if outside:
@@ -263,8 +267,10 @@ def _check_presence(path: Path, result: dict[str, pa.Array]) -> None:
 
 
 def _written(value: object) -> str | None:
+    """Returns a cell as it would be written in a CSV file, or None if it is blank."""
     if is_blank(value):
         return None
+    # Readers turn a column of integers with blank cells into floats, so 1.0 has to equal 1.
     if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         return str(int(value))
     return str(value).strip()
@@ -295,18 +301,20 @@ def _class_numbers(
             odd,
             "Several labels need a column each.",
         )
-    found = {key for key in keys if key is not None}
+    distinct = {key for key in keys if key is not None}
     if label_names is not None:
         names = list(label_names)
-    elif all(re.fullmatch("-?[0-9]+", key) for key in found):
-        names = sorted(found, key=int)
+    elif all(re.fullmatch("-?[0-9]+", key) for key in distinct):
+        names = sorted(distinct, key=int)
     else:
-        names = sorted(found)
+        names = sorted(distinct)
+    # The names come second, because a name that looks like a number stands for itself.
     number = {str(at): at for at in range(len(names))} if label_names is not None else {}
     number.update({name: at for at, name in enumerate(names)})
     unknown = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in number]
     if unknown:
-        advice = f"{did_you_mean(unknown[0][1], names)} Correct the cells, or extend label_names.".strip()
+        hint = did_you_mean(unknown[0][1], names)
+        advice = f"{hint} Correct the cells, or extend label_names.".strip()
         _refuse(where, f"one of {names} or a number from 0 to {len(names) - 1}", unknown, advice)
     return [number[key] for key in keys if key is not None], datasets.ClassLabel(names=names)
 
@@ -327,12 +335,15 @@ def _groups(path: Path, values: Sequence[object]) -> list[str]:
     alone = keys.count(None)
     if 0 < alone < len(keys):
         logger.warning("%s: %d rows without a group count as groups of their own.", path, alone)
-    # The full path keeps apart the lone rows of two manifests that are audited together.
+    # The name contains the full path, because two manifests may be audited together and their
+    # rows must not get equal names.
     return [f"{path}:{row}" if key is None else key for row, key in enumerate(keys, start=1)]
 
 
 def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
+    """Returns the feature and the values of a further column of the manifest."""
     kind = column.type
+    # datasets has no feature for a dictionary column, which pandas writes for a categorical.
     if pa.types.is_null(kind):
         kind = pa.string()
     elif pa.types.is_dictionary(kind):
@@ -341,12 +352,14 @@ def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.Ch
         feature = datasets.Features.from_arrow_schema(pa.schema([(name, kind)]))[name]
     except (ValueError, NotImplementedError) as error:
         raise ValueError(
-            f"column {name!r} of {path} must be of a type that datasets knows, got {kind} ({error}). Drop it."
+            f"column {name!r} of {path} must be of a type that datasets knows, "
+            f"got {kind} ({error}). Drop it."
         ) from error
     return feature, column.cast(kind)
 
 
-def _refuse(name: str, rule: str, found: Sequence[tuple[int, object]], advice: str) -> NoReturn:
-    shown = ", ".join(f"{repr(value)[:LONGEST]} in row {row}" for row, value in found[:SHOWN])
-    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+def _refuse(name: str, rule: str, cells: Sequence[tuple[int, object]], advice: str) -> NoReturn:
+    """Raises the ValueError that names the rows and values of the wrong cells."""
+    shown = ", ".join(f"{repr(value)[:LONGEST]} in row {row}" for row, value in cells[:SHOWN])
+    more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
     raise ValueError(f"{name} must be {rule}, got {shown}{more}. {advice}")

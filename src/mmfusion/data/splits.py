@@ -1,7 +1,7 @@
-"""Splits that tear apart neither the samples of one patient nor identical texts.
+"""Splits that keep together the samples of one patient and the samples of one text.
 
-Rows that share a group or a normalised text are inseparable: they form the connected components of
-the bipartite graph whose nodes are groups and texts and whose edges are the rows.
+Rows that share a group or a normalised text are inseparable. In the bipartite graph whose nodes are
+the groups and the texts and whose edges are the rows, they form a connected component.
 """
 
 import logging
@@ -23,32 +23,36 @@ DEFAULT_SIZES: Mapping[str, float] = MappingProxyType(
     {"train": 0.7, "validation": 0.15, "test": 0.15}
 )
 LEAST_SHARE = 0.5
+"""The least share of its rows that a part must get."""
 GLUED_SHARE = 0.1
+"""The share of the rows above which a set that identical texts tie together is warned of."""
 
 
 def components(
     dataset: datasets.Dataset, *, group: str | None = "group", text: str | None = "text"
 ) -> NDArray[np.int64]:
-    """Return for each row the number of the inseparable set it belongs to, counted by first appearance.
+    """Returns for each row the number of its inseparable set.
 
-    A row without group (None, NaN or blank) shares none; a row without text shares none either.
+    The sets are numbered in the order in which they first appear. A row without a group (None, NaN
+    or blank) shares its group with no other row. A row without a text shares its text with none.
 
     Args:
-        dataset: The samples.
-        group: Column that names the patient. None: each row is its own group. The default name may
-            be absent.
-        text: Column of texts. None: identical texts may be separated. The default name may be
+        dataset: the samples.
+        group: the column that names the patient. None: each row is its own group. The default name
+            may be absent.
+        text: the column of texts. None: identical texts may be separated. The default name may be
             absent.
 
     Returns:
-        An array of the dataset's length.
+        an array of the dataset's length.
 
     Raises:
-        TypeError: If `dataset` is not a `datasets.Dataset`.
-        ValueError: If a named column is not there.
+        TypeError: if `dataset` is not a `datasets.Dataset`.
+        ValueError: if a named column does not exist.
 
     Example:
-        >>> rows = datasets.Dataset.from_dict({"group": ["a", "b", "b", "c"], "text": ["x", "X.", None, "y"]})
+        >>> columns = {"group": ["a", "b", "b", "c"], "text": ["x", "X.", None, "y"]}
+        >>> rows = datasets.Dataset.from_dict(columns)
         >>> components(rows).tolist()
         [0, 0, 0, 1]
         >>> components(rows, text=None).tolist()
@@ -64,6 +68,7 @@ def components(
         None if is_blank(value) else normalise_text(str(value))
         for value in _column(dataset, text, "text")
     )
+    # The nodes of the texts are numbered after those of the groups, so that all numbers differ.
     nodes = int(groups.max()) + int(texts.max()) + 2
     edges = (np.ones(len(groups)), (groups, texts + groups.max() + 1))
     _, of_node = connected_components(coo_matrix(edges, shape=(nodes, nodes)), directed=False)
@@ -79,42 +84,44 @@ def split(
     text: str | None = "text",
     label: str | None = "label",
 ) -> datasets.DatasetDict:
-    """Return the dataset in named parts that share neither a group nor a normalised text.
+    """Returns the dataset in named parts that share neither a group nor a normalised text.
 
-    Inseparable sets of rows (see `components`) are handed out from the largest to the smallest,
-    each to the part p that it fills best: the one with the least sum over labels c of x_c (2 a_pc +
-    x_c) / (T_c f_p), where the set has x_c rows of label c, the part a_pc, the dataset T_c, and f_p
-    is the asked fraction. Being a row at all counts as one more label. For single rows of one label
-    this is the Webster / Sainte-Lague apportionment. scikit-learn's StratifiedGroupKFold, which
-    spreads the labels of equal parts just as well, knows neither unequal parts nor several labels
-    per row.
+    Inseparable sets of rows (see `components`) are assigned to the parts from the largest set to
+    the smallest. Each goes to the part p with the least sum over the labels c of
+    x_c (2 a_pc + x_c) / (T_c f_p). Here x_c, a_pc and T_c are the rows of label c in the set, in
+    the part and in the dataset, and f_p is the fraction that `sizes` asks for. All rows together
+    count as one more label. For single rows of one label this is the Webster / Sainte-Lague
+    apportionment. scikit-learn's StratifiedGroupKFold spreads the labels of equal parts just as
+    well, but it has neither unequal parts nor several labels per row.
 
     Args:
-        dataset: The samples.
-        sizes: Fraction of the rows for each part; positive, together 1.
-        seed: Not negative; the same seed gives the same parts.
-        group: Column that names the patient. None: each row is its own group. The default name may
-            be absent.
-        text: Column of texts. None separates identical texts: right where the text says so little,
-            such as "male, 45", that equal texts are no leak and would glue everything together. The
+        dataset: the samples.
+        sizes: the fraction of the rows for each part; positive, together 1.
+        seed: a whole number of at least 0. The same seed gives the same parts.
+        group: the column that names the patient. None: each row is its own group. The default name
+            may be absent.
+        text: the column of texts. None: identical texts may be separated. Use None where equal
+            texts are no leak, such as "male, 45", because they would tie most rows together. The
             default name may be absent.
-        label: Column to stratify by, of names, numbers or, for multi-label, lists. None: no
-            stratification. The default name may be absent.
+        label: the column to stratify by, of names, of numbers or, for multi-label, of lists. None:
+            no stratification. The default name may be absent.
 
     Returns:
-        The parts under the names of `sizes`, each in the dataset's own order.
+        the parts under the names of `sizes`, each in the dataset's own order.
 
     Raises:
-        TypeError: If `dataset` is not a `datasets.Dataset`.
-        ValueError: If sizes, seed or a column's name are wrong, or if the inseparable sets are so
-            few or so large that a part would get less than half of the rows asked for it (rounded
-            down), or none.
+        TypeError: if `dataset` is not a `datasets.Dataset`.
+        ValueError: if sizes, seed or a column's name are wrong; or if the inseparable sets are so
+            few or so large that a part would get no row, or less than half of the rows that it
+            should get (rounded down).
 
     Example:
-        >>> rows = datasets.Dataset.from_dict({"group": list("aabbccdd"), "label": [0, 0, 1, 1] * 2})
-        >>> parts = split(rows, sizes={"train": 0.5, "test": 0.5})
-        >>> sorted(parts["train"]["label"]), set(parts["train"]["group"]) & set(parts["test"]["group"])
-        ([0, 0, 1, 1], set())
+        >>> columns = {"group": list("aabbccdd"), "label": [0, 0, 1, 1] * 2}
+        >>> parts = split(datasets.Dataset.from_dict(columns), sizes={"train": 0.5, "test": 0.5})
+        >>> sorted(parts["train"]["label"])
+        [0, 0, 1, 1]
+        >>> set(parts["train"]["group"]) & set(parts["test"]["group"])
+        set()
     """
     fractions = [float(size) for size in sizes.values()]
     if (
@@ -141,20 +148,20 @@ def folds(
     text: str | None = "text",
     label: str | None = "label",
 ) -> list[datasets.DatasetDict]:
-    """Returns `n` pairs of "train" and "test" parts; no group and no text is on both sides of a pair.
+    """Returns `n` pairs of "train" and "test" parts. A pair shares no group and no text.
 
     The test parts are disjoint and together hold every row once. They are made as in `split`.
 
     Args:
         dataset: the samples.
-        n: number of folds, at least 2.
-        seed: not negative; the same seed gives the same folds.
+        n: the number of folds, at least 2.
+        seed: a whole number of at least 0. The same seed gives the same folds.
         group: as in `split`.
         text: as in `split`.
         label: as in `split`.
 
     Returns:
-        For each fold its two parts, each in the dataset's own order.
+        for each fold its two parts, each in the dataset's own order.
 
     Raises:
         TypeError: if `dataset` is not a `datasets.Dataset`.
@@ -163,7 +170,7 @@ def folds(
     Example:
         >>> rows = datasets.Dataset.from_dict({"group": list("aabb"), "label": [0, 1, 0, 1]})
         >>> [(fold["train"]["group"][:], fold["test"]["group"][:]) for fold in folds(rows, n=2)]
-        [(['a', 'a'], ['b', 'b']), (['b', 'b'], ['a', 'a'])]
+        [(['b', 'b'], ['a', 'a']), (['a', 'a'], ['b', 'b'])]
     """
     pairs = fold_indices(dataset, n=n, seed=seed, group=group, text=text, label=label)
     return [
@@ -183,7 +190,7 @@ def fold_indices(
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Returns the row numbers of the parts that `folds` gives.
 
-    They serve where several datasets of the same samples are divided alike, such as X-rays before
+    Use them to divide several datasets of the same samples in the same way, such as X-rays before
     and after segmentation.
 
     Args:
@@ -195,7 +202,7 @@ def fold_indices(
         label: as in `folds`.
 
     Returns:
-        For each fold the sorted train indices and the sorted test indices.
+        for each fold the sorted train indices and the sorted test indices.
 
     Raises:
         TypeError: as in `folds`.
@@ -216,18 +223,17 @@ def fold_indices(
 
 
 def find_column(columns: Sequence[str], name: str | None, role: str) -> str | None:
-    """Return the column that plays a role, or None where there is none.
+    """Returns the column that has a role, or None if there is none.
 
-    The default name of a role is the role itself, and may be absent; a name of the user's own may
-    not.
+    The default name of a role is the role itself. Only this name may be absent.
 
     Args:
-        columns: The columns there are.
-        name: The column asked for, or None.
+        columns: the columns of the dataset.
+        name: the name of the wanted column, or None.
         role: "image", "text", "label" or "group".
 
     Raises:
-        ValueError: If a column other than the default is not there.
+        ValueError: if a column other than the default does not exist.
 
     Example:
         >>> find_column(["image", "notes"], "notes", "text"), find_column(["image"], "text", "text")
@@ -238,17 +244,17 @@ def find_column(columns: Sequence[str], name: str | None, role: str) -> str | No
     if name == role:
         return None
     raise ValueError(
-        f"{role} must be one of the columns {list(columns)}, got {name!r}.{did_you_mean(name, columns)} "
-        f"Pass {role}=None if there is no such column."
+        f"{role} must be one of the columns {list(columns)}, got {name!r}."
+        f"{did_you_mean(name, columns)} Pass {role}=None if there is no such column."
     )
 
 
 def _codes(values: Iterable[object]) -> NDArray[np.int64]:
-    seen: dict[object, int] = {}
-    # A blank cell is keyed by its row number, which no string can equal, and so is shared with no
-    # other row.
+    """Returns a number for each value, the same for equal values and one of its own for a blank."""
+    numbers: dict[object, int] = {}
+    # The key of a blank cell is its row number. All other keys are strings, so none equals it.
     keys = (row if is_blank(value) else str(value) for row, value in enumerate(values))
-    return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=np.int64)
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
 def _column(dataset: datasets.Dataset, name: str | None, role: str) -> list[object]:
@@ -266,12 +272,15 @@ def _column(dataset: datasets.Dataset, name: str | None, role: str) -> list[obje
 
 
 def _strata(dataset: datasets.Dataset, label: str | None) -> NDArray[np.float64]:
-    """What to spread evenly, one column each: all rows, then the rows of every label."""
+    """Returns what to spread evenly, one column each: all rows, then the rows of each label."""
     everything = np.ones((len(dataset), 1))
     values = _column(dataset, label, "label")
     if values and isinstance(values[0], list):
-        known = np.array(values, dtype=np.float64)
-        return np.concatenate([everything, np.nan_to_num(known), np.nan_to_num(1 - known)], axis=1)
+        answers = np.array(values, dtype=np.float64)
+        # The unknown labels, NaN, count neither as 1 nor as 0.
+        return np.concatenate(
+            [everything, np.nan_to_num(answers), np.nan_to_num(1 - answers)], axis=1
+        )
     codes = _codes(str(value) for value in values)
     return np.concatenate([everything, np.eye(codes.max(initial=0) + 1)[codes]], axis=1)
 
@@ -286,6 +295,7 @@ def _parts(
     text: str | None,
     label: str | None,
 ) -> NDArray[np.int64]:
+    """Returns the number of each row's part, after checking that every part has enough rows."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed must be a whole number of at least 0, got {seed!r}. Write seed=0.")
     component = components(dataset, group=group, text=text)
@@ -295,6 +305,7 @@ def _parts(
     got = np.bincount(part, minlength=len(names))
     largest = int(np.bincount(component).max())
     untied = int(np.bincount(components(dataset, group=group, text=None)).max())
+    # Advise text=None only where the texts are the reason for the size of the largest set.
     way_out = "Ask for fewer parts, or bring more groups."
     if largest > untied:
         way_out = (
@@ -308,8 +319,8 @@ def _parts(
     for name, rows, asked in zip(names, got, np.asarray(fractions) * len(component), strict=True):
         if rows < max(1, math.floor(LEAST_SHARE * asked)):
             raise ValueError(
-                f"the parts must be reachable without separating a group or identical texts, got {rows} rows "
-                f"of about {asked:.1f} asked for {name!r}: the {len(component)} rows form "
+                "the parts must be reachable without separating a group or identical texts, "
+                f"got {rows} rows of about {asked:.1f} asked for {name!r}: the {len(component)} rows form "
                 f"{component.max() + 1} inseparable sets, the largest of {largest} rows. {way_out}"
             )
     logger.info("Rows per part: %s", dict(zip(names, got.tolist(), strict=True)))
@@ -322,11 +333,13 @@ def _hand_out(
     fractions: NDArray[np.float64],
     seed: int,
 ) -> NDArray[np.int64]:
-    """The part of each row, by the rule in the docstring of `split`."""
+    """Returns the part of each row, by the rule in the docstring of `split`."""
     counts = np.zeros((int(component.max()) + 1, strata.shape[1]))
     np.add.at(counts, component, strata)
     weights = 1 / np.maximum(counts.sum(axis=0), 1)
     order = np.random.default_rng(seed).permutation(len(counts))
+    # The large sets come first, because the small ones can then even out the shares. The sort is
+    # stable, so the seed decides the order of sets of one size.
     order = order[np.argsort(-counts[order, 0], kind="stable")]
     filled = np.zeros((len(fractions), strata.shape[1]))
     chosen = np.zeros(len(counts), dtype=np.int64)

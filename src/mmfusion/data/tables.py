@@ -1,4 +1,4 @@
-"""Tables on disk (CSV, JSON lines, Parquet); a damaged one is answered by what is wrong with it."""
+"""The reader of tables on disk: CSV, JSON lines and Parquet. Its errors name the damage."""
 
 import csv
 import io
@@ -15,16 +15,17 @@ SENTINEL = "\x1f"
 
 
 def read_table(path: Path) -> pa.Table:
-    """Return the table that a file holds: at least one row, and distinct column names.
+    """Returns the table of a file, with at least one row and with distinct column names.
 
-    Cells of a CSV file stay strings; empty ones are null. A byte order mark, Windows line ends and
-    breaks within quotation marks are understood. Blank lines of a CSV or JSON file are no rows.
+    Cells of a CSV file stay strings; empty cells become null. A byte order mark, Windows line ends
+    and line breaks within quotation marks are accepted. Blank lines of a CSV or JSON file are
+    skipped.
 
     Args:
-        path: A .csv, .jsonl, .json (one object per line) or .parquet file; all text in UTF-8.
+        path: a .csv, .jsonl, .json (one object per line) or .parquet file. All text is in UTF-8.
 
     Raises:
-        ValueError: If the file cannot be read, is damaged or empty, or names a column twice.
+        ValueError: if the file cannot be read, is damaged or empty, or names a column twice.
 
     Example:
         >>> import tempfile
@@ -43,7 +44,8 @@ def read_table(path: Path) -> pa.Table:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise ValueError(
-            f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. Save it as one."
+            f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. "
+            "Save it as one."
         )
     try:
         content = path.read_bytes()
@@ -70,12 +72,14 @@ def _decode(path: Path, content: bytes) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path} must be text in UTF-8, got the byte {content[error.start]:#04x} in line {line}. Save it as UTF-8."
+            f"{path} must be text in UTF-8, got the byte {content[error.start]:#04x} "
+            f"in line {line}. Save it as UTF-8."
         ) from error
 
 
 def _read_csv(path: Path, content: bytes) -> pa.Table:
     text = _decode(path, content)
+    # pyarrow keeps cells as strings only in named columns, so the header is needed first.
     try:
         header = next(csv.reader(io.StringIO(text, newline="")), [])
     except csv.Error as error:
@@ -86,12 +90,13 @@ def _read_csv(path: Path, content: bytes) -> pa.Table:
         raise ValueError(
             f"{path} must begin with a row of column names, got an empty line. Add it."
         )
-    # A quotation mark left open swallows the rest of the file without complaint, and so this last
-    # row too.
+    # If a quotation mark stays open, pyarrow reads the rest of the file as one cell and raises no
+    # error. This added last row is then missing in the table, which reveals the open mark.
     ended = f"{text.rstrip(NEWLINES)}\n{','.join([SENTINEL] * len(header))}\n".encode()
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(ended),
+            # One block for the whole file, because pyarrow refuses a row longer than a block.
             read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=len(ended) + 1),
             parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
@@ -124,8 +129,8 @@ def _read_jsonl(path: Path, content: bytes) -> pa.Table:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} must hold one JSON object per line, got {line[:60]!r} in line {number} ({error}). "
-                "Write each row on a line of its own."
+                f"{path} must hold one JSON object per line, got {line[:60]!r} in line {number} "
+                f"({error}). Write each row on a line of its own."
             ) from error
         if not isinstance(row, dict):
             raise ValueError(
@@ -133,6 +138,7 @@ def _read_jsonl(path: Path, content: bytes) -> pa.Table:
                 'Write each row as {"column": value, ...}.'
             )
         rows.append(row)
+    # A dict keeps the order in which the columns first appear.
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table(
         {name: _json_column(path, name, [row.get(name) for row in rows]) for name in names}
@@ -143,6 +149,7 @@ def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        # Reversed, so that the first row of each kind is the one that stays in the dict.
         first = {
             type(value).__name__: row for row, value in reversed(list(enumerate(values, start=1)))
         }
@@ -150,11 +157,13 @@ def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
             f"{kind} in row {row}" for kind, row in sorted(first.items()) if kind != "NoneType"
         )
         raise ValueError(
-            f"column {name!r} of {path} must be values of one kind, got {kinds} ({error}). Write strings."
+            f"column {name!r} of {path} must be values of one kind, got {kinds} ({error}). "
+            "Write strings."
         ) from error
 
 
 def _read_parquet(path: Path, content: bytes) -> pa.Table:
+    # The metadata is dropped, because it describes the file's columns and not those of a result.
     try:
         return (
             pyarrow.parquet.ParquetFile(pa.BufferReader(content))
@@ -163,5 +172,6 @@ def _read_parquet(path: Path, content: bytes) -> pa.Table:
         )
     except (pa.ArrowException, OSError) as error:
         raise ValueError(
-            f"{path} must be a Parquet file, got {len(content)} bytes that are not ({error}). Write it anew."
+            f"{path} must be a Parquet file, got {len(content)} bytes that are not ({error}). "
+            "Write it anew."
         ) from error

@@ -1,21 +1,22 @@
-"""When two texts count as the same text."""
+"""The rule by which two texts count as the same text."""
 
 import unicodedata
 from functools import cache
 
 
 def normalise_text(text: str) -> str:
-    r"""Return what makes two texts the same text: letters, digits and symbols, without case or layout.
+    r"""Returns the letters, digits and symbols of a text, without case and layout.
 
-    NFKC and case folding, then every run of white space, punctuation and control characters becomes
-    one space. Invisible format characters such as the soft hyphen vanish. A text of nothing but
-    punctuation gives the empty string, which counts as no text.
+    Two texts count as the same text if their results are equal. The text passes NFKC and case
+    folding. Then every run of white space, punctuation and control characters becomes one space.
+    Invisible format characters such as the soft hyphen are removed. A text of punctuation alone
+    gives the empty string, which counts as no text.
 
     Args:
-        text: Any text.
+        text: any text.
 
     Returns:
-        The normalised text; normalising it again changes nothing.
+        the normalised text. Normalising it again changes nothing.
 
     Source: Unicode Standard Annex 15 (NFKC) and section 3.13 of the standard (case folding).
 
@@ -23,6 +24,7 @@ def normalise_text(text: str) -> str:
         >>> normalise_text("  The LUNGS\nare clear. ")
         'the lungs are clear'
     """
+    # Case folding can produce characters that NFKC changes, so NFKC comes a second time.
     visible = _keep(unicodedata.normalize("NFKC", text)).casefold()
     return " ".join(_keep(unicodedata.normalize("NFKC", visible)).split())
 
@@ -31,8 +33,10 @@ def _keep(text: str) -> str:
     return "".join(map(_visible, text))
 
 
+# Cached by character: the lookup of a category is slow, and a text repeats its characters.
 @cache
 def _visible(character: str) -> str:
+    """Returns the character, a space for a separator, or "" for an invisible one."""
     category = unicodedata.category(character)
     if category == "Cf":
         return ""

@@ -1,4 +1,7 @@
-"""Made-up samples to try things on: grey shapes whose colour is told by a text alone. No download, no medicine."""
+"""Made-up samples to try things on, without a download and without medical data.
+
+A sample is a picture of a grey shape and a text that names the shape's colour.
+"""
 
 import csv
 import os
@@ -36,21 +39,22 @@ def draw_shapes(
     size: int = 64,
     missing: float = 0.0,
 ) -> Path:
-    """The path of a manifest of `n` made-up samples: a grey picture of a circle or a square, and a text that tells its colour.
+    """Draws `n` made-up samples, writes them, and returns the path of their manifest.
 
-    The four classes are "red circle", "blue circle", "red square" and "blue square": the picture
-    tells the shape, the text the colour, so each modality alone gets half of them right and both
-    together all.
+    A sample is a grey picture of a circle or a square, and a text that names its colour. The four
+    classes are "red circle", "blue circle", "red square" and "blue square". The picture shows the
+    shape and the text names the colour. Therefore a model with one modality gets half of the
+    samples right, and a model with both gets all of them right.
 
     Args:
-        folder: where `manifest.csv` and the pictures are written; made if it does not exist.
-        n: how many, at least 1.
+        folder: the folder for `manifest.csv` and the pictures. It is made if it does not exist.
+        n: the number of samples, at least 1.
         seed: the same seed draws the same samples.
-        size: side of the pictures in pixels.
-        missing: share in [0, 0.5] of samples without a picture, and the same share without a text.
+        size: the side of the pictures in pixels.
+        missing: the share in [0, 0.5] of samples without a picture. The same share has no text.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if a number is out of range.
 
     Example:
         >>> import tempfile
@@ -72,7 +76,10 @@ def draw_shapes(
         for index in range(n):
             shape, colour = ("circle", "square")[index % 2], ("red", "blue")[index // 2 % 2]
             _draw(shape, size, generator).save(folder / f"{index:05d}.png")
-            text = f"{generator.choice(_OPENINGS)} {colour} {generator.choice(_ENDINGS)}, number {index}"
+            opening, ending = generator.choice(_OPENINGS), generator.choice(_ENDINGS)
+            # The number makes every text different, because a split does not separate equal texts.
+            text = f"{opening} {colour} {ending}, number {index}"
+            # One draw decides both, so that no sample loses the picture and the text.
             draw = generator.random()
             image = "" if draw < missing else f"{index:05d}.png"
             writer.writerow(
@@ -87,7 +94,12 @@ def draw_shapes(
 
 
 def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose tokens are the words of `texts`, between [CLS] and [SEP], for small models trained from nothing.
+    """Returns a tokenizer whose tokens are the words of `texts`, between [CLS] and [SEP].
+
+    It serves small models that are trained from scratch.
+
+    Args:
+        texts: the texts whose words become tokens. All other words become [UNK].
 
     Example:
         >>> word_tokenizer(["a red circle"])("red circle")["input_ids"]
@@ -112,6 +124,7 @@ def word_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def _draw(shape: str, size: int, generator: np.random.Generator) -> Image.Image:
+    """Returns a picture of a grey shape at a random place, on a dark and noisy ground."""
     noise = generator.integers(0, 60, (size, size), dtype=np.uint8)
     picture = Image.fromarray(noise)
     side = generator.integers(size // 3, size // 2 + 1)

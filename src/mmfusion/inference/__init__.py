@@ -1,1 +1,1 @@
-"""A trained classifier at work: streams of samples, compiled graphs, exported graphs, explanations."""
+"""The use of a trained classifier: streams, compiled graphs, exported graphs and explanations."""

@@ -1,4 +1,4 @@
-"""A classifier compiled for inference, in a few shapes."""
+"""The classifier that is compiled for inference, for a few shapes."""
 
 import copy
 import itertools
@@ -19,25 +19,27 @@ from ..model.types import FusionOutput
 
 @final
 class CompiledClassifier(nn.Module):
-    """A copy of a classifier for inference alone: in half precision if asked for, compiled, for a few shapes.
+    """A copy of a classifier that is compiled for inference, for a few shapes.
 
-    A compiled graph holds for one shape, and compiling takes from seconds to minutes. So a batch is
-    filled up to the next of a few batch sizes, and its texts to the next of a few lengths; what was
-    filled up is cut off the answer, and by the laws changes nothing in it. At most
+    A compiled graph works for one shape, and compiling takes from seconds to minutes. Therefore a
+    batch is padded to the next of a few batch sizes, and its texts to the next of a few lengths.
+    The padding is cut off the logits. By the laws it changes nothing in them. At most
     `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
 
-    On a CPU, from torch 2.14 on, the text tower of a graph computes real tokens alone, as that of
-    the classifier does (see `TextEncoder.padding`; batches of one stay padded), and torch lays the
-    weights out for the processor, in copies that a graph keeps: weights that are changed in place
-    afterwards go unseen. Elsewhere texts are padded inside a graph; where their lengths differ
-    much, `python -m benchmarks --case compiled` tells whether the classifier itself is the faster
-    one. Moved to another device or given other weights by `load_state_dict`, it compiles anew.
+    On a CPU with torch 2.14 or newer, the text tower of a graph computes only real tokens, as that
+    of the classifier does (see `TextEncoder.padding`). Batches of one stay padded. torch also
+    brings the weights into the layout that suits the processor. A graph keeps such copies, so it
+    does not see weights that are changed in place afterwards. On other devices and with older
+    versions, texts are padded inside a graph. If their lengths differ much, the classifier itself
+    may be faster: `python -m benchmarks --case compiled` measures both. The graphs are compiled
+    again after a move to another device and after `load_state_dict`.
 
     Args:
-        model: the classifier; it stays as it is.
-        dtype: of the copy's weights; None leaves each as it is.
-        batch_sizes: the batch sizes that are compiled; a larger batch is cut into pieces of the
-            largest.
+        model: the classifier. It is not changed.
+        dtype: the type of the copy's weights, for example half precision; None keeps the type of
+            each weight.
+        batch_sizes: the batch sizes that are compiled. A larger batch is cut into pieces of the
+            largest size.
         lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the
             text encoder's limit.
         mode: as `torch.compile` takes it; None means "reduce-overhead" (CUDA graphs) on CUDA and
@@ -49,7 +51,7 @@ class CompiledClassifier(nn.Module):
             in use, for texts longer than the largest length.
 
     Shape:
-        as `FusionClassifier`'s: pixel_values [B, C, H, W], input_ids and attention_mask [B, L],
+        that of `FusionClassifier`: pixel_values [B, C, H, W], input_ids and attention_mask [B, L],
         presence [B] -> logits [B, C].
 
     Example:
@@ -83,7 +85,8 @@ class CompiledClassifier(nn.Module):
                 )
         if limit is not None and lengths and max(lengths) > limit:
             raise ValueError(
-                f"lengths must be at most {limit}, the text encoder's limit, got {max(lengths)}. Leave it out."
+                f"lengths must be at most {limit}, the text encoder's limit, got {max(lengths)}. "
+                "Leave it out."
             )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         if dtype is not None:
@@ -93,10 +96,13 @@ class CompiledClassifier(nn.Module):
         self._start_anew()
 
     def _start_anew(self) -> None:
-        """Forget all graphs: those of a CPU hold its weights, and another device asks for others."""
+        """Discards all graphs.
+
+        The graphs of a CPU hold copies of the weights, and another device needs other graphs.
+        """
         device = self.model.device.type
-        # Before 2.14 torch cannot lay weights out for a number of tokens that it does not know.
-        # (Versions, not texts.)
+        # Before 2.14, torch cannot choose a layout of weights if the number of tokens is not fixed.
+        # `torch.__version__` compares as a version, not as a string.
         self._for_cpu = device == "cpu" and torch.__version__ >= "2.14"
         if self.model.text_encoder is not None:
             self.model.text_encoder.pack_in_graphs(self._for_cpu)
@@ -115,24 +121,33 @@ class CompiledClassifier(nn.Module):
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
+        # `to`, `half` and the like call this method.
         applied = super()._apply(fn, recurse)
         self._start_anew()
         return applied
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Other weights, as `torch.nn.Module` loads them; the graphs are compiled anew."""
+        """Loads other weights, as `torch.nn.Module` does. The graphs are compiled again.
+
+        Args:
+            *args: as `torch.nn.Module.load_state_dict` takes them.
+            **kwargs: as `torch.nn.Module.load_state_dict` takes them.
+
+        Returns:
+            What `torch.nn.Module.load_state_dict` returns.
+        """
         loaded = super().load_state_dict(*args, **kwargs)
         self._start_anew()
         return loaded
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
-        """The shapes that may be compiled: batch size and text length (0 without a text encoder)."""
+        """The shapes to compile: (batch size, text length), with length 0 if there are no texts."""
         return [(batch, length) for batch in self.batch_sizes for length in self.lengths or [0]]
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities it has a tower for."""
+        """The modalities for which there is a tower."""
         return self.model.modalities
 
     @property
@@ -142,12 +157,12 @@ class CompiledClassifier(nn.Module):
 
     @property
     def multi_label(self) -> bool:
-        """Whether the classes do not exclude each other."""
+        """Whether one sample may belong to several classes."""
         return self.model.multi_label
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.device
 
     @property
@@ -156,7 +171,11 @@ class CompiledClassifier(nn.Module):
         return self.model.dtype
 
     def train(self, mode: bool = True) -> Self:
-        """This classifier, in eval mode whatever is asked for: it does not learn."""
+        """Returns this classifier in eval mode, because it cannot be trained.
+
+        Args:
+            mode: ignored.
+        """
         return super().train(False)
 
     def forward(
@@ -167,20 +186,21 @@ class CompiledClassifier(nn.Module):
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
     ) -> FusionOutput:
-        """Logits, as `FusionClassifier.forward` gives them.
+        """Returns the logits that `FusionClassifier.forward` returns.
 
         Args:
-            pixel_values: as there; cast to the weights' type.
-            input_ids: as there.
-            attention_mask: as there.
-            image_present: as there.
-            text_present: as there.
+            pixel_values: as `FusionClassifier.forward` takes them. They are cast to the type of the
+                weights.
+            input_ids: as `FusionClassifier.forward` takes them.
+            attention_mask: as `FusionClassifier.forward` takes it.
+            image_present: as `FusionClassifier.forward` takes it.
+            text_present: as `FusionClassifier.forward` takes it.
 
         Raises:
-            ValueError: when an input has no tower or is lacking, a sample has neither modality, or
-                a text is too long.
+            ValueError: if an input has no tower, if the input of a tower is missing, if a sample
+                has neither modality, or if a text is too long.
         """
-        given = {
+        arguments = {
             "pixel_values": pixel_values,
             "input_ids": input_ids,
             "attention_mask": attention_mask,
@@ -188,14 +208,14 @@ class CompiledClassifier(nn.Module):
             "text_present": text_present,
         }
         inputs, facts = self._completed(
-            {name: value for name, value in given.items() if value is not None}
+            {name: value for name, value in arguments.items() if value is not None}
         )
         largest = self.batch_sizes[-1]
         rows = next(iter(inputs.values())).shape[0]
         if not rows:
             raise ValueError("inputs must hold at least one sample, got an empty batch.")
-        # One mode, whatever the caller's: a graph of inference mode is another one than that of
-        # no_grad.
+        # Always run in the same mode, because torch compiles one graph for inference mode and
+        # another for no_grad.
         with (
             _graphs(len(self.shapes), for_cpu=self._for_cpu),
             torch.inference_mode(False),
@@ -208,7 +228,7 @@ class CompiledClassifier(nn.Module):
         return FusionOutput(logits=torch.cat(pieces))
 
     def warm_up(self) -> Self:
-        """This classifier, with every shape compiled."""
+        """Returns this classifier after every shape was compiled."""
         for batch, length in self.shapes:
             inputs: dict[str, Tensor] = {}
             if self.model.image_encoder is not None:
@@ -224,18 +244,19 @@ class CompiledClassifier(nn.Module):
             self(**inputs)
         return self
 
-    def _completed(self, given: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], BatchFacts]:
+    def _completed(self, arguments: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], BatchFacts]:
         """Returns every input of the graph, and the facts of the batch.
 
-        With every input there is one graph, and not one for each way to leave something out.
+        Every input is filled in, so that there is one graph, instead of one for each combination of
+        missing inputs.
         """
         values = {name: modality.values for name, modality in MODALITIES.items()}
         wrong = [
             value
             for name, value in values.items()
-            if name not in self.modalities and value in given
+            if name not in self.modalities and value in arguments
         ]
-        lacking = [values[name] for name in self.modalities if values[name] not in given]
+        lacking = [values[name] for name in self.modalities if values[name] not in arguments]
         if wrong or lacking:
             state = f"got {', '.join(wrong)} too" if wrong else f"got none for {', '.join(lacking)}"
             raise ValueError(
@@ -243,8 +264,8 @@ class CompiledClassifier(nn.Module):
                 "A processor makes them all: where a sample lacks a modality, it marks that in "
                 "image_present or text_present."
             )
-        # Looked at here, because a graph cannot raise.
-        batch = complete_inputs(self.modalities, given)
+        # Check the inputs here, because a graph cannot raise.
+        batch = complete_inputs(self.modalities, arguments)
         assert batch.facts is not None
         if self.model.text_encoder is not None:
             self.model.text_encoder.check_texts(None, batch.facts.token_range)
@@ -258,12 +279,12 @@ class CompiledClassifier(nn.Module):
     def _piece(
         self, inputs: Mapping[str, Tensor], facts: BatchFacts, start: int, stop: int
     ) -> Tensor:
-        """Returns the logits of some rows, filled up to the next compiled batch size."""
+        """Returns the logits of some rows, computed at the next compiled batch size."""
         rows = stop - start
         batch = next(size for size in self.batch_sizes if size >= rows)
         filled = {}
         for name, value in inputs.items():
-            # Filled up with the first sample again: any sample will do, and this one is in range.
+            # Repeat the first sample. Any valid sample is right, because its logits are cut off.
             spare = value[start : start + 1].expand(batch - rows, *value.shape[1:])
             filled[name] = torch.cat([value[start:stop], spare])
         if self.lengths:
@@ -275,7 +296,7 @@ class CompiledClassifier(nn.Module):
     def _lengthened(
         self, input_ids: Tensor, attention_mask: Tensor, longest: int
     ) -> dict[str, Tensor]:
-        """Returns the texts, real tokens first, at the least compiled length that holds them."""
+        """Returns the texts at the smallest compiled length that holds them, real tokens first."""
         length = next((length for length in self.lengths if length >= longest), None)
         if length is None:
             raise ValueError(
@@ -289,15 +310,21 @@ class CompiledClassifier(nn.Module):
             "attention_mask": nn.functional.pad(mask[:, :longest].to(attention_mask.dtype), add),
         }
 
+    # torch.compile takes this method, because a graph returns tensors and no FusionOutput.
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.model(**inputs).logits
 
 
+# The numbers of the compiled copies of a function, which make their names differ.
 _numbers = itertools.count()
 
 
 def _with_own_code(method: Any) -> Any:
-    """A bound method with a code object of its own: torch counts the graphs of a code object, not of an instance."""
+    """Returns a bound method with its own code object.
+
+    torch limits the number of graphs per code object. Without this, all instances would share one
+    limit.
+    """
     function = method.__func__
     code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
     own = FunctionType(
@@ -308,7 +335,10 @@ def _with_own_code(method: Any) -> Any:
 
 @torch.no_grad()
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast what is saved; rotary frequencies and the like, which are not, need single precision."""
+    """Casts parameters and saved buffers.
+
+    Buffers that are not saved (rotary frequencies, for example) need single precision.
+    """
     saved = model.state_dict().keys()
     for parameter in model.parameters():
         if parameter.is_floating_point():
@@ -319,6 +349,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _doubled(limit: int) -> list[int]:
+    """Returns 64, 128, 256 ... up to a limit."""
     lengths = [64]
     while lengths[-1] < limit:
         lengths.append(2 * lengths[-1])
@@ -327,10 +358,14 @@ def _doubled(limit: int) -> list[int]:
 
 @contextmanager
 def _graphs(count: int, *, for_cpu: bool) -> Iterator[None]:
-    """As many graphs of a function as there are shapes, where torch would stop at 8.
+    """Yields while torch allows one graph per shape, instead of 8 graphs per function.
 
-    On a CPU with packed texts, whose number of tokens depends on values, and with weights laid out
-    once instead of in each call.
+    For a CPU, torch is also told to compile texts whose number of tokens depends on values, and to
+    bring the weights into another layout once instead of in each call.
+
+    Args:
+        count: the number of shapes.
+        for_cpu: whether the graphs are for a CPU with a recent torch.
     """
     with ExitStack() as patched:
         patched.enter_context(
@@ -339,7 +374,7 @@ def _graphs(count: int, *, for_cpu: bool) -> Iterator[None]:
             )
         )
         if for_cpu:
-            # Imported where it is used: it is large, and only what is compiled needs it.
+            # Imported here, because the module is large and only compiled graphs need it.
             from torch._inductor import config as inductor
 
             patched.enter_context(torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True))

@@ -1,4 +1,7 @@
-"""A classifier as one graph: torch.export or ONNX, from pixels and tokens to logits, held against the model it came from."""
+"""The export of a classifier as one graph, in the format of torch.export or ONNX.
+
+The graph computes logits from pixels and tokens. It is compared with the model before it is saved.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -11,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -24,25 +27,26 @@ from ..model.modeling import FusionClassifier
 from ..model.packed_attention import PACKED_ATTENTION, mask_of_padding
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
-"""File endings and what they stand for."""
+"""The formats by the endings of their files."""
 
 EXPORTED_ATTENTION = "mmfusion_exported"
-"""The name under which transformers knows "sdpa" without masks that mask nothing, while a graph is made."""
+"""The name of an attention for transformers: "sdpa", with masks for padded batches only."""
 
 _IMAGE, _TEXT = MODALITIES["image"].encoded, MODALITIES["text"].encoded
 _PRESENT = tuple(modality.present for modality in MODALITIES.values())
 
 
+@final
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written, and how far it is from the model.
+    """The description of an exported graph, with its difference from the model.
 
     Attributes:
         path: the file.
         format: "torch.export" or "ONNX".
         inputs: the names of the graph's inputs, in their order.
-        samples: how many samples were answered by both.
-        largest_difference: between the graph's logits and the model's.
+        samples: the number of samples on which graph and model were compared.
+        largest_difference: the largest difference between the logits of both.
     """
 
     path: str
@@ -59,35 +63,41 @@ def export_model(
     batches: Iterable[Mapping[str, Tensor]] | None = None,
     tolerance: float = 1e-4,
 ) -> ExportReport:
-    """Write the whole classifier as one graph, after the graph has answered as the model does.
+    """Writes the whole classifier as one graph, if the graph gives the same logits as the model.
 
-    The graph takes what the processor makes and gives `logits` [B, C]: `pixel_values` [B, C, H, W]
-    for an image tower, `input_ids` and `attention_mask` [B, L] (int64) for a text tower, and with
-    both towers `image_present` and `text_present` [B] (bool). Batch and text length are free,
-    height and width are the image encoder's. It cannot raise: its answer to a sample with neither
-    modality means nothing. A `.pt2` is read by `torch.export.load`, whose `extra_files` may name
-    "mmfusion.json"; an `.onnx` by any ONNX runtime, with the same under "mmfusion" in its metadata:
-    the class names, the image's normalisation and the library's version.
+    The graph takes the processor's output and returns `logits` [B, C]. Its inputs are
+    `pixel_values` [B, C, H, W] for an image tower, `input_ids` and `attention_mask` [B, L] (int64)
+    for a text tower, and `image_present` and `text_present` [B] (bool) if there are both towers.
+    Batch size and text length are free. Height and width are those of the image encoder. A graph
+    cannot raise: the logits of a sample with neither modality have no meaning.
+
+    `torch.export.load` reads a `.pt2`, and any ONNX runtime reads an `.onnx`. The class names, the
+    image's normalisation and the library's version are saved as JSON: in the extra file
+    "mmfusion.json" of a `.pt2`, and under "mmfusion" in the metadata of an `.onnx`.
 
     Args:
-        model: the classifier; it comes back as it was.
-        path: a file that ends in `.pt2` or `.onnx`; it is written only if the check holds.
-        batches: model inputs to check the graph on, as the processor makes them; what the graph has
-            no input for (labels) is left aside. None draws some: one sample and several, texts of
-            several lengths, and either modality missing.
-        tolerance: the largest difference of logits that counts as the same answer.
+        model: the classifier. It is not changed.
+        path: a file that ends in `.pt2` or `.onnx`. It is written only if the comparison succeeds.
+        batches: the model inputs for the comparison, as the processor makes them. Entries that are
+            no input of the graph (labels) are ignored. None draws random batches: of one sample and
+            of several, with texts of several lengths, and with each modality missing.
+        tolerance: the largest difference of logits that counts as equal.
+
+    Returns:
+        The report of what was written.
 
     Raises:
-        ValueError: when the path ends in neither, `batches` are empty, or a model for `.onnx` is
-            not in float32.
+        ValueError: if the path has another ending, if `batches` is empty, or if a model for `.onnx`
+            is not in float32.
         ImportError: for `.onnx` without the packages of `mmfusion[export]`.
-        RuntimeError: when the graph answers otherwise than the model.
+        RuntimeError: if the graph's logits differ from the model's.
 
     Example:
         >>> import tempfile
         >>> from mmfusion.testing import tiny_classifier
+        >>> model = tiny_classifier(image=None, text="bert")
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     report = export_model(tiny_classifier(image=None, text="bert"), f"{folder}/model.pt2")
+        ...     report = export_model(model, f"{folder}/model.pt2")
         >>> report.format, report.inputs, report.largest_difference < 1e-5
         ('torch.export', ('input_ids', 'attention_mask'), True)
     """
@@ -112,15 +122,15 @@ def export_model(
             "batches must hold at least one batch, got none. Leave it out to have some drawn."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Weights of more than 2 GB become files of their own beside an .onnx: all that lies in the
-    # folder moves.
+    # Write into a temporary folder and move every file in it, because an .onnx keeps weights of
+    # more than 2 GB in files of their own.
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         with evaluating(model), torch.no_grad(), _without_idle_masks(model):
             expected = [_Graph(model, names)(*batch.values()) for batch in checked]
             write = _write_onnx if target.suffix == ".onnx" else _write_program
             answer = write(model, names, Path(folder) / target.name)
             pairs = zip(checked, expected, strict=True)
-            # Not Python's max, which passes over a NaN.
+            # torch's max returns NaN if there is one. Python's max may skip it.
             apart = float(
                 torch.stack(
                     [
@@ -129,11 +139,12 @@ def export_model(
                     ]
                 ).max()
             )
-        # Written so that a NaN fails too.
+        # `not <=` instead of `>`, so that NaN raises too.
         if not apart <= tolerance:
             raise RuntimeError(
-                f"the {FORMATS[target.suffix]} graph must answer as the model does within {tolerance:g}, got a difference of "
-                f"{apart:.3g}. Nothing was written; a model in half precision needs a larger tolerance."
+                f"the {FORMATS[target.suffix]} graph must answer as the model does within "
+                f"{tolerance:g}, got a difference of {apart:.3g}. "
+                "Nothing was written; a model in half precision needs a larger tolerance."
             )
         for file in Path(folder).iterdir():
             os.replace(file, target.parent / file.name)
@@ -142,8 +153,9 @@ def export_model(
     )
 
 
+@final
 class _Graph(nn.Module):
-    """The classifier with its inputs by place, and its logits alone."""
+    """The classifier with positional inputs, and with its logits as the only output."""
 
     def __init__(self, model: FusionClassifier, names: tuple[str, ...]):
         super().__init__()
@@ -155,7 +167,8 @@ class _Graph(nn.Module):
 
 
 def _input_names(model: FusionClassifier) -> tuple[str, ...]:
-    """Returns the names of the graph's inputs; presence flags only where there is something to miss."""
+    """Returns the names of the graph's inputs."""
+    # Flags of presence only with both towers: with one tower, every sample has its modality.
     encoded = [name for modality in model.modalities for name in MODALITIES[modality].encoded]
     return (*encoded, *(_PRESENT if len(model.modalities) == 2 else ()))
 
@@ -163,8 +176,8 @@ def _input_names(model: FusionClassifier) -> tuple[str, ...]:
 def _program(
     model: FusionClassifier, names: tuple[str, ...]
 ) -> tuple[_Graph, tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
-    """What torch.export and torch.onnx trace: the module, a batch, and which of its axes are free."""
-    # Two samples and more than one token: torch takes an axis of length 1 for a constant.
+    """Returns what torch.export and torch.onnx trace: module, batch, and free axes per input."""
+    # Two samples and more than one token, because torch makes an axis of length 1 a constant.
     traced = _draw(model, names, batch=2, length=min(8, _longest(model)), seed=0)
     batch = torch.export.Dim("batch")
     length = torch.export.Dim("length", max=_longest(model))
@@ -173,6 +186,7 @@ def _program(
 
 
 def _write_program(model: FusionClassifier, names: tuple[str, ...], path: Path) -> Any:
+    """Returns a function from a batch to the logits of the .pt2 file that was written."""
     graph, traced, free = _program(model, names)
     exported = torch.export.export(graph, traced, dynamic_shapes=(free,), strict=False)
     torch.export.save(
@@ -183,11 +197,14 @@ def _write_program(model: FusionClassifier, names: tuple[str, ...], path: Path) 
 
 
 def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> Any:
+    """Returns a function from a batch to the logits of the .onnx file that was written."""
+    # Imported here, because it is an optional dependency.
     import onnxruntime
 
     graph, traced, free = _program(model, names)
     with _quiet("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
-        # It warns of every axis that has the name of another one: here that is meant.
+        # torch warns of axes that share a name. Here they share it on purpose: all inputs have the
+        # same batch size.
         warnings.filterwarnings("ignore", message=".*The axis name", category=UserWarning)
         written: Any = torch.onnx.export(
             graph,
@@ -218,7 +235,7 @@ AttentionMaskInterface.register(EXPORTED_ATTENTION, mask_of_padding)
 
 @contextmanager
 def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
-    """While the image tower's backbone makes no masks that mask nothing."""
+    """Yields while the image tower's backbone makes no masks that hide nothing."""
     backbone = None if model.image_encoder is None else model.image_encoder.backbone
     if (
         not isinstance(backbone, PreTrainedModel)
@@ -227,6 +244,7 @@ def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
     ):
         yield
         return
+    # A picture has no padding, but transformers' "sdpa" masks it anyway while a graph is traced.
     before = backbone.config._attn_implementation
     backbone.set_attn_implementation(EXPORTED_ATTENTION)
     try:
@@ -236,13 +254,15 @@ def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
 
 
 def _drop_idle_guards(graph: Any) -> None:
-    """Take out of an ONNX graph what makes zeros of a softmax's NaN, where there can be none.
+    """Removes the nodes of an ONNX graph that replace NaN after a softmax, where NaN is impossible.
 
-    NaN stands where a query may look at no token at all. A mask that is the same for all queries of
-    a sample shows each of them the sample's real tokens, one at least.
+    A softmax gives NaN for a query that may attend to no token. If all queries of a sample share
+    one mask, each of them attends to the sample's real tokens, and there is at least one.
     """
+    # Imported here, because it is an optional dependency.
     from onnx_ir import convenience
 
+    # The pattern is Where(IsNaN(s), 0, s) with s = Softmax(Add(scores, mask)).
     for chosen in list(graph):
         guard = chosen.inputs[0].producer() if chosen.op_type == "Where" else None
         if guard is None or guard.op_type != "IsNaN" or guard.inputs[0] is not chosen.inputs[2]:
@@ -254,12 +274,14 @@ def _drop_idle_guards(graph: Any) -> None:
             else None
         )
         mask = masked.inputs[1].shape if masked is not None and masked.op_type == "Add" else None
+        # The last axes of the mask are queries and keys. Length 1 means one mask for all queries.
         if mask is not None and mask[-2] == 1:
             convenience.replace_all_uses_with(chosen.outputs[0], guard.inputs[0])
             graph.remove([chosen, guard], safe=True)
 
 
 def _description(model: FusionClassifier) -> dict[str, Any]:
+    """Returns what is saved beside the graph: version, class names, kind of problem, input spec."""
     described: dict[str, Any] = {
         "version": importlib.metadata.version("mmfusion"),
         "id2label": {str(index): name for index, name in (model.config.id2label or {}).items()},
@@ -271,8 +293,12 @@ def _description(model: FusionClassifier) -> dict[str, Any]:
 
 
 def _drawn(model: FusionClassifier) -> Iterator[dict[str, Tensor]]:
-    """Batches unlike the traced one: a single sample, more samples, shorter and longer texts, modalities missing."""
-    # Not the full length of a ModernBERT: its scores alone would fill the memory.
+    """Yields batches that differ from the traced one.
+
+    They have one sample or more, shorter or longer texts, and samples that lack a modality.
+    """
+    # At most 512 tokens, because at ModernBERT's full length the attention scores would fill the
+    # memory.
     names, longest = _input_names(model), min(512, _longest(model))
     for seed, (batch, length) in enumerate([(1, 2), (2, longest), (5, min(17, longest))], start=1):
         drawn = _draw(model, names, batch=batch, length=length, seed=seed)
@@ -285,6 +311,8 @@ def _drawn(model: FusionClassifier) -> Iterator[dict[str, Tensor]]:
 def _draw(
     model: FusionClassifier, names: tuple[str, ...], *, batch: int, length: int, seed: int
 ) -> dict[str, Tensor]:
+    """Returns one random batch of the graph's inputs on the model's device."""
+    # Drawn on the CPU, so that the batches are the same on every device.
     draw = torch.Generator().manual_seed(seed)
     made: dict[str, Tensor] = {}
     if model.image_encoder is not None:
@@ -294,8 +322,9 @@ def _draw(
         ).to(model.dtype)
     if model.text_encoder is not None:
         lengths = torch.randint(1, length + 1, (batch, 1), generator=draw)
+        # One text of the full length, so that the axis has that length without padding.
         lengths[-1] = length
-        # The first ids of a vocabulary exist in every one.
+        # Every vocabulary has the first ids.
         made["input_ids"] = torch.randint(
             0, min(100, _vocabulary(model)), (batch, length), generator=draw
         )
@@ -316,8 +345,8 @@ def _completed(
             f"batches must hold {', '.join(names)}, got one without {', '.join(lacking)}. "
             "Use the model's processor."
         )
-    given = {name: batch[name] for m in used for name in m.processed if name in batch}
-    completed = complete_inputs(model.modalities, given)
+    used_inputs = {name: batch[name] for m in used for name in m.processed if name in batch}
+    completed = complete_inputs(model.modalities, used_inputs)
     tensors = dict(completed.tensors)
     tensors |= {MODALITIES[name].present: flags for name, flags in completed.present.items()}
     types = {"pixel_values": model.dtype}
@@ -326,18 +355,23 @@ def _completed(
 
 
 def _longest(model: FusionClassifier) -> int:
+    """Returns the text encoder's limit of tokens, or 512 if there is none."""
     limit = None if model.text_encoder is None else model.text_encoder.max_length
     return 512 if limit is None else limit
 
 
 def _vocabulary(model: FusionClassifier) -> int:
+    """Returns the size of the text encoder's vocabulary, or 1 if it is not known."""
     assert model.text_encoder is not None
     return model.text_encoder.vocab_size or 1
 
 
 @contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Without what the exporter logs about its own passes."""
+    """Yields while these loggers pass on errors only.
+
+    The exporter logs the progress of its own passes, which means nothing to the user.
+    """
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -350,6 +384,7 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _require_onnx() -> None:
+    """Raises an ImportError that lists the packages which the export to ONNX needs."""
     missing = [
         name
         for name in ("onnx", "onnxruntime", "onnxscript")
@@ -357,5 +392,6 @@ def _require_onnx() -> None:
     ]
     if missing:
         raise ImportError(
-            f"exporting to ONNX needs {', '.join(missing)}. Install them with: pip install 'mmfusion[export]'"
+            f"exporting to ONNX needs {', '.join(missing)}. "
+            "Install them with: pip install 'mmfusion[export]'"
         )

@@ -1,4 +1,4 @@
-"""Adapters: one for each family of backbones, so that a tower can run whole or be walked block by block.
+"""Adapters: one for each family of backbones, so that a tower runs whole or block by block.
 
 A walk is embed -> block 0 .. block n-1 -> pool. It equals the backbone's own forward. A backbone
 whose inside is unknown is one block.
@@ -72,7 +72,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def block_dims(self) -> list[int]:
-        """Returns the width of the state that enters each block; empty if no block can be entered."""
+        """Returns the width of the state that enters each block; empty if none can be entered."""
 
     def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
         """Returns the state that enters block `stop`, from the one that enters block `start`."""

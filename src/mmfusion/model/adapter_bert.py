@@ -1,4 +1,4 @@
-"""transformers' text encoders: those that are built like BERT are walked by layer, any other is one block."""
+"""transformers' text encoders: those built like BERT are walked by layer, others are one block."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -62,9 +62,13 @@ class BertLike(Adapter, ABC):
     def forward(self, *inputs: Tensor, lengths: Lengths = None) -> Encoded:
         input_ids, mask = inputs
         positions = self._positions(input_ids)
-        attended = None if is_full(lengths, input_ids.shape[1]) else mask
+        attended = self._model_mask(mask, lengths)
         output = self.module(input_ids=input_ids, attention_mask=attended, position_ids=positions)
         return Encoded(output[0], mask, self.pool_tokens(output[0], mask))
+
+    def _model_mask(self, mask: Tensor, lengths: Lengths) -> Tensor | None:
+        """Returns the attention mask that the model takes for a padded batch."""
+        return None if is_full(lengths, mask.shape[1]) else mask
 
     def forward_packed(self, input_ids: Tensor, mask: Tensor, packing: Packing) -> Encoded:
         row = self.module(
@@ -142,16 +146,18 @@ class MPNet(BertLike):
         return {"position_bias": self.module.encoder.compute_position_bias(values)}
 
     def _layer_mask(self, layer: Any, hidden: Hidden) -> Tensor | None:
-        values, mask = hidden.values, hidden.mask
-        assert mask is not None
-        added = torch.zeros_like(mask, dtype=values.dtype)
-        added = added.masked_fill(~mask, torch.finfo(values.dtype).min)
-        return rearrange(added, "b l -> b 1 1 l")
+        assert hidden.mask is not None
+        return _added_to_scores(hidden.mask, hidden.values.dtype)
+
+    def _model_mask(self, mask: Tensor, lengths: Lengths) -> Tensor | None:
+        # With a mask of two axes, transformers would ask the device whether anything is masked.
+        dtype = self.module.embeddings.word_embeddings.weight.dtype
+        return _added_to_scores(mask, dtype)
 
 
 @final
 class ModernBert(BertLike):
-    """ModernBERT: rotary positions enter in the layers, some layers attend locally, a norm comes last."""
+    """ModernBERT: rotary positions in the layers, some of which attend locally, and a last norm."""
 
     packs = True
 
@@ -177,6 +183,12 @@ class ModernBert(BertLike):
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
         return super().parts()[0], [self.module.final_norm]
+
+
+def _added_to_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns the mask [B, 1, 1, L] that is added to attention scores."""
+    added = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    return rearrange(added, "b l -> b 1 1 l")
 
 
 WALKED_TEXT: dict[str, type[BertLike]] = {
@@ -240,7 +252,7 @@ def pool_by(kind: str) -> Pool:
 
 
 def position_offset(module: nn.Module) -> int:
-    """Returns the position id of a text's first token: 0, or in RoBERTa's kin the padding id plus 1.
+    """Returns the position id of a text's first token: 0, or the padding id plus 1 (RoBERTa).
 
     Args:
         module: a text backbone.

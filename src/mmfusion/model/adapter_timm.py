@@ -1,4 +1,4 @@
-"""timm's families of backbones: vision transformers are walked by block, CNNs by stage."""
+"""The adapters for timm: vision transformers are walked by block, CNNs by stage."""
 
 from collections.abc import Iterable
 from typing import Any, final
@@ -10,6 +10,7 @@ from timm.models import (
     densenet,
     efficientnet,
     mobilenetv3,
+    pit,
     regnet,
     resnet,
     vgg,
@@ -25,10 +26,11 @@ from .types import Encoded, Hidden, Lengths
 
 @final
 class TimmViT(Adapter):
-    """timm's VisionTransformer."""
+    """The adapter for timm's VisionTransformer."""
 
     def __init__(self, module: Any):
         super().__init__(module, module.num_features, len(module.blocks))
+        # Other classes of blocks may not accept `attn_mask`, which extra tokens need.
         self.takes_tokens = all(
             isinstance(block, vision_transformer.Block) for block in module.blocks
         )
@@ -41,13 +43,14 @@ class TimmViT(Adapter):
         return Hidden(vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(*inputs)))))
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
-        # A mask in which every token is real would only cost the fused attention kernel.
+        # Pass no mask where every token is real: a mask can keep torch from its fastest kernel.
         options: dict[str, Any] = (
             {}
             if hidden.attended is None
             else {"attn_mask": rearrange(hidden.attended, "b n -> b 1 1 n")}
         )
         block = self.module.blocks[index]
+        # timm checkpoints inside forward_features, which a walk by block does not call.
         if self.module.grad_checkpointing and torch.is_grad_enabled():
             return hidden._replace(
                 values=checkpoint(block, hidden.values, use_reentrant=False, **options)
@@ -60,8 +63,8 @@ class TimmViT(Adapter):
     def _encoded(self, tokens: Tensor) -> Encoded:
         pooled = self.module.forward_head(tokens, pre_logits=True)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        # A head that widens (attention pooling of another width) leaves the mean as the vector of
-        # width D.
+        # A head may pool to another width (attention pooling, for example). The mean of the tokens
+        # is then the vector of width D.
         return Encoded(tokens, mask, pooled if pooled.shape[-1] == self.dim else tokens.mean(1))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
@@ -75,7 +78,14 @@ class TimmViT(Adapter):
 
 @final
 class TimmStages(Adapter):
-    """A timm CNN, walked by stage: stem, stages, tail, each a list of modules run in order."""
+    """The adapter for a timm CNN that is walked by stage.
+
+    Args:
+        module: the model.
+        stem: the modules before the first stage, in the order in which they run.
+        stages: the stages, in the order in which they run.
+        tail: the modules after the last stage, in the order in which they run.
+    """
 
     def __init__(
         self, module: Any, stem: list[nn.Module], stages: list[nn.Module], tail: list[nn.Module]
@@ -91,6 +101,7 @@ class TimmStages(Adapter):
 
     def block(self, index: int, hidden: Hidden) -> Hidden:
         stage = self.stages[index]
+        # timm checkpoints inside forward_features, which a walk by stage does not call.
         if getattr(self.module, "grad_checkpointing", False) and torch.is_grad_enabled():
             return hidden._replace(values=checkpoint(stage, hidden.values, use_reentrant=False))
         return hidden._replace(values=stage(hidden.values))
@@ -107,6 +118,8 @@ class TimmStages(Adapter):
     def block_dims(self) -> list[int]:
         weight = next(self.module.parameters())
         dims = []
+        # A small picture is run through the walk, because no attribute of timm holds the width that
+        # enters each stage for all of these families.
         with evaluating(self.module), torch.no_grad():
             values = torch.zeros(
                 1, weight.shape[1], 64, 64, dtype=weight.dtype, device=weight.device
@@ -119,20 +132,35 @@ class TimmStages(Adapter):
 
 
 def timm_adapter(module: Any) -> Adapter:
-    """The adapter for a timm model."""
+    """Returns the adapter for a timm model.
+
+    Args:
+        module: the model, without its classifier.
+    """
+    # A subclass with a forward_features of its own may run other modules in another order, so only
+    # models that inherit these exact methods are walked.
     own = type(module).forward_features
     if own is vision_transformer.VisionTransformer.forward_features:
         return TimmViT(module)
     stages = _timm_stages(module, own)
     if stages is not None:
         return TimmStages(module, *stages)
-    return OneBlock(module, module.num_features, _timm_encoded)
+    adapter = OneBlock(module, module.num_features, _timm_encoded)
+    if isinstance(module, pit.PoolingVisionTransformer):
+        # Its features are class tokens alone, with no patches behind them.
+        adapter.num_prefix = 0
+    return adapter
 
 
 def _timm_stages(
     module: Any, own: Any
 ) -> tuple[list[nn.Module], list[nn.Module], list[nn.Module]] | None:
-    """Stem, stages and tail of the timm CNNs that can be walked; `own` is the model's forward_features."""
+    """Returns stem, stages and tail of a timm CNN; None if it cannot be walked.
+
+    Args:
+        module: the model.
+        own: the forward_features of its class.
+    """
     if own is resnet.ResNet.forward_features:
         stages = [module.layer1, module.layer2, module.layer3, module.layer4]
         return [module.conv1, module.bn1, module.act1, module.maxpool], stages, []
@@ -145,6 +173,8 @@ def _timm_stages(
     if own is regnet.RegNet.forward_features:
         return [module.stem], [module.s1, module.s2, module.s3, module.s4], [module.final_conv]
     if own is densenet.DenseNet.forward_features:
+        # timm keeps dense blocks and transitions in one flat list. A stage is one dense block and
+        # the transition after it. The last dense block has no transition.
         children = dict(module.features.named_children())
         names = list(children)
         first = names.index("denseblock1")
@@ -157,6 +187,7 @@ def _timm_stages(
         return [children[n] for n in names[:first]], stages, [children["norm5"]]
     if own is vgg.VGG.forward_features:
         layers = list(module.features)
+        # A VGG has no named stages. Each max pooling ends one.
         ends = [i + 1 for i, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         return (
             [],
@@ -167,6 +198,7 @@ def _timm_stages(
 
 
 def _timm_encoded(module: Any, pixels: Tensor) -> Encoded:
+    """Returns the encoded pixels of a timm model that runs as one block."""
     features = module.forward_features(pixels)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         kind = (
@@ -175,9 +207,11 @@ def _timm_encoded(module: Any, pixels: Tensor) -> Encoded:
             else f"a tensor {tuple(features.shape)}"
         )
         raise ValueError(
-            f"{type(module).__name__} must be a backbone whose features are [B, N, D], [B, D, H, W] or [B, H, W, D], "
+            f"{type(module).__name__} must be a backbone whose features are "
+            "[B, N, D], [B, D, H, W] or [B, H, W, D], "
             f"got {kind}. Wrap it in a module of your own and register that with register_backbone."
         )
+    # Pool before the rearrangement: the model's own head expects the layout of its own features.
     pooled = _timm_pooled(module, features)
     if features.ndim == 4 and getattr(module, "output_fmt", "NCHW") == "NHWC":
         features = rearrange(features, "b h w d -> b d h w")
@@ -185,7 +219,10 @@ def _timm_encoded(module: Any, pixels: Tensor) -> Encoded:
 
 
 def _timm_pooled(module: Any, features: Tensor) -> Tensor | None:
-    """What the timm model itself pools (a class token, a normed mean), where that is as wide as its features."""
+    """Returns the model's own pooled vector (its class token or normed mean, for example).
+
+    Returns None where that vector is not as wide as the features.
+    """
     if getattr(module, "head_hidden_size", None) != module.num_features:
         return None
     pooled = module.forward_head(features, pre_logits=True)
@@ -193,6 +230,7 @@ def _timm_pooled(module: Any, features: Tensor) -> Tensor | None:
 
 
 def _run(modules: Iterable[nn.Module], values: Tensor) -> Tensor:
+    """Returns the output of modules that run one after the other."""
     for module in modules:
         values = module(values)
     return values

@@ -12,7 +12,7 @@ from .packing import Packing
 from .types import Encoded, Hidden, Lengths
 
 WALKED_VIT = ("vit", "deit")
-"""transformers' model types whose vision encoder is walked layer by layer; any other is one block."""
+"""transformers' model types whose vision encoder is walked by layer; any other is one block."""
 
 
 @final

@@ -98,7 +98,7 @@ class Attention(nn.Module):
         return self.out(rearrange(attended, "b h n d -> b n (h d)"))
 
     def _one_by_one(self, queries: Tensor, row: Tensor, packing: Packing, dropout: float) -> Tensor:
-        """Returns each sample's queries over its own context, whose real tokens lie in a row [1, T, E]."""
+        """Returns attention sample by sample, with the real context tokens in a row [1, T, E]."""
         q = self._heads(self.query(queries)).split(1)
         k, v = (
             self._heads(x).split(packing.lengths, dim=2) for x in (self.key(row), self.value(row))
@@ -155,8 +155,9 @@ class FeedForward(nn.Sequential):
 
 @final
 class AttentionBlock(nn.Module):
-    """A pre-norm transformer block: x + attention(norm(x), context), then x + feed_forward(norm(x)).
+    """A pre-norm transformer block.
 
+    x <- x + attention(norm(x), context), then x <- x + feed_forward(norm(x)).
     With no context given, the tokens attend to themselves.
 
     Args:

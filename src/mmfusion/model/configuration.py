@@ -1,4 +1,4 @@
-"""FusionConfig: all that is needed to rebuild a classifier, in JSON that a person can diff. No tensor code."""
+"""FusionConfig: all that is needed to rebuild a classifier, in JSON that a person can diff."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -120,7 +120,7 @@ class EncoderConfig:
 
     @property
     def trainable_blocks(self) -> int | None:
-        """How many blocks at the end train besides LoRA's adapters; None where the whole encoder does."""
+        """How many blocks at the end train, adapters apart; None where the whole encoder does."""
         if self.trainable == "all":
             return None
         return 0 if self.trainable == "frozen" else int(self.trainable)
@@ -181,7 +181,8 @@ class FusionConfig(PreTrainedConfig):
         for name in kwargs:
             if name not in own and name not in _FROM_TRANSFORMERS:
                 raise ValueError(
-                    f"FusionConfig has no option {name!r}. {closest(name, sorted(own | {'num_labels'}))}"
+                    f"FusionConfig has no option {name!r}. "
+                    f"{closest(name, sorted(own | {'num_labels'}))}"
                 )
         self.mapper = named_options(self.mapper, field="mapper")
         self.fusion = named_options(self.fusion, field="fusion")
@@ -212,11 +213,13 @@ class FusionConfig(PreTrainedConfig):
         ids = sorted(int(key) for key in self.id2label)
         if ids != list(range(len(ids))):
             raise ValueError(
-                f"id2label must be keyed 0 .. {len(ids) - 1} without a gap, got {ids!r}. Renumber the classes."
+                f"id2label must be keyed 0 .. {len(ids) - 1} without a gap, got {ids!r}. Renumber "
+                "the classes."
             )
         if len(set(self.id2label.values())) < len(ids):
             raise ValueError(
-                f"id2label must be a different name per class, got {self.id2label!r}. Rename the double."
+                f"id2label must be a different name per class, got {self.id2label!r}. Rename the "
+                "double."
             )
         if num_labels is not None and num_labels != len(ids):
             raise ValueError(
@@ -238,7 +241,8 @@ class FusionConfig(PreTrainedConfig):
             return
         if len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights):
             raise ValueError(
-                f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give one per class."
+                f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give "
+                "one per class."
             )
 
 
@@ -258,7 +262,8 @@ def merged_config(config: FusionConfig | None, given: dict[str, Any]) -> FusionC
     # brings its code.
     if getattr(config, "model_type", None) != FusionConfig.model_type:
         raise TypeError(
-            f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by keyword."
+            f"config must be a FusionConfig, got {type(config).__name__}. Parts are given by "
+            "keyword."
         )
     if not given:
         return config

@@ -81,7 +81,7 @@ class Encoder(nn.Module, ABC):
 
     @cached_property
     def block_dims(self) -> list[int]:
-        """The width of the state that enters each block; empty where the blocks cannot be entered."""
+        """The width of the state that enters each block; empty where none can be entered."""
         return self.adapter.block_dims()
 
     @property
@@ -153,7 +153,7 @@ class Encoder(nn.Module, ABC):
         return inputs, lengths
 
     def _packing(self, mask: Tensor | None, lengths: Lengths) -> Packing | None:
-        """Returns how a batch is packed; None where it stays padded, and where nothing is masked."""
+        """Returns how a batch is packed; None where it stays padded or nothing is masked."""
         if mask is None or is_tracing() or not self.can_pack:
             return None
         return packing_of(mask, lengths=lengths, always=False)
@@ -178,7 +178,8 @@ class Encoder(nn.Module, ABC):
         """
         if not 0 <= keep_last <= self.num_blocks:
             raise ValueError(
-                f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 freezes all."
+                f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 "
+                "freezes all."
             )
         self.config.trainable = keep_last or "frozen"
         self.backbone.requires_grad_(False)
@@ -237,7 +238,8 @@ class Encoder(nn.Module, ABC):
         """
         if self.config.lora:
             raise ValueError(
-                "add_lora must be called once, got a second call. Build the encoder anew for other adapters."
+                "add_lora must be called once, got a second call. Build the encoder anew for other "
+                "adapters."
             )
         targets = _lora_targets(self.backbone) if target_modules is None else target_modules
         lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
@@ -279,7 +281,7 @@ class Encoder(nn.Module, ABC):
             buffers[leaf] = value.to(device=held.device, dtype=held.dtype, copy=True)
 
     def train(self, mode: bool = True) -> Self:
-        """Returns this encoder in training or evaluation mode; what is frozen stays in evaluation mode.
+        """Returns this encoder in training or evaluation mode; frozen parts stay in evaluation mode.
 
         Args:
             mode: True for training mode.

@@ -20,9 +20,8 @@ Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 """What `weights` may be: a file of tensors, or a mapping of them."""
 
 
-
 def as_encoder(kind: Any, given: Any) -> Any:
-    """Returns the encoder that a classifier was given, made from a name, a config or a module where needed.
+    """Returns the encoder of a classifier, made from a name, a config or a module where needed.
 
     Args:
         kind: ImageEncoder or TextEncoder.
@@ -122,11 +121,13 @@ def loads_published(name: object, pretrained: bool | None, weights: Weights | No
     """
     if pretrained and weights is not None:
         raise ValueError(
-            "pretrained must be False or None when weights are given, got True. Give one of the two."
+            "pretrained must be False or None when weights are given, got True. Give one of the "
+            "two."
         )
     if pretrained and not isinstance(name, str):
         raise ValueError(
-            f"pretrained must be False or None for {type(name).__name__}, got True. Give a name, or weights."
+            f"pretrained must be False or None for {type(name).__name__}, got True. Give a name, "
+            "or weights."
         )
     return isinstance(name, str) and weights is None if pretrained is None else pretrained
 
@@ -160,7 +161,8 @@ def build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[st
     if isinstance(name, nn.Module):
         if options:
             raise ValueError(
-                f"options must be given to the module's own constructor, got {sorted(options)}. Leave them out."
+                f"options must be given to the module's own constructor, got {sorted(options)}. "
+                "Leave them out."
             )
         get_config: Any = getattr(name, "get_config", dict)
         return name, dict(get_config())

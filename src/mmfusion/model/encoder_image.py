@@ -107,7 +107,7 @@ class ImageEncoder(Encoder):
         *,
         attn_implementation: str | None = None,
     ) -> Self:
-        """Returns an encoder with random weights, rebuilt from the `config` of another, without network.
+        """Returns an encoder with random weights, rebuilt from the config of another; no network.
 
         Args:
             config: as it is, or as a dict.
@@ -117,7 +117,7 @@ class ImageEncoder(Encoder):
 
     @property
     def input_spec(self) -> dict[str, Any]:
-        """The pixels that the backbone expects: `size` [H, W], `channels`, `mean`, `std`, `interpolation`."""
+        """The pixels it expects: `size` [H, W], `channels`, `mean`, `std`, `interpolation`."""
         return dict(self.config.input_spec or {})
 
     @property

@@ -116,7 +116,7 @@ class TextEncoder(Encoder):
         *,
         attn_implementation: str | None = None,
     ) -> Self:
-        """Returns an encoder with random weights, rebuilt from the `config` of another, without network.
+        """Returns an encoder with random weights, rebuilt from the config of another; no network.
 
         Args:
             config: as it is, or as a dict.
@@ -137,7 +137,8 @@ class TextEncoder(Encoder):
             use_packed_attention(self.backbone)
         if value == "packed" and not self.can_pack:
             logger.warning(
-                f"{type(self.backbone).__name__} cannot compute packed texts (its attention must be "
+                f"{type(self.backbone).__name__} cannot compute packed texts (its attention must "
+                "be "
                 "transformers' 'sdpa'): its batches stay padded."
             )
         self.config.padding = value
@@ -241,7 +242,7 @@ class TextEncoder(Encoder):
     def _prepared(
         self, inputs: tuple[Tensor, ...], lengths: Lengths
     ) -> tuple[tuple[Tensor, ...], Lengths]:
-        """Returns ids and mask with real tokens first and without empty columns, and the lengths."""
+        """Returns ids and mask, real tokens first and without empty columns, and the lengths."""
         input_ids = inputs[0]
         mask = inputs[1].bool() if len(inputs) > 1 else torch.ones_like(input_ids).bool()
         if lengths is None and not is_tracing():

@@ -54,7 +54,8 @@ def make_fusion(name: str, **options: Any) -> Fusion:
         return strategy(**options)
     except TypeError as error:
         raise ValueError(
-            f"options of fusion {name!r} must be what {strategy.__name__} takes, got {options!r}: {error}."
+            f"options of fusion {name!r} must be what {strategy.__name__} takes, got {options!r}: "
+            f"{error}."
         ) from error
 
 
@@ -72,7 +73,8 @@ def name_of(fusion: Fusion) -> str:
             return name
     raise ValueError(
         f"fusion must be of a registered class, got {type(fusion).__name__}. "
-        f"Call register_fusion('a-name', {type(fusion).__name__}) first, so that the classifier can be saved and rebuilt."
+        f"Call register_fusion('a-name', {type(fusion).__name__}) first, so that the classifier "
+        "can be saved and rebuilt."
     )
 
 
@@ -105,6 +107,7 @@ def register_fusion(name: str, strategy: type[Fusion]) -> None:
         )
     if FUSIONS.get(name, strategy) is not strategy:
         raise ValueError(
-            f"name must be new, got {name!r}, which {FUSIONS[name].__name__} has. Choose another name."
+            f"name must be new, got {name!r}, which {FUSIONS[name].__name__} has. Choose another "
+            "name."
         )
     FUSIONS[name] = strategy

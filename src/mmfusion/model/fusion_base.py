@@ -1,4 +1,4 @@
-"""Fusion: the base class of every strategy, with the head and the shapes that strategies are built from."""
+"""Fusion: the base class of every strategy, with the head and the shapes to build it from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -77,7 +77,9 @@ class Head(nn.Module):
 
 
 class Fusion(nn.Module, ABC):
-    """How two towers become logits. A strategy is made with its options, and gets its parameters by `build`.
+    """How two towers become logits.
+
+    A strategy is made with its options, and gets its parameters by `build`.
 
     To add one of your own: subclass, pass your options to `super().__init__`, implement `forward`
     (and `build`, where you need other parameters than a head on both pooled vectors), and
@@ -150,6 +152,7 @@ def require_image_width(shapes: TowerShapes, name: str) -> None:
     """
     if shapes.mapped_dim != shapes.image_dim:
         raise ValueError(
-            f"mapper must be one that maps into the image's width ({shapes.image_dim}) for {name!r}, got width "
+            f"mapper must be one that maps into the image's width ({shapes.image_dim}) for "
+            f"{name!r}, got width "
             f"{shapes.mapped_dim}. Use 'linear', 'mlp' or 'cross_attention'."
         )

@@ -54,7 +54,8 @@ class CrossAttention(Fusion):
         self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
         if self.options["gate"] == 0:
             raise ValueError(
-                "gate must be other than 0, got 0. A gate at zero lets no gradient through to the text."
+                "gate must be other than 0, got 0. A gate at zero lets no gradient through to the "
+                "text."
             )
         names = ("num_heads", "inner_dim", "hidden_dim", "dropout")
         widths = {name: self.options[name] for name in names}

@@ -64,17 +64,20 @@ class Joint(Fusion):
             at = depth - max(1, depth // 4) if shapes.takes_tokens else depth
         if not isinstance(at, int) or not 0 <= at <= depth:
             raise ValueError(
-                f"at must be in 0 .. {depth} (the image tower's blocks), got {at!r}. {depth} is after the last one."
+                f"at must be in 0 .. {depth} (the image tower's blocks), got {at!r}. {depth} is "
+                "after the last one."
             )
         if at < depth and not shapes.takes_tokens:
             raise ValueError(
-                f"at must be {depth} for an image tower that takes no foreign tokens, got {at!r}. Leave it out."
+                f"at must be {depth} for an image tower that takes no foreign tokens, got {at!r}. "
+                "Leave it out."
             )
         least = 1 if at == depth else 0
         shared = least if shared is None else shared
         if shared < least:
             raise ValueError(
-                f"shared_blocks must be at least {least} with at={at}, got {shared!r}. Leave it out."
+                f"shared_blocks must be at least {least} with at={at}, got {shared!r}. Leave it "
+                "out."
             )
         require_image_width(shapes, "joint")
         self.at, self.depth = at, depth
@@ -107,7 +110,7 @@ class Joint(Fusion):
     def _embedding(
         self, image: Tower, joined: Hidden, places: int, mapped_lengths: Lengths
     ) -> Tensor:
-        """Returns the embedding of joined sequences, whose first `places` places are the image's."""
+        """Returns the embedding of joined sequences; the first `places` places are the image's."""
         mask = joined.mask
         assert mask is not None
         # The mapped tokens stand behind the image's, the real ones first.
@@ -119,11 +122,11 @@ class Joint(Fusion):
             lengths = [lengths[row] for row in longest_first(ends)]
         embeddings, first = [], 0
         for rows, end in groups:
-            values, real = joined.values[rows, :end], mask[rows, :end]
-            own_lengths = None if lengths is None else lengths[first : first + len(values)]
-            group = Hidden(values, real, lengths=own_lengths)
+            group = Hidden(joined.values[rows, :end], mask[rows, :end])
+            if lengths is not None:
+                following = first + len(group.values)
+                group, first = group._replace(lengths=lengths[first:following]), following
             embeddings.append(self._group_embedding(image, group, places))
-            first += len(values)
         return ungrouped(groups, embeddings)
 
     def _group_embedding(self, image: Tower, joined: Hidden, places: int) -> Tensor:

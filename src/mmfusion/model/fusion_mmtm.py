@@ -1,4 +1,4 @@
-"""The strategy `mmtm`: both towers squeezed and re-weighted at paired blocks."""
+"""The strategy `mmtm`: both towers are squeezed and re-weighted at paired blocks."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -17,19 +17,28 @@ from .types import Fused
 
 @final
 class MMTM(Fusion):
-    """Both towers squeezed and re-weighted where paired blocks begin (Joze et al. 2019, arXiv 1911.08670, eq. 1 to 4).
+    """The strategy that squeezes and re-weights both towers at the input of paired blocks.
 
-    S_A, S_B = means over places; Z = relu(W [S_A, S_B] + b); E_A = W_A Z + b_A, E_B = W_B Z + b_B;
-    A <- 2 sigmoid(E_A) * A, the same for B. What leaves the towers is mapped (the text) and meets
-    the head side by side. Where a modality is absent a learned vector stands in for its squeeze.
+    The unit of one pair takes the features A of one tower and B of the other:
+
+        S_A, S_B = the means of A and B over their places
+        Z = relu(W [S_A, S_B] + b)
+        E_A = W_A Z + b_A, E_B = W_B Z + b_B
+        A <- 2 sigmoid(E_A) * A, B <- 2 sigmoid(E_B) * B
+
+    The output of the text tower is then mapped, and the pooled vectors of both sides enter the head
+    side by side. A learned vector replaces the squeeze of a missing modality.
+
+    Source: Joze et al. 2019, arXiv 1911.08670, eq. 1 to 4.
 
     Args:
-        pairs: how many of the last blocks of both towers are paired, last with last.
-        blocks: the pairs themselves, [(image block, text block), ...], instead of `pairs`.
-        ratio: Z is (C_A + C_B) / ratio wide.
+        pairs: how many of the last blocks of both towers are paired. The last block is paired with
+            the last block.
+        blocks: the pairs [(image block, text block), ...], instead of `pairs`.
+        ratio: the width of Z is (C_A + C_B) / ratio.
 
     Raises:
-        ValueError: (from `build`) when a tower cannot be entered, or has no such block.
+        ValueError: (from `build`) if a tower cannot be entered, or has no such block.
     """
 
     summary = "both towers are squeezed and re-weighted at paired blocks"
@@ -47,12 +56,20 @@ class MMTM(Fusion):
         )
 
     def build(self, shapes: TowerShapes) -> Self:
-        """Returns this strategy with its parameters."""
+        """Returns this strategy with its parameters.
+
+        Args:
+            shapes: the widths and blocks of both towers.
+
+        Raises:
+            ValueError: if a tower cannot be entered, or has no such block.
+        """
         for side, dims in (("image", shapes.image_block_dims), ("text", shapes.text_block_dims)):
             if not dims:
                 raise ValueError(
-                    f"{side}_encoder must be a backbone that can be walked block by block for 'mmtm', got one whose inside is "
-                    "unknown. Use 'concat', 'cross_attention' or 'late' with it."
+                    f"{side}_encoder must be a backbone that can be walked block by block "
+                    "for 'mmtm', got one whose inside is unknown. "
+                    "Use 'concat', 'cross_attention' or 'late' with it."
                 )
         self.blocks = self._pairs(shapes)
         self.first_image_block, self.first_text_block = self.blocks[0]
@@ -66,15 +83,18 @@ class MMTM(Fusion):
         return self
 
     def _pairs(self, shapes: TowerShapes) -> list[tuple[int, int]]:
+        """Returns the pairs of blocks that the options ask for."""
         limits = (shapes.image_blocks, shapes.text_blocks)
         blocks = self.options["blocks"]
         if blocks is None:
             pairs = self.options["pairs"]
             if not isinstance(pairs, int) or not 1 <= pairs <= min(limits):
                 raise ValueError(
-                    f"pairs must be in 1 .. {min(limits)} (the shorter tower's blocks), got {pairs!r}."
+                    f"pairs must be in 1 .. {min(limits)} (the shorter tower's blocks), "
+                    f"got {pairs!r}."
                 )
             return [(limits[0] - k, limits[1] - k) for k in range(pairs, 0, -1)]
+        # A tower only walks forward, so the blocks of a later pair must come later in both towers.
         rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(blocks))
         within = all(
             len(pair) == 2 and 0 <= pair[0] < limits[0] and 0 <= pair[1] < limits[1]
@@ -82,13 +102,20 @@ class MMTM(Fusion):
         )
         if not blocks or not rising or not within:
             raise ValueError(
-                f"blocks must be rising pairs of an image block below {limits[0]} and a text block below {limits[1]}, "
+                f"blocks must be rising pairs of an image block below {limits[0]} "
+                f"and a text block below {limits[1]}, "
                 f"got {blocks!r}. For example [[{limits[0] - 1}, {limits[1] - 1}]]."
             )
         return [(int(i), int(j)) for i, j in blocks]
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
-        """Returns the fused batch."""
+        """Returns the fused batch.
+
+        Args:
+            image: the image tower, before its first block.
+            text: the text tower, before its first block.
+            mapper: the mapper of the text's embeddings.
+        """
         unit: MMTMUnit
         for (image_block, text_block), unit in zip(self.blocks, self.units, strict=True):  # type: ignore[assignment]
             image.advance(image_block)
@@ -104,7 +131,11 @@ class MMTM(Fusion):
 
 @final
 class MMTMUnit(nn.Module):
-    """The squeeze and excitation of one pair of blocks: two squeezed vectors in, two gates in (0, 2) out."""
+    """The squeeze and excitation of one pair of blocks.
+
+    Shape:
+        squeezed image [B, I], squeezed text [B, T] -> gates in (0, 2), [B, I] and [B, T].
+    """
 
     def __init__(self, image_dim: int, text_dim: int, ratio: int):
         super().__init__()
@@ -112,14 +143,20 @@ class MMTMUnit(nn.Module):
         self.squeeze = nn.Linear(image_dim + text_dim, width)
         self.excite_image = nn.Linear(width, image_dim)
         self.excite_text = nn.Linear(width, text_dim)
+        # These replace the squeeze of a missing modality. They are learned.
         self.absent_image = nn.Parameter(torch.randn(image_dim) * 0.02)
         self.absent_text = nn.Parameter(torch.randn(text_dim) * 0.02)
 
     def forward(
         self, image: Float[Tensor, "B I"], text: Float[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B I"], Float[Tensor, "B T"]]:
-        """Returns the gates of both towers."""
+        """Returns the gates of both towers.
+
+        Args:
+            image: the mean of the image's features over their places.
+            text: the mean of the text's features over their places.
+        """
         joint = F.relu(self.squeeze(torch.cat([image, text.to(image.dtype)], dim=-1)))
-        return 2 * torch.sigmoid(self.excite_image(joint)), 2 * torch.sigmoid(
-            self.excite_text(joint)
-        )
+        # Times 2, so that an excitation of 0 leaves the features as they are.
+        image_gate = 2 * torch.sigmoid(self.excite_image(joint))
+        return image_gate, 2 * torch.sigmoid(self.excite_text(joint))

@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Puts all of `model` in evaluation mode, and afterwards each of its modules back in its own mode."""
+    """Puts `model` in evaluation mode, and afterwards each of its modules back in its own."""
     was_training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -20,7 +20,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def is_tracing() -> bool:
-    """Returns whether a graph is being compiled or exported, whose shapes may not depend on values."""
+    """Returns whether a graph is being made, whose shapes may not depend on values."""
     return torch.compiler.is_compiling() or torch.compiler.is_exporting()
 
 

@@ -1,13 +1,11 @@
-"""A picture from a path, a PIL image, an array, a tensor or a DICOM object, and every way it can be bad.
+"""The loading of a picture from a path, a PIL image, an array, a tensor or a DICOM object.
 
 Only the standard library, numpy and PIL are imported here, because this file travels with every
-model that is pushed to a hub. pydicom is loaded when the first DICOM picture is met.
+model that is pushed to a hub.
 """
 
 from __future__ import annotations
 
-import copy
-import importlib
 import os
 import re
 import stat
@@ -16,60 +14,61 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, SupportsFloat, TypeAlias
+from typing import Any, BinaryIO, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
-# Any stands for pydicom's Dataset and torch's Tensor: to name them, their libraries would be
-# imported.
+from .images_base import RENEW, ImageError, check_size, explained, image_error, scaled
+from .images_dicom import from_dicom, read_dicom
+
+__all__ = ["ImageError", "ImageSource", "load_image"]
+
+# Any stands for pydicom's Dataset and torch's Tensor. Their libraries would have to be imported to
+# name them.
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[Any] | Any
 
-# A closed list: PIL's other plug-ins start programs (EPS) or take any file for a picture (TGA).
+# A closed list, because PIL's other plug-ins start programs (EPS) or accept any file as a picture
+# (TGA).
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "PPM", "JPEG2000")
-_RENEW = "Fetch or export it again."
-_DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-
-
-class ImageError(ValueError):
-    """A picture that cannot be read; the message names it, says what is wrong and what to do."""
 
 
 def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.Image:
-    """Return the picture as a new 8-bit PIL image in mode "L" or "RGB", upright and fully decoded.
+    """Returns the picture as a new 8-bit PIL image in mode "L" or "RGB", upright and fully decoded.
 
-    Brightness follows one rule per kind of source, with x the stored value:
+    Each kind of source has one rule for its brightness. x is the stored value:
 
-    - 8-bit pictures and uint8 arrays keep their values; 1-bit pictures and bool arrays become 0 and
+    - 8-bit pictures and uint8 arrays keep their values. 1-bit pictures and bool arrays become 0 and
       255.
     - Float arrays and tensors within [0, 1] become round(255 x).
-    - 16-bit, 32-bit and float pictures in grey, and all other arrays and tensors, are stretched
-      from their own range: round(255 (x - min) / (max - min)). A constant one has no range and
-      becomes 0 everywhere.
-    - DICOM: modality LUT or rescale, then the VOI LUT or the first window, whose ends become 0 and
-      255. Without either, up to 8 stored bits keep their full range, and more are stretched from
-      their own range (without the pixel padding). MONOCHROME1 is inverted last.
+    - 16-bit, 32-bit and float pictures in grey, and all other arrays and tensors, are stretched by
+      their own range: round(255 (x - min) / (max - min)). If all values are equal, they become 0.
+    - DICOM: the modality LUT or rescale is applied first. Then the VOI LUT or the first window is
+      applied, and its ends become 0 and 255. Without either, pictures of up to 8 stored bits keep
+      their full range, and pictures of more bits are stretched by their own range (without the
+      pixel padding). MONOCHROME1 is inverted last.
 
     Transparency is composited on black. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain
-    conversion; of 16-bit colour PIL keeps the upper 8 bits. EXIF and TIFF orientation are applied.
-    Of a multi-picture JPEG (MPO, as phones write it) the first picture is read; other files of
+    conversion. PIL keeps the upper 8 bits of 16-bit colour. EXIF and TIFF orientation are applied.
+    A multi-picture JPEG (MPO, the format of many phones) gives its first picture. Other files of
     several frames are an error.
 
     Args:
-        source: Path of a PNG, JPEG, TIFF, BMP, WebP, GIF, PPM, JPEG 2000 or DICOM file (known by
-            its content or by the suffix .dcm or .dicom); a PIL image; a numpy array HxW, HxWx1,
-            HxWx3, HxWx4 (RGBA in uint8, bool or float within [0, 1]) or, where it cannot be
-            mistaken, CxHxW; a torch tensor HxW or CxHxW with 1 or 3 channels; a pydicom Dataset.
-        max_pixels: Most pixels (width x height) to decode, at least 1. The default is PIL's own
-            limit.
+        source: the path of a PNG, JPEG, TIFF, BMP, WebP, GIF, PPM, JPEG 2000 or DICOM file (DICOM
+            is recognised by its content or by the suffix .dcm or .dicom); a PIL image; a numpy
+            array HxW, HxWx1, HxWx3, HxWx4 (RGBA in uint8, bool or float within [0, 1]) or, if the
+            shape is unambiguous, CxHxW; a torch tensor HxW or CxHxW with 1 or 3 channels; a pydicom
+            Dataset.
+        max_pixels: the largest number of pixels (width x height) to decode, at least 1. The default
+            is PIL's own limit.
 
     Raises:
-        ImageError: If the picture is missing, unreadable, damaged, too large, of no size, of
+        ImageError: if the picture is missing, unreadable, damaged, too large, has no pixels or
             several frames, or holds NaN or infinite values.
-        TypeError: If the source is of another type, bytes and open files included.
-        ValueError: If max_pixels is not a positive int.
-        ImportError: If the picture is DICOM and pydicom is not installed.
+        TypeError: if the source is of another type. This includes bytes and open files.
+        ValueError: if max_pixels is not a positive int.
+        ImportError: if the picture is DICOM and pydicom is not installed.
 
     Source: DICOM PS3.3, C.7.6.3.1.2 (photometric interpretation), C.11.1 (modality), C.11.2 (VOI).
 
@@ -94,20 +93,23 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
         if _is_a(source, "torch", "Tensor"):
             return _from_tensor(source, max_pixels)
         if _is_a(source, "pydicom", "Dataset"):
-            return _from_dicom(source, "<pydicom Dataset>", max_pixels)
+            return from_dicom(source, "<pydicom Dataset>", max_pixels)
+        # os.PathLike may also stand for bytes.
         if isinstance(source, str | os.PathLike) and isinstance(os.fspath(source), str):
             return _from_path(os.fspath(source), max_pixels)
     raise TypeError(
-        "image must be a path, a PIL image, a numpy array, a torch tensor or a pydicom Dataset, got "
-        f"{type(source).__name__}. Open bytes with PIL.Image.open(io.BytesIO(...)); make lists uint8 arrays."
+        "image must be a path, a PIL image, a numpy array, a torch tensor or a pydicom Dataset, "
+        f"got {type(source).__name__}. "
+        "Open bytes with PIL.Image.open(io.BytesIO(...)); make lists uint8 arrays."
     )
 
 
+@final
 class _StrictDecoding:
-    """Context in which PIL completes no truncated file, and no warning of PIL or pydicom gets out.
+    """The context in which PIL completes no truncated file, and PIL and pydicom do not warn.
 
-    Both are settings of the whole process. Entries are counted, so that of several threads the last
-    one out restores them, and none decodes with the settings of before.
+    Both are settings of the whole process. Entries are counted, so that the last of several threads
+    restores the earlier settings, and no thread decodes with them.
     """
 
     def __init__(self) -> None:
@@ -136,112 +138,76 @@ _STRICT = _StrictDecoding()
 
 
 def _is_a(source: object, module: str, class_name: str) -> bool:
-    # An object of a library exists only where that library is loaded already: no need to import it.
+    """Returns whether an object is of a class of a library that may not be installed."""
+    # An object can only be of this class if its library is loaded already, so do not import it.
     return isinstance(source, getattr(sys.modules.get(module), class_name, ()))
 
 
-def _problem(name: str, rule: str, got: str, advice: str) -> ImageError:
-    return ImageError(f"image {name} must be {rule}, got {got}. {advice}")
-
-
-@contextmanager
-def _explained(name: str, rule: str, advice: str) -> Iterator[None]:
-    """Turn whatever a decoder raises (they raise anything) into an ImageError that names the picture."""
-    try:
-        yield
-    except ImageError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()).rstrip(".")[:300] or "no reason"
-        raise _problem(name, rule, f"{type(error).__name__} ({reason})", advice) from error
-
-
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
-    if width < 1 or height < 1:
-        raise _problem(name, "at least 1x1 pixel", f"{width}x{height}", _RENEW)
-    if width * height > max_pixels:
-        advice = "Pass a larger max_pixels if it is meant to be so large."
-        raise _problem(
-            name, f"at most {max_pixels} pixels", f"{width}x{height} = {width * height}", advice
-        )
-
-
-def _scaled(
-    values: NDArray[Any], low: SupportsFloat, high: SupportsFloat, name: str
-) -> NDArray[np.uint8]:
-    nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-    if nan or infinite:
-        got = f"{nan} NaN and {infinite} infinite of {values.size} values"
-        raise _problem(
-            name, "finite everywhere", got, "Replace them, for example with numpy.nan_to_num."
-        )
-    start, end = float(low), float(high)
-    if start == end:
-        return np.zeros(values.shape, dtype=np.uint8)
-    if not np.isfinite(end - start):
-        raise _problem(
-            name, "of a range that a float can hold", f"{start} to {end}", "Rescale it first."
-        )
-    share = (values.astype(np.float64) - start) / (end - start)
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
-
-
 def _from_path(path: str, max_pixels: int) -> Image.Image:
+    """Returns the picture of a file."""
     name = repr(path)
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://|data:", path):
-        raise _problem(
+        # A data URL may be very long, so the message holds only its beginning.
+        raise image_error(
             name[:200], "a local file", "a URL", "Download it first and pass the file's path."
         )
     with _opened(path, name) as file:
+        # The mark of a DICOM file stands behind a preamble of 128 bytes.
         head = file.read(132)
         file.seek(0)
         if not head:
-            raise _problem(name, "a picture", "an empty file (0 bytes)", _RENEW)
+            raise image_error(name, "a picture", "an empty file (0 bytes)", RENEW)
         if head[128:] == b"DICM" or path.lower().endswith((".dcm", ".dicom")):
-            return _from_dicom(_read_dicom(file, name), name, max_pixels)
+            return from_dicom(read_dicom(file, name), name, max_pixels)
         return _from_pil(_identified(file, name, head, max_pixels), name, max_pixels)
 
 
 @contextmanager
 def _opened(path: str, name: str) -> Iterator[BinaryIO]:
+    """Yields a regular file, open for binary reading."""
+    # Look before opening, because to open a pipe would wait for its writer. Opening stands outside
+    # of a `with`, because only its own errors are explained here.
     try:
         mode = os.stat(path).st_mode
-        file = open(path, "rb") if stat.S_ISREG(mode) else None  # noqa: SIM115 - only opening is tried here
+        file = open(path, "rb") if stat.S_ISREG(mode) else None  # noqa: SIM115
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise _problem(
+        raise image_error(
             name, "a readable file", reason, "Check the path and its permissions."
         ) from error
     if file is None:
-        raise _problem(name, "a file", "a directory or device", "Pass the path of one picture.")
+        raise image_error(name, "a file", "a directory or device", "Pass the path of one picture.")
     with file:
         yield file
 
 
 def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Image.Image:
-    with _explained(name, "a complete, undamaged picture", _RENEW):
+    """Returns the PIL image of an open file, not decoded yet."""
+    with explained(name, "a complete, undamaged picture", RENEW):
         try:
             return Image.open(file, formats=_FORMATS)
         except UnidentifiedImageError as error:
             got = f"content that is none of these or is damaged (it begins {head[:16]!r})"
             advice = "Convert it, or open it yourself and pass the PIL image."
-            raise _problem(name, f"one of {', '.join(_FORMATS)}, DICOM", got, advice) from error
+            raise image_error(name, f"one of {', '.join(_FORMATS)}, DICOM", got, advice) from error
         except Image.DecompressionBombError as error:
             advice = (
                 "If it is meant to be so large, raise max_pixels and PIL.Image.MAX_IMAGE_PIXELS."
             )
             got = "more than PIL opens (a decompression bomb?)"
-            raise _problem(name, f"at most {max_pixels} pixels", got, advice) from error
+            raise image_error(name, f"at most {max_pixels} pixels", got, advice) from error
 
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
-    with _explained(name, "a complete, undamaged picture", _RENEW):
-        _check_size(image.width, image.height, name, max_pixels)
-        # Behind the first picture of an MPO stand previews and gain maps of the same scene.
+    """Returns the decoded, upright 8-bit picture of a PIL image."""
+    with explained(name, "a complete, undamaged picture", RENEW):
+        check_size(image.width, image.height, name, max_pixels)
+        # The other pictures of an MPO are previews and gain maps of the same scene.
         frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         if frames > 1:
             advice = "Choose one: open it with PIL, call image.seek(index) and pass image.copy()."
-            raise _problem(name, "a single picture", f"{frames} frames", advice)
+            raise image_error(name, "a single picture", f"{frames} frames", advice)
+        # Read the tag before the orientation is applied, because that returns an image without it.
         white_is_zero = (
             getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
         )
@@ -250,11 +216,13 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, name: str, white_is_zero: bool) -> Image.Image:
+    """Returns a PIL image in mode "L" or "RGB", from one of any mode."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        grey = _scaled(values, values.min(), values.max(), name)
-        # PIL itself inverts white-is-zero up to 8 bits only.
+        grey = scaled(values, values.min(), values.max(), name)
+        # PIL inverts white-is-zero pictures of up to 8 bits only.
         return Image.fromarray(255 - grey if white_is_zero else grey)
+    # PIL converts "La" (premultiplied alpha) to "LA" only.
     if image.mode == "La":
         image = image.convert("LA")
     target = "L" if image.mode in ("1", "L", "LA") else "RGB"
@@ -265,6 +233,7 @@ def _eight_bits(image: Image.Image, name: str, white_is_zero: bool) -> Image.Ima
 
 
 def _array_pixels(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Returns an array with its channels last, or raises if their axis is not clear."""
     if array.ndim == 2:
         return array
     if array.ndim == 3:
@@ -273,33 +242,34 @@ def _array_pixels(array: NDArray[Any], name: str) -> NDArray[Any]:
             advice = (
                 "Pass PIL.Image.fromarray(array) of the array as HxW or HxWx3 to say which it is."
             )
-            raise _problem(name, "unambiguous", "a shape that is both HxWxC and CxHxW", advice)
+            raise image_error(name, "unambiguous", "a shape that is both HxWxC and CxHxW", advice)
         if first or last:
             return array if last else np.moveaxis(array, 0, -1)
-    raise _problem(
+    raise image_error(
         name, "HxW, HxWxC or CxHxW with C 1, 3 or 4", f"{array.shape}", "Pass one picture."
     )
 
 
 def _from_tensor(tensor: Any, max_pixels: int) -> Image.Image:
+    """Returns the picture of a torch tensor HxW or CxHxW."""
     name = f"<tensor, {tensor.dtype}, {tuple(tensor.shape)}>"
     if tensor.ndim != 2 and not (tensor.ndim == 3 and tensor.shape[0] in (1, 3)):
         advice = "Pass one picture, channels first."
-        raise _problem(name, "HxW or CxHxW with C 1 or 3", f"{tuple(tensor.shape)}", advice)
-    with _explained(name, "convertible to numpy", "Pass a dense tensor with values."):
+        raise image_error(name, "HxW or CxHxW with C 1 or 3", f"{tuple(tensor.shape)}", advice)
+    with explained(name, "convertible to numpy", "Pass a dense tensor with values."):
         dense = tensor.detach().cpu()
-        # numpy knows no bfloat16.
+        # numpy has no bfloat16.
         array: NDArray[Any] = (dense.float() if dense.is_floating_point() else dense).numpy()
     return _from_pixels(array if array.ndim == 2 else np.moveaxis(array, 0, -1), name, max_pixels)
 
 
 def _from_pixels(pixels: NDArray[Any], name: str, max_pixels: int) -> Image.Image:
-    """Return the picture of an array HxW or HxWxC."""
+    """Returns the picture of an array HxW or HxWxC."""
     if pixels.dtype.kind not in "buif":
         raise TypeError(
             f"image {name} must hold bools, ints or floats, got {pixels.dtype}. Convert it."
         )
-    _check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
+    check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if pixels.dtype == np.uint8:
@@ -307,141 +277,12 @@ def _from_pixels(pixels: NDArray[Any], name: str, max_pixels: int) -> Image.Imag
     elif pixels.dtype.kind == "b" or (
         pixels.dtype.kind == "f" and pixels.min() >= 0 and pixels.max() <= 1
     ):
-        eight = _scaled(pixels, 0, 1, name)
+        eight = scaled(pixels, 0, 1, name)
     elif pixels.ndim == 3 and pixels.shape[2] == 4:
-        raise _problem(
+        # To stretch colours and alpha together would change the alpha.
+        raise image_error(
             name, "uint8, bool or float within [0, 1] (RGBA)", f"{pixels.dtype}", "Convert it."
         )
     else:
-        eight = _scaled(pixels, pixels.min(), pixels.max(), name)
+        eight = scaled(pixels, pixels.min(), pixels.max(), name)
     return _eight_bits(Image.fromarray(np.ascontiguousarray(eight)), name, white_is_zero=False)
-
-
-def _pydicom(module: str, name: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        advice = f'{error}. Run: pip install "mmfusion[dicom]"'
-        raise ImportError(
-            f"image {name} must be read by pydicom 3 or newer, got {advice}"
-        ) from error
-
-
-def _read_dicom(file: BinaryIO, name: str) -> Any:
-    pydicom = _pydicom("pydicom", name)
-    with _explained(name, "a readable DICOM file", _RENEW):
-        # Forced, because old archives hold files without the preamble; what is no DICOM has no
-        # pixels either.
-        dataset = pydicom.dcmread(file, force=True)
-        if "TransferSyntaxUID" not in dataset.file_meta:
-            little = dataset.original_encoding[1]
-            syntaxes = pydicom.uid.ImplicitVRLittleEndian, pydicom.uid.ExplicitVRBigEndian
-            dataset.file_meta.TransferSyntaxUID = syntaxes[0] if little else syntaxes[1]
-    return dataset
-
-
-def _from_dicom(dataset: Any, name: str, max_pixels: int) -> Image.Image:
-    processing = _pydicom("pydicom.pixels", name)
-    with _explained(name, "a DICOM picture that pydicom can read", _RENEW):
-        _check_dicom(dataset, name, max_pixels)
-        stored = _stored_pixels(dataset, name, processing)
-        header = _pydicom("pydicom", name).Dataset()
-        header.file_meta = dataset.file_meta
-        for element in dataset.group_dataset(0x0028):
-            # pydicom's functions take an empty element for a value.
-            if not element.is_empty:
-                header.add(copy.deepcopy(element))
-        photometric = header.PhotometricInterpretation
-        if photometric in ("MONOCHROME1", "MONOCHROME2"):
-            grey = _displayed(stored, header, name, processing)
-            return Image.fromarray(255 - grey if photometric == "MONOCHROME1" else grey)
-        if photometric == "PALETTE COLOR":
-            colours = processing.apply_color_lut(stored, header)
-            return Image.fromarray(_scaled(colours, 0, np.iinfo(colours.dtype).max, name))
-        if photometric == "RGB" or photometric.startswith("YBR_"):
-            return Image.fromarray(_scaled(stored, 0, 2**header.BitsStored - 1, name))
-        raise _problem(
-            name, "MONOCHROME, RGB, YBR or PALETTE COLOR", repr(photometric), "Convert it to RGB."
-        )
-
-
-def _check_dicom(dataset: Any, name: str, max_pixels: int) -> None:
-    if not any(key in dataset for key in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        advice = "It is a report or a plan, has lost its picture, or is no DICOM file at all."
-        got = f"no pixel data (modality {dataset.get('Modality') or 'unknown'})"
-        raise _problem(name, "a DICOM picture", got, advice)
-    _check_size(int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0), name, max_pixels)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames > 1:
-        advice = (
-            "Choose one and pass the array: pydicom.pixels.pixel_array(path_or_dataset, index=0)."
-        )
-        raise _problem(name, "a single picture", f"{frames} frames", advice)
-
-
-def _stored_pixels(dataset: Any, name: str, processing: Any) -> NDArray[Any]:
-    uid = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID")
-    if uid is None:
-        advice = "Set dataset.file_meta.TransferSyntaxUID to the encoding of PixelData."
-        raise _problem(name, "a Dataset with a transfer syntax", "none in file_meta", advice)
-    syntax = f"transfer syntax {uid.name} ({uid})"
-    try:
-        available = processing.get_decoder(uid).is_available
-    except NotImplementedError:
-        available = False
-    if not available:
-        advice = f"Convert it to an uncompressed one, or run: {_DECODERS}"
-        raise _problem(name, "decodable by an installed package", syntax, advice)
-    advice = (
-        f"{_RENEW} If it is whole, more decoders may help: {_DECODERS}"
-        if uid.is_compressed
-        else _RENEW
-    )
-    with _explained(name, f"whole and decodable ({syntax})", advice):
-        pixels: NDArray[Any] = processing.pixel_array(dataset)
-    if pixels.shape[:2] != (dataset.Rows, dataset.Columns):
-        # pydicom returns every frame that the data holds, also where the header counts only one.
-        raise _problem(
-            name, "a single picture", f"{len(pixels)} frames of pixel data", "Set NumberOfFrames."
-        )
-    return pixels
-
-
-def _displayed(stored: NDArray[Any], header: Any, name: str, processing: Any) -> NDArray[np.uint8]:
-    # Wide ints, because pydicom computes the index into a table in the type of the pixels.
-    wide = stored.astype(np.int64) if stored.dtype.kind in "iu" else stored
-    values = processing.apply_modality_lut(wide, header)
-    if "VOILUTSequence" in header:
-        return _through_voi_table(values, header, name, processing)
-    if "WindowCenter" in header and "WindowWidth" in header:
-        with np.errstate(over="ignore"):
-            # What lies far outside of the window comes out at its two ends.
-            low, high = processing.apply_windowing(np.array([-1e300, 1e300]), header)
-            return _scaled(processing.apply_windowing(values, header), low, high, name)
-    bits = header.get("BitsStored", 16)
-    if bits <= 8:
-        least = -(2 ** (bits - 1)) if header.PixelRepresentation else 0
-        ends = processing.apply_modality_lut(np.array([least, least + 2**bits - 1]), header)
-        return _scaled(values, ends.min(), ends.max(), name)
-    ends = values
-    if "PixelPaddingValue" in header:
-        padding = header.PixelPaddingValue
-        least, most = sorted((padding, header.get("PixelPaddingRangeLimit", padding)))
-        real = values[(stored < least) | (stored > most)]
-        ends = real if real.size else values
-    return _scaled(values, ends.min(), ends.max(), name)
-
-
-def _through_voi_table(
-    values: NDArray[Any], header: Any, name: str, processing: Any
-) -> NDArray[np.uint8]:
-    item = header.VOILUTSequence[0]
-    size, first = item.LUTDescriptor[0], item.LUTDescriptor[1]
-    last = first + (size or 2**16) - 1
-    # pydicom's index has the type of the table's values: an 8-bit table of 4096 entries would wrap
-    # around.
-    item.LUTDescriptor = [size, first, 16]
-    table = processing.apply_voi(np.arange(first, last + 1), header)
-    index = np.clip(np.rint(values), first, last).astype(np.int64) - first
-    # The table's own ends, because its descriptor often claims more bits than it uses.
-    return _scaled(table[index], table.min(), table.max(), name)

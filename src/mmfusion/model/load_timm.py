@@ -1,4 +1,4 @@
-"""timm models by name: built without their classifier and without a head that the library does not use."""
+"""timm models by name, built without their classifier and without a head that is not used."""
 
 from typing import Any
 
@@ -17,26 +17,30 @@ from .validation import closest
 def build_timm(
     name: str, pretrained: bool, options: dict[str, Any]
 ) -> tuple[nn.Module, str, dict[str, Any]]:
-    """A timm backbone, and the `architecture` and `options` from which it is rebuilt without network.
+    """Returns a timm backbone, and the `architecture` and `options` that rebuild it offline.
 
     Args:
         name: a timm model, `timm/...`, `hf-hub:owner/model` or `local-dir:/a/folder`.
         pretrained: whether to load the published weights.
-        options: what timm.create_model takes for this model.
+        options: the keyword arguments that timm.create_model takes for this model.
 
     Raises:
-        ValueError: for a name timm does not know, or an option the model does not take.
+        ValueError: for a name that timm does not know, for an option that the model does not take,
+            or for weights that cannot be read or do not fit.
     """
     if name.startswith("timm/"):
         name = f"hf-hub:{name}"
     scheme, location = parse_model_name(name)
     architecture, options = name, dict(options)
+    # A model on the hub or in a folder is rebuilt later from the architecture and the options of
+    # its config.json, because the hub or the folder may be out of reach then.
     if scheme:
         architecture, published = _described(name, scheme, location)
         options = published | options
     elif not timm.is_model(name):
         raise ValueError(
-            f"image encoder must be a timm model, a transformers checkpoint (a name with a slash) or a folder, got {name!r}. "
+            "image encoder must be a timm model, a transformers checkpoint (a name with a slash) "
+            f"or a folder, got {name!r}. "
             f"{closest(name, timm.list_models(pretrained=False))[:300]}"
         )
     try:
@@ -47,45 +51,47 @@ def build_timm(
         ) from error
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(
-            f"name must be a timm model whose weights can be read and fit, got {name!r}: {str(error).splitlines()[0]} "
-            "Pass pretrained=False, or weights=a file."
+            f"name must be a timm model whose weights can be read and fit, got {name!r}: "
+            f"{str(error).splitlines()[0]} Pass pretrained=False, or weights=a file."
         ) from error
     _drop_unused_head(model)
     return model, architecture, options
 
 
 def _described(name: str, scheme: str, location: str) -> tuple[str, dict[str, Any]]:
-    """The architecture and options that a hub repository or a folder names in its config.json."""
-    read = load_model_config_from_hf if scheme == "hf-hub" else load_model_config_from_path
+    """Returns the architecture and options in the config.json of a hub repository or a folder."""
+    read_config = load_model_config_from_hf if scheme == "hf-hub" else load_model_config_from_path
     try:
-        _, architecture, options = read(location)
+        _, architecture, options = read_config(location)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(
-            f"name must be a timm model on the hub or in a folder, got {name!r}, whose config.json could not be read: "
-            f"{str(error).splitlines()[0]}"
+            f"name must be a timm model on the hub or in a folder, got {name!r}, "
+            f"whose config.json could not be read: {str(error).splitlines()[0]}"
         ) from error
-    # Here a backbone is built without its classifier, whatever number of classes it was published
-    # with.
+    # The published number of classes is left out, because a backbone has no classifier here.
     return architecture, {
         key: value for key, value in (options or {}).items() if key != "num_classes"
     }
 
 
 def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Size, channels, mean, std and interpolation that a timm model was made for.
+    """Returns the size, channels, mean, std and interpolation that a timm model was made for.
 
     Args:
         model: the model.
-        options: what it was made with; an `img_size` among them goes before the published size.
+        options: the options that it was made with. An `img_size` among them overrides the published
+            size.
     """
     data = resolve_model_data_config(model)
     channels, height, width = data["input_size"]
     size = options.get("img_size")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
+    # An `in_chans` among the options overrides the published number of channels.
     first = next(model.parameters())
     channels = getattr(model, "in_chans", channels if first.ndim != 4 else None) or channels
     mean, std = list(data["mean"]), list(data["std"])
+    # Statistics of three colours do not fit another number of channels: each gets their average.
     if channels != len(mean):
         mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
     return {
@@ -98,9 +104,13 @@ def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]
 
 
 def _drop_unused_head(model: Any) -> None:
-    """Replace the head of a model whose pooled vector has another width than its features: nothing would train it."""
+    """Replaces a head whose pooled vector has another width than the features.
+
+    Such a pooled vector is not used, so nothing would train the head.
+    """
     if getattr(model, "head_hidden_size", model.num_features) == model.num_features:
         return
+    # No attribute names the modules of a head. They are those that forward_features does not call.
     called: set[str] = set()
     handles = [
         child.register_forward_hook(lambda *_, name=name: called.add(name))

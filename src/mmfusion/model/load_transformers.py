@@ -1,4 +1,4 @@
-"""transformers models by name or config: built without the pooler that is not used, loaded strictly."""
+"""transformers models by name or config, loaded strictly and without the unused pooler."""
 
 import copy
 import inspect
@@ -16,26 +16,38 @@ logger = logging.get_logger(__name__)
 def build_transformers(
     name: Any, load: bool, options: dict[str, Any], *, tower: str
 ) -> PreTrainedModel:
-    """A transformers backbone without the pooler that is not used; of a dual encoder, the tower asked for."""
+    """Returns a transformers backbone without its pooler, which is not used.
+
+    Args:
+        name: a hub name, a folder or a config.
+        load: whether to load the weights of the checkpoint.
+        options: entries of the config to override.
+        tower: "vision_config" or "text_config": the tower to take from a dual encoder.
+
+    Raises:
+        ValueError: for a checkpoint that cannot be read or does not fit, for an encoder-decoder, or
+            for an option that the config does not have.
+    """
     try:
         config = name if isinstance(name, PreTrainedConfig) else AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"name must be a transformers checkpoint (a hub name or a folder), got {name!r}, which could not be read: "
-            f"{str(error).splitlines()[0]}"
+            f"name must be a transformers checkpoint (a hub name or a folder), got {name!r}, "
+            f"which could not be read: {str(error).splitlines()[0]}"
         ) from error
     is_dual = hasattr(config, tower)
-    # A copy: options, and the attention that is chosen later, are this encoder's alone.
+    # Copy: the options and the attention that is chosen later must not change the caller's config.
     config = copy.deepcopy(getattr(config, tower, config))
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
-            f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an encoder-only model."
+            f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an "
+            "encoder-only model."
         )
-    known = config.to_dict()
+    valid = config.to_dict()
     for key, value in options.items():
-        if key not in known:
+        if key not in valid:
             raise ValueError(
-                f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(known))}"
+                f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(valid))}"
             )
         setattr(config, key, value)
     model_class: Any = AutoModel._model_mapping[type(config)]
@@ -45,11 +57,13 @@ def build_transformers(
         else {}
     )
     if not load:
+        # `_from_config` builds in the dtype of the config, the constructor in torch's default one.
         return (
             model_class._from_config(config, **pooler)
             if isinstance(name, PreTrainedConfig) or options
             else model_class(config, **pooler)
         )
+    # The checkpoint of a dual encoder also holds the other tower, whose keys are left over.
     prefixes = {"vision_config": "vision_model.", "text_config": "text_model."}
     model, _ = load_strictly(
         lambda **strict: model_class.from_pretrained(name, config=config, **strict, **pooler),
@@ -62,17 +76,27 @@ def build_transformers(
 
 
 def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
-    """A backbone's config as JSON: what differs from the defaults, and the model type."""
-    known: dict[str, Any] = config.to_diff_dict()
+    """Returns a backbone's config for JSON: the model type and what differs from the defaults.
+
+    Args:
+        config: the config.
+    """
+    changed: dict[str, Any] = config.to_diff_dict()
     return {"model_type": config.model_type} | {
         key: value
-        for key, value in known.items()
+        for key, value in changed.items()
         if key not in ("transformers_version", "architectures", "dtype")
     }
 
 
 def transformers_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str, Any]:
-    """Size, channels, mean, std and interpolation of a transformers vision model, the last three from its `checkpoint` if any."""
+    """Returns the size, channels, mean, std and interpolation of a transformers vision model.
+
+    Args:
+        config: the model's config, which holds size and channels.
+        checkpoint: a hub name or a folder whose image processor holds mean, std and interpolation,
+            and may hold another size; None if there is none.
+    """
     size = getattr(config, "image_size", 224)
     spec = default_input_spec() | {
         "size": list(size) if isinstance(size, (list, tuple)) else [size, size],
@@ -82,6 +106,7 @@ def transformers_input_spec(config: PreTrainedConfig, checkpoint: str | None) ->
         "interpolation": "bilinear",
     }
     if checkpoint is not None:
+        # Imported here, because only models from a checkpoint need it.
         from transformers import AutoImageProcessor
 
         try:
@@ -92,16 +117,18 @@ def transformers_input_spec(config: PreTrainedConfig, checkpoint: str | None) ->
             )
             return spec
         spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+        # A processor that crops gives pictures of `crop_size`, not of `size`.
         size = dict(getattr(processor, "crop_size", None) or processor.size)
         if {"height", "width"} <= size.keys():
             spec["size"] = [size["height"], size["width"]]
+        # The numbers of PIL.Image.Resampling, as preprocessor_config.json keeps them.
         names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
         spec["interpolation"] = names.get(int(processor.resample), "bilinear")
     return spec
 
 
 def default_input_spec() -> dict[str, Any]:
-    """What is assumed of a backbone that declares nothing: 224 pixels, ImageNet's mean and deviation."""
+    """Returns the spec of a backbone that declares none: 224 pixels, ImageNet's mean and std."""
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     return {
         "size": [224, 224],
@@ -119,15 +146,17 @@ def backbone_width(module: Any) -> int:
         module: the model.
 
     Raises:
-        ValueError: when its config does not tell the width.
+        ValueError: if its config does not hold the width.
     """
     config = module.config
+    # Backbones with stages list one width per stage. The last stage makes the features.
     if getattr(config, "hidden_sizes", None):
         return int(config.hidden_sizes[-1])
     for name in ("hidden_size", "hidden_dim", "num_features", "d_model"):
         if isinstance(getattr(config, name, None), int):
             return int(getattr(config, name))
     raise ValueError(
-        f"{type(module).__name__} must be a backbone whose config tells its width (hidden_size), got "
-        f"{type(config).__name__}. Wrap it in a module of your own and register that with register_backbone."
+        f"{type(module).__name__} must be a backbone whose config tells its width "
+        f"(hidden_size), got {type(config).__name__}. "
+        "Wrap it in a module of your own and register that with register_backbone."
     )

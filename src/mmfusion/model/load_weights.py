@@ -1,4 +1,4 @@
-"""Weights from a file into a backbone, strictly: every key finds its place, or the error lists those that do not."""
+"""The strict loading of weights: keys that do not fit are an error that lists them."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ _HEADS = (
     "conv_head",
     "norm_head",
 )
-"""First parts of the names under which checkpoints keep heads and poolers that a backbone here does without."""
+"""First parts of the keys of heads and poolers, which checkpoints hold and backbones here lack."""
 
 _WRAPPERS = (
     "module.",
@@ -47,22 +47,28 @@ _WRAPPERS = (
     "deit.",
     "base_model.model.",
 )
+"""Prefixes under which the checkpoint of a larger model holds the keys of its backbone."""
 
 
 def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, of a state dict read with weights_only=True, or of a mapping.
+    """Returns the tensors of a file or of a mapping by their keys.
+
+    Args:
+        weights: a safetensors file, a state dict that torch.load reads with weights_only=True, or a
+            mapping of tensors.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file holds something else than tensors (a pickled object, say) or is
-            damaged.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged or holds something else than tensors (a pickled object,
+            for example).
     """
     if isinstance(weights, Mapping):
         return dict(weights)
     path = Path(weights)
     if not path.is_file():
         raise FileNotFoundError(
-            f"weights must be a file of tensors, got {str(path)!r}, which does not exist. Check the path."
+            f"weights must be a file of tensors, got {str(path)!r}, which does not exist. "
+            "Check the path."
         )
     try:
         if path.suffix == ".safetensors":
@@ -72,11 +78,14 @@ def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict
         raise ValueError(
             f"weights must be an undamaged file of tensors, got {str(path)!r}. Fetch it again."
         ) from error
-    except Exception as error:  # torch raises pickle.UnpicklingError, and older ones others, for anything that is not a tensor
+    # torch raises pickle.UnpicklingError for anything that is not a tensor. Older versions raise
+    # other errors.
+    except Exception as error:
         raise ValueError(
-            f"weights must be tensors alone, got {str(path)!r}, a pickle of other objects, which could run code when read. "
-            "Save its state_dict as safetensors."
+            f"weights must be tensors alone, got {str(path)!r}, a pickle of other objects, "
+            "which could run code when read. Save its state_dict as safetensors."
         ) from error
+    # Training scripts often save the state dict inside a dict with other entries.
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
@@ -84,16 +93,25 @@ def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict
         isinstance(value, Tensor) for value in state.values()
     ):
         raise ValueError(
-            f"weights must be a state dict, got {type(state).__name__} in {str(path)!r}. Save module.state_dict()."
+            f"weights must be a state dict, got {type(state).__name__} in {str(path)!r}. "
+            "Save module.state_dict()."
         )
     return dict(state)
 
 
 def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
-    """Copy `weights` into `module`; heads and poolers that are left over are dropped and listed in the log.
+    """Copies `weights` into `module`.
+
+    Heads and poolers that the module does not have are left out and listed in the log.
+
+    Args:
+        module: the backbone.
+        weights: as `read_weights` takes them.
 
     Raises:
-        ValueError: listing the keys that are missing, mis-shaped or left over.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, or if keys are missing, mis-shaped or left over. The
+            message lists these keys.
     """
     state = _unwrapped(read_weights(weights), set(module.state_dict()))
     own = module.state_dict()
@@ -103,11 +121,11 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
         for key in own.keys() & state.keys()
         if state[key].shape != own[key].shape
     )
-    left = sorted(state.keys() - own.keys())
-    heads = [key for key in left if key.split(".")[0] in _HEADS]
+    unexpected = sorted(state.keys() - own.keys())
+    heads = [key for key in unexpected if key.split(".")[0] in _HEADS]
     source = f" {os.fspath(weights)!r}" if not isinstance(weights, Mapping) else ""
     raise_unless_complete(
-        missing, [key for key in left if key not in heads], shapes, what=f"weights{source}"
+        missing, [key for key in unexpected if key not in heads], shapes, what=f"weights{source}"
     )
     if heads:
         logger.info(f"Left out of {type(module).__name__}: {', '.join(heads)}.")
@@ -117,10 +135,16 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
 def raise_unless_complete(
     missing: list[str], left_over: list[str], shapes: list[str], *, what: str
 ) -> None:
-    """Nothing, or an error that lists what did not fit.
+    """Raises an error that lists the keys that do not fit, if there are any.
+
+    Args:
+        missing: keys of the model that the weights lack.
+        left_over: keys of the weights that the model lacks.
+        shapes: keys whose shapes differ.
+        what: the weights, for the error.
 
     Raises:
-        ValueError: when one of the lists is not empty.
+        ValueError: if one of the lists is not empty.
     """
     faults = [
         f"{label}: {', '.join(keys[:10])}{f' and {len(keys) - 10} more' if len(keys) > 10 else ''}"
@@ -129,7 +153,8 @@ def raise_unless_complete(
     ]
     if faults:
         raise ValueError(
-            f"{what} must fit the model key by key, got {'; '.join(faults)}. Is it a checkpoint of this model?"
+            f"{what} must fit the model key by key, got {'; '.join(faults)}. "
+            "Is it a checkpoint of this model?"
         )
 
 
@@ -141,21 +166,21 @@ def load_strictly(
     forgives_shapes: bool = False,
     prefix: str | None = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Returns a model that transformers loads, and its report, after a strict reading of that report.
+    """Returns a model that transformers loads, and its loading report, if every key fits.
 
     Args:
-        load: calls `from_pretrained` with the keywords that it is called with.
+        load: a function that passes its keyword arguments to `from_pretrained`.
         what: the checkpoint, for the error.
-        known_heads: whether heads that are left over may be dropped.
-        forgives_shapes: whether keys of another shape are let through.
-        prefix: left-over keys that begin otherwise belong to another tower.
+        known_heads: whether heads that the model lacks are left out without an error.
+        forgives_shapes: whether keys of another shape are left out without an error.
+        prefix: the prefix of this tower's keys. Left-over keys without it belong to another tower
+            and are no error. None means that the checkpoint holds one tower.
 
     Raises:
-        ValueError: listing the keys that do not fit, or for damaged weights.
+        ValueError: for damaged weights, or for keys that do not fit. The message lists these keys.
     """
     try:
-        # Mis-shaped keys are let through here so that they come back as a list, and are refused
-        # below.
+        # Mis-shaped keys are allowed here so that the report lists all of them. They raise below.
         model, info = load(output_loading_info=True, ignore_mismatched_sizes=True)
     except SafetensorError as error:
         raise ValueError(
@@ -163,8 +188,8 @@ def load_strictly(
         ) from error
     report = dict(info)
     if prefix is not None:
-        left = report["unexpected_keys"]
-        report["unexpected_keys"] = {key for key in left if key.startswith(prefix)}
+        unexpected = report["unexpected_keys"]
+        report["unexpected_keys"] = {key for key in unexpected if key.startswith(prefix)}
     if forgives_shapes:
         report["mismatched_keys"] = []
     raise_for_loading_info(report, what=what, known_heads=known_heads)
@@ -172,34 +197,38 @@ def load_strictly(
 
 
 def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: bool) -> None:
-    """The strict reading of what transformers' from_pretrained reports.
+    """Raises an error that lists the keys that do not fit by transformers' loading report.
+
+    Args:
+        info: the report of `from_pretrained`.
+        what: the checkpoint, for the error.
+        known_heads: whether heads that the model lacks are left out without an error.
 
     Raises:
-        ValueError: when keys are missing, left over (heads excepted where `known_heads`), or
-            mis-shaped.
+        ValueError: if keys are missing, left over or mis-shaped.
     """
-    left = sorted(info["unexpected_keys"])
+    unexpected = sorted(info["unexpected_keys"])
     heads = (
-        [key for key in left if any(part in _HEADS for part in key.split("."))]
+        [key for key in unexpected if any(part in _HEADS for part in key.split("."))]
         if known_heads
         else []
     )
     shapes = sorted(str(key) for key in info["mismatched_keys"])
-    raise_unless_complete(
-        sorted(info["missing_keys"]), [key for key in left if key not in heads], shapes, what=what
-    )
+    left_over = [key for key in unexpected if key not in heads]
+    raise_unless_complete(sorted(info["missing_keys"]), left_over, shapes, what=what)
     if heads:
         logger.info(f"Left out of {what}: {', '.join(heads)}.")
 
 
 def _unwrapped(state: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
-    """`state` under the names of the backbone: a checkpoint of a larger model keeps it behind a prefix."""
+    """Returns `state` with the backbone's own keys, without the prefix of a larger model."""
     for prefix in _WRAPPERS:
         inner = {
             key.removeprefix(prefix): value
             for key, value in state.items()
             if key.startswith(prefix)
         }
+        # Remove a prefix only if no key fits with it and some keys fit without it.
         if not own & state.keys() and own & inner.keys():
             rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
             return inner | rest

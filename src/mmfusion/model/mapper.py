@@ -19,7 +19,7 @@ MAPPERS: dict[str, str] = {
     "cross_attention": "learned queries, or the image's tokens, attend to the text tokens",
     "identity": 'nothing: the row "before mapping" of a comparison',
 }
-"""The table of mappers: name -> what it does to the text. Documentation and command line list it."""
+"""The table of mappers: name -> what it does to the text."""
 
 
 @final
@@ -30,7 +30,7 @@ class EmbeddingMapper(nn.Module):
     | --- | --- |
     | `linear` | W t + b, one affine map per text token |
     | `mlp` | W2 gelu(W1 t + b1) + b2 per text token |
-    | `cross_attention` | queries, learned or the image's tokens, attend to the text tokens (padding masked) |
+    | `cross_attention` | queries, learned or the image's tokens, attend to the text tokens |
     | `identity` | the text tokens unchanged; `pooled` stays the encoder's own |
 
     Args:
@@ -81,11 +81,13 @@ class EmbeddingMapper(nn.Module):
         check_choice("queries", queries, ["learned", "image"])
         if queries == "image" and kind != "cross_attention":
             raise ValueError(
-                f"queries must be 'learned' for kind {kind!r}, got 'image'. Only cross_attention asks queries."
+                f"queries must be 'learned' for kind {kind!r}, got 'image'. Only cross_attention "
+                "asks queries."
             )
         if kind == "identity" and in_dim != out_dim:
             raise ValueError(
-                f"out_dim must be in_dim ({in_dim}) for kind 'identity', got {out_dim!r}. Use kind 'linear'."
+                f"out_dim must be in_dim ({in_dim}) for kind 'identity', got {out_dim!r}. Use kind "
+                "'linear'."
             )
         if num_queries < 1:
             raise ValueError(
@@ -159,7 +161,7 @@ class EmbeddingMapper(nn.Module):
 
     @property
     def maps_the_mean(self) -> bool:
-        """Whether `pooled` needs the mean of the text tokens alone: one affine map, no dropout, no adapter."""
+        """Whether `pooled` needs the mean of the text tokens alone (an affine map, no dropout)."""
         is_linear = self.kind == "linear" and not self.options["dropout"]
         return is_linear and type(self.map[0]) is nn.Linear
 
@@ -216,5 +218,6 @@ def make_mapper(options: Mapping[str, Any], in_dim: int, out_dim: int) -> Embedd
         return EmbeddingMapper(name, in_dim, in_dim if name == "identity" else out_dim, **options)
     except TypeError as error:
         raise ValueError(
-            f"options of mapper {name!r} must be what EmbeddingMapper takes, got {options!r}: {error}."
+            f"options of mapper {name!r} must be what EmbeddingMapper takes, got {options!r}: "
+            f"{error}."
         ) from error

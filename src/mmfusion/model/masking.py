@@ -1,4 +1,4 @@
-"""Arithmetic with masks: means over real tokens, padding set to zero, real tokens moved to the front."""
+"""Arithmetic with masks: means over real tokens, zeros in the padding, real tokens first."""
 
 import torch
 from jaxtyping import Bool, Float, Int

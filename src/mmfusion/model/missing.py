@@ -183,7 +183,9 @@ def complete_inputs(
 def look(
     tensors: Mapping[str, Tensor], present: Mapping[str, Bool[Tensor, " B"]] | None = None
 ) -> BatchFacts:
-    """Returns the facts of a batch, read from its tensors: one wait for the device, two with multi-label labels.
+    """Returns the facts of a batch, read from its tensors.
+
+    It waits for the device once, or twice with multi-label labels.
 
     Args:
         tensors: input name -> tensor.
@@ -225,8 +227,9 @@ def look(
 
 
 def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
-    """Returns the batch after modality dropout: samples with both lose one, either with half the probability.
+    """Returns the batch after modality dropout.
 
+    A sample with both modalities loses one of them, either with half the probability.
     The draw is made on the host, so that the host knows who is left without a look at the device. A
     graph, which has no host, draws on the device.
 
@@ -267,7 +270,7 @@ def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
 
 
 def on_device(numbers: Sequence[int] | Sequence[bool], device: torch.device) -> Tensor:
-    """Returns numbers of the host as a tensor on a device, without waiting for what the device computes.
+    """Returns numbers of the host as a tensor on a device, without waiting for the device.
 
     Args:
         numbers: a few integers or flags.
@@ -277,7 +280,7 @@ def on_device(numbers: Sequence[int] | Sequence[bool], device: torch.device) -> 
 
 
 def _main_inputs(table: Mapping[str, Modality]) -> list[str]:
-    """Returns the names of the inputs that make a modality a given one, in the order of the table."""
+    """Returns the names of the inputs of which one makes a modality a given one."""
     return [name for modality in table.values() for name in (modality.values, modality.state)]
 
 
@@ -296,18 +299,20 @@ def _check_names(modalities: Sequence[str], tensors: Mapping[str, Tensor]) -> No
         for name in (modality.values, modality.state):
             if name in tensors and modality.name not in modalities:
                 raise ValueError(
-                    f"{name} must be left out of a classifier of {modalities[0]} alone, got a tensor."
+                    f"{name} must be left out of a classifier of {modalities[0]} alone, got a "
+                    "tensor."
                 )
     if not given_modalities(tensors):
         raise ValueError(
-            "pixel_values or input_ids must be given, got neither. A sample needs an image or a text."
+            "pixel_values or input_ids must be given, got neither. A sample needs an image or a "
+            "text."
         )
 
 
 def _presence(
     modality: Modality, tensors: Mapping[str, Tensor], rows: int, device: torch.device
 ) -> Bool[Tensor, " B"]:
-    """Returns True where a sample has the modality; a text without a real token is a missing one."""
+    """Returns True where a sample has the modality; a text without a real token is missing."""
     inputs = [tensors[name] for name in (modality.values, modality.state) if name in tensors]
     if not inputs:
         return torch.zeros(rows, dtype=torch.bool, device=device)
@@ -331,7 +336,8 @@ def _check_somebody(modalities: Sequence[str], facts: BatchFacts, rows: int) -> 
     if empty:
         needed = " or ".join(f"a{'n' if name == 'image' else ''} {name}" for name in modalities)
         raise ValueError(
-            f"every sample must have {needed}, got none in rows {empty[:10]} of the batch. Leave them out."
+            f"every sample must have {needed}, got none in rows {empty[:10]} of the batch. Leave "
+            "them out."
         )
 
 

@@ -61,9 +61,10 @@ class FusionClassifier(PreTrainedModel):
     Example:
         >>> import torch
         >>> from transformers import BertConfig
-        >>> text = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=9)
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8}
+        >>> text = BertConfig(num_attention_heads=2, vocab_size=9, **sizes)
         >>> encoder = ImageEncoder("resnet10t", pretrained=False)
-        >>> model = FusionClassifier(image_encoder=encoder, text_encoder=text, fusion="late", num_labels=3).eval()
+        >>> model = FusionClassifier(image_encoder=encoder, text_encoder=text, num_labels=3).eval()
         >>> model(torch.zeros(2, 3, 32, 32), torch.tensor([[1, 2], [3, 4]])).logits.shape
         torch.Size([2, 3])
     """
@@ -118,7 +119,8 @@ class FusionClassifier(PreTrainedModel):
         parts = [part for part in (image, text, mapper, fusion) if isinstance(part, nn.Module)]
         composed = [part for part in parts if next(part.parameters(), None) is not None]
         attention = config._attn_implementation
-        assert not isinstance(config.image_encoder, str) and not isinstance(config.text_encoder, str)
+        assert not isinstance(config.image_encoder, str)
+        assert not isinstance(config.text_encoder, str)
         if image is None and config.image_encoder is not None:
             image = ImageEncoder.from_config(config.image_encoder, attn_implementation=attention)
         if text is None and config.text_encoder is not None:
@@ -168,7 +170,8 @@ class FusionClassifier(PreTrainedModel):
             self.mapper.out_dim,
         ) and self.mapper.kind != "identity":
             raise ValueError(
-                f"mapper must map width {text.dim} (text) to {image.dim} (image), got {self.mapper.in_dim} to "
+                f"mapper must map width {text.dim} (text) to {image.dim} (image), got "
+                f"{self.mapper.in_dim} to "
                 f"{self.mapper.out_dim}. Give its kind as a name, and the widths are inferred."
             )
         strategy = fusion if isinstance(fusion, Fusion) else make_fusion(**config.fusion)
@@ -194,7 +197,10 @@ class FusionClassifier(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """What transformers calls on each module that was not loaded: every part draws its own, so only buffers are left."""
+        """Restores buffers; transformers calls it on each module that was not loaded.
+
+        Every part has drawn its own parameters, so only buffers are left to do.
+        """
         if isinstance(module, Encoder):
             module.restore_unsaved_buffers()
         elif isinstance(module, FusionClassifier) and module.class_weights is not None:
@@ -202,7 +208,10 @@ class FusionClassifier(PreTrainedModel):
 
     @torch.no_grad()
     def _draw_anew(self, keys: Iterable[str]) -> None:
-        """Draw the parameters that found no weights of their shape: transformers leaves them as the memory happened to be."""
+        """Draws the parameters that found no weights of their shape.
+
+        transformers leaves them uninitialised.
+        """
         for key in keys:
             owner, _, leaf = key.rpartition(".")
             module: Any = self.get_submodule(owner)
@@ -215,7 +224,9 @@ class FusionClassifier(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]  # transformers spells out a dozen of these keywords
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Any:
-        """The classifier saved in a folder or on a hub, key by key: a missing, extra or mis-shaped key is an error that lists it.
+        """Returns the classifier saved in a folder or on a hub, loaded strictly.
+
+        A missing, extra or mis-shaped key is an error that lists it.
 
         Args:
             pretrained_model_name_or_path: a folder written by `save_pretrained`, or a hub name.
@@ -248,7 +259,7 @@ class FusionClassifier(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
-        """Write config and weights (safetensors) into a folder, under the names the parameters have here.
+        """Writes config and weights (safetensors) into a folder, under the parameters' own names.
 
         Args:
             save_directory: the folder; made if it does not exist.
@@ -283,7 +294,7 @@ class FusionClassifier(PreTrainedModel):
         output_embeddings: bool = False,
         return_dict: bool | None = None,
     ) -> FusionOutput | tuple[Tensor, ...]:
-        """Logits, and a loss where labels are given.
+        """Returns logits, and a loss where labels are given.
 
         Args:
             pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image
@@ -389,7 +400,7 @@ class FusionClassifier(PreTrainedModel):
         return loss + auxiliary * alone
 
     def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
-        """Returns this classifier with a tower frozen but for its last blocks; see `Encoder.freeze`.
+        """Returns this classifier with a tower frozen up to its last blocks (see `Encoder.freeze`).
 
         Args:
             modality: "image" or "text".

@@ -1,4 +1,4 @@
-"""Attention within each sequence of a packed row, under a name that transformers' models can be given.
+"""Attention within each sequence of a packed row, registered with transformers by name.
 
 transformers lets a library register an attention function by name. It hands that function the
 keyword arguments of a model's forward. Here these carry the `Packing`, so that the code of BERT,
@@ -20,11 +20,13 @@ from .graph import is_exporting, is_tracing
 from .packing import Packing, attends_one_by_one
 
 PACKED_ATTENTION = "mmfusion_packed"
-"""The name under which transformers has the attention function; without a `Packing` it is "sdpa"."""
+"""The name of the attention function in transformers; without a `Packing` it is "sdpa"."""
 
 
 def use_packed_attention(module: nn.Module) -> None:
-    """Lets a backbone call `packed_attention`, if it takes its attention by name and that is "sdpa" now.
+    """Lets a backbone call `packed_attention` in the place of "sdpa".
+
+    A backbone that takes its attention otherwise, or was given another one, stays as it is.
 
     A user who chose "eager" wants the attention matrices. A user who chose flash attention lets it
     unpad.
@@ -110,7 +112,7 @@ def packed_attention(
 
 
 def mask_of_padding(*args: Any, **kwargs: Any) -> Tensor | None:
-    """Returns the mask of "sdpa", or None where nothing is to be masked, decided without a look at values.
+    """Returns the mask of "sdpa", or None where nothing is masked, without a look at values.
 
     transformers' own function asks the device whether every token is real, and in an exported graph
     it always makes a mask. Here the caller leaves the mask out where every token is real.
@@ -179,7 +181,7 @@ def _(
 
 
 def _kernel_runs(query: Tensor) -> bool:
-    """Returns whether torch's variable-length kernel takes these: half precision on CUDA from Ampere on."""
+    """Returns whether torch's variable-length kernel runs: half precision, CUDA from Ampere on."""
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
         return False
     width = query.shape[-1]
@@ -232,7 +234,7 @@ def _padded(
 
 
 def _near(length: int, window: int | None, device: torch.device) -> Tensor | None:
-    """Returns True where two places are less than `window` apart [length, length]; None where all are."""
+    """Returns True where two places are less than `window` apart; None where all are."""
     # A graph is made for texts of any length.
     if window is None or (not is_tracing() and length <= window):
         return None

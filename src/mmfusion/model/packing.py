@@ -72,13 +72,13 @@ class Packing:
 
     @property
     def share(self) -> float:
-        """The share of the padded batch's places that hold a token, in [0, 1]; 1 of an empty batch."""
+        """The share of the padded batch's places that hold a token; 1 of an empty batch."""
         places = self.batch * self.width
         return sum(self.lengths) / places if places else 1.0
 
     @cached_property
     def cu_seqlens(self) -> Int[Tensor, " N"]:
-        """Where each sequence begins in the row, and where the last one ends: B + 1 numbers, int32."""
+        """Where each sequence begins in the row, and where the last one ends: int32 [B + 1]."""
         starts = list(accumulate(self.lengths, initial=0))
         return on_device(starts, self._places.device).to(torch.int32)
 
@@ -178,7 +178,7 @@ def token_by_token(
 def groups_by_length(
     mask: Bool[Tensor, "B L"], ends: Lengths = None, *, whole: bool = False
 ) -> list[tuple[Any, int]]:
-    """Returns which samples of a batch are about equally long, and how many places each group needs.
+    """Returns groups of samples that are about equally long, and the places each group needs.
 
     Some sequences pass layers of other models, which take them padded: an image's tokens with a
     text's tokens after them. Group by group, such a batch loses most of its padding.

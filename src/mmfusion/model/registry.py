@@ -1,4 +1,4 @@
-"""Backbones of the user's own, known by name so that classifiers built on them can be saved and rebuilt."""
+"""The users' own backbones by name, so that classifiers with them can be saved and rebuilt."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,24 +7,25 @@ from torch import nn
 
 from .validation import closest
 
+# Global, because a saved config holds only the name, and from_pretrained takes no factories.
 _CUSTOM: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register_backbone(name: str, factory: Callable[..., nn.Module]) -> None:
-    """Make a backbone of your own known by name, so that classifiers built on it can be saved and rebuilt.
+    """Registers a backbone of your own by name, so that its classifiers can be saved and rebuilt.
 
-    The module declares its width as `dim`; its forward takes `pixel_values` [B, C, H, W] (image) or
-    `input_ids` and `attention_mask` [B, L] (text) and returns tokens [B, N, D], a feature map [B,
-    D, H, W] or an `Encoded`. Where its constructor takes
-    options, `get_config()` returns them. An image backbone may declare an `input_spec` (see
-    `ImageEncoder.input_spec`).
+    The module must have its width as the attribute `dim`. The forward of an image backbone takes
+    `pixel_values` [B, C, H, W]. The forward of a text backbone takes `input_ids` and
+    `attention_mask` [B, L]. Both return tokens [B, N, D], a feature map [B, D, H, W] or an
+    `Encoded`. If the constructor takes options, the method `get_config()` must return them. An
+    image backbone may have an `input_spec` (see `ImageEncoder.input_spec`).
 
     Args:
-        name: the name it is saved under.
-        factory: the class, or a function, that builds it from its options.
+        name: the name that saved classifiers use for it.
+        factory: the class or function that builds it from its options.
 
     Raises:
-        ValueError: when the name is taken by another factory.
+        ValueError: if another factory has the name.
 
     Example:
         >>> import torch
@@ -48,34 +49,47 @@ def register_backbone(name: str, factory: Callable[..., nn.Module]) -> None:
 
 
 def is_registered(name: str) -> bool:
-    """Whether a backbone is registered as `name`."""
+    """Returns whether a backbone is registered as `name`.
+
+    Args:
+        name: the name.
+    """
     return name in _CUSTOM
 
 
 def registered_name(module: nn.Module) -> str:
-    """The name under which the class of `module` is registered.
+    """Returns the name under which the class of `module` is registered.
+
+    Args:
+        module: the backbone.
 
     Raises:
-        ValueError: when it is not registered.
+        ValueError: if the class is not registered.
     """
     for name, factory in _CUSTOM.items():
         if factory is type(module):
             return name
     raise ValueError(
         f"backbone must be of a registered class, got {type(module).__name__}. "
-        f"Call register_backbone('a-name', {type(module).__name__}) first, so that the classifier can be saved and rebuilt."
+        f"Call register_backbone('a-name', {type(module).__name__}) first, so that the classifier "
+        "can be saved and rebuilt."
     )
 
 
 def custom_backbone(name: str, **options: Any) -> nn.Module:
-    """A backbone built by the factory registered as `name`.
+    """Returns a backbone that the factory registered as `name` builds.
+
+    Args:
+        name: the registered name.
+        **options: what the factory takes.
 
     Raises:
-        ValueError: when no such name is registered.
+        ValueError: if no such name is registered.
     """
     if name not in _CUSTOM:
         raise ValueError(
-            f"name must be a registered backbone, got {name!r}. {closest(name, list(_CUSTOM)) if _CUSTOM else ''} "
+            f"name must be a registered backbone, got {name!r}. "
+            f"{closest(name, list(_CUSTOM)) if _CUSTOM else ''} "
             "Call register_backbone before building or loading."
         )
     return _CUSTOM[name](**options)

@@ -115,7 +115,7 @@ class Tower:
             self._block = block
 
     def finish(self) -> Encoded:
-        """Walks to the end and pools; returns the encoded modality for the whole batch, stand-ins included."""
+        """Walks to the end, pools, and returns what `encode` returns."""
         if self.is_empty:
             return self._all_absent()
         self.advance(self.encoder.num_blocks)
@@ -142,7 +142,7 @@ class Tower:
         return self._fill(Encoded(values, mask, values[:, 0]))
 
     def walk_joined(self, joined: Hidden, start: int) -> Hidden:
-        """Returns a joined sequence, of this tower's tokens and foreign ones, after the rest of the blocks.
+        """Returns a sequence of this tower's and foreign tokens after the rest of the blocks.
 
         Args:
             joined: the state that enters block `start`, for the whole batch.
@@ -251,7 +251,7 @@ class Tower:
         return Hidden(start.values[self.rows], mask, pooled, self._lengths)
 
     def _spread(self, values: Tensor, stand_in: Tensor | None) -> Tensor:
-        """Returns `values` of the present rows at their places in the batch, `stand_in` at the others."""
+        """Returns `values` of the present rows at their places, `stand_in` at the others."""
         if self.rows is None and not is_tracing():
             return values
         absent = values.new_zeros(values.shape[-1]) if stand_in is None else stand_in
@@ -352,7 +352,7 @@ def _chosen(condition: Tensor, this: Tensor, other: Tensor) -> Tensor:
 
 
 def _neutral(value: Tensor, present: Tensor) -> Tensor:
-    """Returns `value` with something harmless in the absent rows: zero pixels, token 0, one real token."""
+    """Returns `value` with zero pixels, or one real token of id 0, in the absent rows."""
     shape = present.view(-1, *[1] * (value.ndim - 1))
     if value.ndim == 2 and value.dtype == torch.bool:
         return _chosen(shape, value, _first_place(value.shape[1], value.device))

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.utils.generic import ModelOutput
 
 Lengths = Sequence[int] | None
-"""How many real tokens each row of a batch has, as numbers on the host; None where that is not known.
+"""How many real tokens each row of a batch has, as numbers on the host; None if not known.
 
 A device computes behind the host's back. To ask it for a number means to wait for it, so these
 numbers are asked for once and then handed on.

@@ -62,7 +62,7 @@ def check_choice(field: str, value: object, allowed: Iterable[str]) -> None:
         )
 
 
-def check_probability(field: str, value: float) -> None:
+def check_probability(field: str, value: float | int) -> None:
     """Refuses a probability outside [0, 1).
 
     Args:

@@ -1,0 +1,49 @@
+"""The tables of strategies and mappers that the documentation shows are those of the code."""
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from mmfusion.cli import options
+from mmfusion.model.fusion import BUILT_IN, FUSIONS
+from mmfusion.model.mapper import MAPPERS
+
+SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "_ext" / "part_tables.py"
+
+
+@pytest.fixture(scope="module")
+def part_tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("part_tables", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_lists_what_the_tables_hold(part_tables: ModuleType) -> None:
+    text = part_tables.README.read_text(encoding="utf-8")
+    assert part_tables.inserted(text) == text, "run python docs/_ext/part_tables.py"
+    for name in (*BUILT_IN, *MAPPERS):
+        assert f"| `{name}`" in text
+    for name in BUILT_IN:
+        assert FUSIONS[name].summary, f"{name} must say what it does"
+
+
+def test_a_readme_without_markers_is_refused(part_tables: ModuleType) -> None:
+    with pytest.raises(ValueError, match="must hold the lines"):
+        part_tables.inserted("# mmfusion")
+
+
+def test_the_api_page_lists_every_strategy(part_tables: ModuleType) -> None:
+    entries = part_tables.directives()
+    assert [f".. autoclass:: {FUSIONS[name].__name__}" in entries for name in BUILT_IN] == [
+        True
+    ] * len(BUILT_IN)
+
+
+def test_the_command_line_lists_the_tables() -> None:
+    helps = [option.__metadata__[0].help for option in (options.Fusion, options.Mapper)]
+    for text, table in zip(helps, (BUILT_IN, MAPPERS), strict=True):
+        assert text.rstrip(".").replace(" or ", ", ").split(", ") == list(table)
