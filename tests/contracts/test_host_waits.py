@@ -1,7 +1,8 @@
 """How often a forward pass makes the host wait for the device, for every strategy.
 
-A device computes behind the host's back. Whenever the host reads a number of a tensor, it waits until the
-device has computed all that came before. Between two towers such a wait leaves the device idle.
+A device computes while the host goes on. Whenever the host reads a number of a tensor, it waits
+until the device has computed all that came before. Between two towers such a wait leaves the device
+idle.
 """
 
 from collections.abc import Iterator

@@ -156,7 +156,8 @@ class FusionCollator:
         if not isinstance(changed, Image.Image):
             raise TypeError(
                 "augment must be a function that returns a PIL image, "
-                f"got {type(changed).__name__} for {source!r}. Turn arrays into pictures with PIL.Image.fromarray."
+                f"got {type(changed).__name__} for {source!r}. "
+                "Turn arrays into pictures with PIL.Image.fromarray."
             )
         return changed
 

@@ -343,7 +343,7 @@ def _groups(path: Path, values: Sequence[object]) -> list[str]:
 def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
     """Returns the feature and the values of a further column of the manifest."""
     kind = column.type
-    # datasets has no feature for a dictionary column, which pandas writes for a categorical.
+    # pandas writes a categorical as a dictionary column, and datasets has no such column.
     if pa.types.is_null(kind):
         kind = pa.string()
     elif pa.types.is_dictionary(kind):

@@ -320,8 +320,9 @@ def _parts(
         if rows < max(1, math.floor(LEAST_SHARE * asked)):
             raise ValueError(
                 "the parts must be reachable without separating a group or identical texts, "
-                f"got {rows} rows of about {asked:.1f} asked for {name!r}: the {len(component)} rows form "
-                f"{component.max() + 1} inseparable sets, the largest of {largest} rows. {way_out}"
+                f"got {rows} rows of about {asked:.1f} asked for {name!r}: "
+                f"the {len(component)} rows form {component.max() + 1} inseparable sets, "
+                f"the largest of {largest} rows. {way_out}"
             )
     logger.info("Rows per part: %s", dict(zip(names, got.tolist(), strict=True)))
     return part

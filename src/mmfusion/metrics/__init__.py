@@ -1,1 +1,5 @@
-"""Figures and how certain they are: pure functions, streams, bootstrap intervals, paired tests, the report."""
+"""The metrics and their uncertainty.
+
+Here are the metrics as pure functions and as classes for streams of batches, the bootstrap
+intervals, the paired tests of two models, and the report of all metrics.
+"""

@@ -1,13 +1,13 @@
-"""How sure a metric is: bootstrap intervals that draw whole patients, and paired tests of two models.
+"""Bootstrap intervals of metrics, and paired bootstrap tests of two models.
 
-Two images of one patient are no two independent samples. Give the patients as `groups`: they are
-drawn with all their samples, so that the interval is as wide as the number of patients warrants.
+Two images of one patient are not independent samples. Pass the patients as `groups`. Each patient
+is then drawn with all samples, so the width of the interval fits the number of patients.
 """
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -19,13 +19,20 @@ from .functional import (
 )
 from .weighted import Array, WeightedMetric, as_tensor
 
-# Half a MiB: a batch of resamples that stays in the cache is several times as fast as a large one.
+# Half a MiB of weights. A batch of resamples that fits into the processor's cache is several times
+# as fast as a larger one.
 _WEIGHTS_AT_ONCE = 2**16
 
 
+@final
 @dataclass(frozen=True)
 class Interval:
     """An estimate with the bounds of its confidence interval.
+
+    Attributes:
+        estimate: the metric on all samples.
+        low: the lower bound, NaN if there is none.
+        high: the upper bound, NaN if there is none.
 
     Example:
         >>> print(Interval(0.88, 0.8512, 0.9))
@@ -40,9 +47,16 @@ class Interval:
         return f"{self.estimate:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
+@final
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much higher the first model scores than the second, with interval and p-value.
+    """The metric of the first model minus that of the second, with interval and p-value.
+
+    Attributes:
+        difference: the difference on all samples.
+        low: the lower bound of its interval, NaN if there is none.
+        high: the upper bound of its interval, NaN if there is none.
+        p_value: two-sided; NaN if there is none.
 
     Example:
         >>> print(PairedDifference(-0.02, -0.05, 0.01, 0.21))
@@ -70,38 +84,41 @@ def bootstrap_interval(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
-    """Return the metric with its percentile bootstrap interval, whole groups drawn with replacement.
+    """Returns the metric with its percentile bootstrap interval.
 
-    Each resample draws as many groups as there are and takes all samples of a group each time that
-    it is drawn; the bounds are the (1 - level)/2 and (1 + level)/2 quantiles of the metric over the
-    resamples. The classification metrics of `mmfusion.metrics.functional` take all resamples in a
-    few matrix operations; any other function is called once per resample. A resample in which the
-    metric is NaN, such as AUROC where one class alone was drawn, is left out. Where nothing can be
-    said about the spread, as with one group alone or a metric that is NaN on all samples, the
-    bounds are NaN.
+    Each resample draws whole groups with replacement, as many as there are. Each time a group is
+    drawn, all its samples are taken. The bounds are the (1 - level)/2 and (1 + level)/2 quantiles
+    of the metric over the resamples. The classification metrics of `mmfusion.metrics.functional`
+    compute all resamples in a few matrix operations. Any other function is called once per
+    resample.
+
+    A resample in which the metric is NaN is left out, such as AUROC if only one class was drawn.
+    The bounds are NaN if the spread is unknown. This is so with only one group, and with a metric
+    that is NaN on all samples.
 
     Args:
-        metric: A function of scores and labels, such as `accuracy` or `auroc`.
-        scores: What the metric takes first, one row per sample.
-        labels: What the metric takes second, one row per sample.
-        groups: The group (patient) of each sample; None makes each sample its own group.
-        level: Confidence level, between 0 and 1.
-        resamples: How many resamples to draw, at least 1.
-        seed: The same seed draws the same groups.
+        metric: a function of scores and labels, such as `accuracy` or `auroc`.
+        scores: the first argument of the metric, one row per sample.
+        labels: the second argument of the metric, one row per sample.
+        groups: the group (patient) of each sample; None makes each sample its own group.
+        level: the confidence level, between 0 and 1.
+        resamples: the number of resamples to draw, at least 1.
+        seed: the same seed draws the same groups.
 
     Shape:
         scores `[B]` or `[B, C]`; labels `[B]` or `[B, C]`; groups `[B]`.
 
     Raises:
-        TypeError: scores or labels are no arrays of numbers.
-        ValueError: Lengths differ, a group is missing, or an option is out of range.
+        TypeError: if scores or labels are not arrays of numbers.
+        ValueError: if lengths differ, a group is missing, or an option is out of range.
 
     Source:
         Field and Welsh 2007, J. R. Statist. Soc. B 69:369 (the randomized cluster bootstrap).
 
     Example:
+        >>> from mmfusion import accuracy
         >>> logits, labels = np.eye(2)[[0, 1, 0, 1, 1, 1]], np.array([0, 1, 1, 1, 1, 0])
-        >>> print(bootstrap_interval(accuracy, logits, labels, groups=["a", "a", "b", "c", "d", "d"]))
+        >>> print(bootstrap_interval(accuracy, logits, labels, groups=list("aabcdd")))
         0.667 (0.250 to 1.000)
     """
     _check_level(level)
@@ -122,39 +139,40 @@ def paired_bootstrap(
     resamples: int = 2000,
     seed: int = 0,
 ) -> PairedDifference:
-    r"""Return metric(first) - metric(second) with interval and p-value, both models on the same resamples.
+    r"""Returns metric(first) - metric(second) with interval and p-value.
 
-    The p-value is two-sided: $2 \min(P^*(d \le 0), P^*(d \ge 0))$ over the resampled differences
-    $d$, at most 1; 1 is added to each count and to the number of resamples, so that it is never 0.
-    Two models that predict the same have difference 0 and p-value 1. A resample in which either
-    metric is NaN is left out; where the interval is NaN (see `bootstrap_interval`), so is the
-    p-value.
+    Both models are evaluated on the same resamples. The p-value is two-sided. It is
+    $2 \min(P^*(d \le 0), P^*(d \ge 0))$ over the resampled differences $d$, at most 1. To each
+    count and to the number of resamples 1 is added, so the p-value is never 0. Two models with
+    equal predictions have difference 0 and p-value 1. A resample in which either metric is NaN is
+    left out. If the interval is NaN (see `bootstrap_interval`), the p-value is NaN, too.
 
     Args:
-        metric: A function of scores and labels, such as `accuracy` or `auroc`.
-        first: What the first model predicts, as the metric takes it.
-        second: What the second model predicts for the same samples in the same order.
-        labels: What the metric takes second.
-        groups: The group (patient) of each sample; None makes each sample its own group.
-        level: Confidence level, between 0 and 1.
-        resamples: How many resamples to draw, at least 1.
-        seed: The same seed draws the same groups.
+        metric: a function of scores and labels, such as `accuracy` or `auroc`.
+        first: the predictions of the first model, as the metric takes them.
+        second: the predictions of the second model for the same samples in the same order.
+        labels: the second argument of the metric.
+        groups: the group (patient) of each sample; None makes each sample its own group.
+        level: the confidence level, between 0 and 1.
+        resamples: the number of resamples to draw, at least 1.
+        seed: the same seed draws the same groups.
 
     Shape:
         first and second `[B]` or `[B, C]`; labels `[B]` or `[B, C]`; groups `[B]`.
 
     Raises:
-        TypeError: first, second or labels are no arrays of numbers.
-        ValueError: Lengths differ, a group is missing, or an option is out of range.
+        TypeError: if first, second or labels are not arrays of numbers.
+        ValueError: if lengths differ, a group is missing, or an option is out of range.
 
     Source:
         Efron and Tibshirani 1993, An Introduction to the Bootstrap, ch. 15 and 16; Davison and
         Hinkley 1997, Bootstrap Methods and their Application, sec. 4.2 (the added 1).
 
     Example:
+        >>> from mmfusion import accuracy
         >>> labels = np.array([0, 1] * 20)
-        >>> right, wrong_at_times = np.eye(2)[labels], np.eye(2)[np.where(np.arange(40) % 4, labels, 1)]
-        >>> print(paired_bootstrap(accuracy, right, wrong_at_times, labels))
+        >>> right, worse = np.eye(2)[labels], np.eye(2)[np.where(np.arange(40) % 4, labels, 1)]
+        >>> print(paired_bootstrap(accuracy, right, worse, labels))
         +0.250 (+0.125 to +0.375), p = 0.001
     """
     _check_level(level)
@@ -163,6 +181,7 @@ def paired_bootstrap(
         try:
             of_model.append(_over_resamples(metric, scores, labels))
         except (TypeError, ValueError) as error:
+            # The metric does not know which of the two models its scores come from.
             raise type(error)(f"{name} does not suit the metric: {error}") from error
     difference = float(metric(first, labels)) - float(metric(second, labels))
     values = _distribution(
@@ -176,13 +195,15 @@ def paired_bootstrap(
 
 
 def _over_resamples(metric: MetricFunction, scores: Array, labels: Array) -> WeightedMetric:
+    """Returns the metric as a function of sample weights, one row of weights for each resample."""
     sizes = {
         name: len(as_tensor(name, value))
         for name, value in (("scores", scores), ("labels", labels))
     }
     if sizes["scores"] != sizes["labels"] or not sizes["scores"]:
         raise ValueError(
-            f"scores and labels must have the same number of rows, at least 1, got {sizes['scores']} and {sizes['labels']}."
+            "scores and labels must have the same number of rows, at least 1, "
+            f"got {sizes['scores']} and {sizes['labels']}."
         )
     form = weighted_form(metric, scores, labels)
     if form is not None:
@@ -202,7 +223,7 @@ def _distribution(
     resamples: int,
     seed: int,
 ) -> Float[np.ndarray, "R"]:
-    """Return the metric of each resample in which it is defined; of none where there is but one group."""
+    """Returns the metric of each resample in which it is defined; nothing if there is one group."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples!r}.")
     group_of = np.arange(samples) if groups is None else _numbered(groups, samples)
@@ -214,8 +235,7 @@ def _distribution(
     values = []
     for start in range(0, resamples, at_once):
         rows = min(at_once, resamples - start)
-        # Each resample counts in a range of numbers of its own, so that one bincount serves them
-        # all.
+        # Each resample has its own range of group numbers, so one bincount counts all of them.
         drawn = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
         values.append(over_resamples(times[:, group_of].astype(float)))
@@ -224,9 +244,10 @@ def _distribution(
 
 
 def _numbered(groups: Iterable[Any], samples: int) -> np.ndarray:
+    """Returns the number of each sample's group [B], counted from 0."""
     import pandas
 
-    # Tensor elements compare by identity: only their Python values tell which are equal.
+    # The elements of a tensor compare by identity, so equal ones are found by Python values only.
     values = groups.tolist() if isinstance(groups, torch.Tensor | np.ndarray) else list(groups)
     if len(values) != samples or getattr(groups, "ndim", 1) != 1:
         got = tuple(getattr(groups, "shape", (len(values),)))
@@ -235,8 +256,9 @@ def _numbered(groups: Iterable[Any], samples: int) -> np.ndarray:
     missing = np.flatnonzero(numbers < 0)
     if len(missing):
         raise ValueError(
-            f"groups must name the group of each sample, got {values[missing[0]]!r} in row {missing[0]}. "
-            f"Give each of these {len(missing)} samples a group of its own if it is known to stand alone."
+            f"groups must name the group of each sample, got {values[missing[0]]!r} "
+            f"in row {missing[0]}. Give each of these {len(missing)} samples a group of its own "
+            "if it is known to stand alone."
         )
     return numbers
 
@@ -258,5 +280,6 @@ def _bounds(values: Float[np.ndarray, "R"], level: float) -> tuple[float, float]
 def _two_sided_p(values: Float[np.ndarray, "R"]) -> float:
     if not len(values):
         return math.nan
+    # A difference of 0 counts on both sides, so equal models get the p-value 1.
     tail = min(np.count_nonzero(values <= 0), np.count_nonzero(values >= 0))
     return min(1.0, 2 * (tail + 1) / (len(values) + 1))

@@ -1,13 +1,14 @@
-"""Metrics of segmentation and classification: pure functions, and torchmetrics classes for streams.
+"""The metrics of segmentation and classification as pure functions.
 
-Every function takes torch tensors on any device, or numpy arrays, computes in double precision on
-the CPU and returns a Python float. Labels come in two forms, told apart by their shape:
+Every function takes torch tensors on any device, or numpy arrays. It computes in double precision
+on the CPU and returns a Python float. Labels have one of two forms, which differ in shape:
 
 - single-label: `[B]`, class numbers from 0 to C - 1;
 - multi-label: `[B, C]`, 1 (yes), 0 (no) or NaN (unknown; left out of every metric).
 
-A metric of which nothing is known (all labels NaN) is NaN; no samples at all is an error. Intervals
-and paired tests live in `mmfusion.metrics.bootstrap`.
+A metric is NaN if all labels are NaN. Without any sample it raises an error. The classes for
+streams are in `mmfusion.metrics.streaming`. Intervals and paired tests are in
+`mmfusion.metrics.bootstrap`.
 """
 
 from collections.abc import Callable
@@ -30,24 +31,24 @@ from .weighted import (
 )
 
 MetricFunction = Callable[[Any, Any], Any]
-"""Takes the scores and labels of some samples and returns a number, NaN where it is undefined."""
+"""A function of the scores and labels of some samples that returns a number, or NaN."""
 
 
 def dice(prediction: Array, target: Array) -> float:
-    r"""Return the Sorensen-Dice coefficient, computed for each mask and averaged over the masks.
+    r"""Returns the Sorensen-Dice coefficient, computed for each mask and averaged over the masks.
 
-    $D = 2 |A \cap B| / (|A| + |B|)$. Each mask counts the same, however large its object is. Two
-    empty masks agree: they score 1. An empty mask against one that is not empty scores 0.
+    $D = 2 |A \cap B| / (|A| + |B|)$. Each mask has the same weight, whatever the size of its
+    object. Two empty masks agree and score 1. An empty mask and one that is not empty score 0.
 
     Args:
-        prediction: Masks, bool or 0/1.
-        target: The true masks, of the same shape.
+        prediction: masks, bool or 0/1.
+        target: the true masks, of the same shape.
 
     Shape:
-        Both `[..., H, W]`; any leading axes, or none for one mask.
+        both `[..., H, W]`; any leading axes, or none for one mask.
 
     Raises:
-        ValueError: The shapes differ or are empty, or a value is neither 0 nor 1.
+        ValueError: if the shapes differ or are empty, or a value is neither 0 nor 1.
 
     Source:
         Dice 1945, Ecology 26:297; Sorensen 1948, Biologiske Skrifter 5(4):1.
@@ -60,24 +61,25 @@ def dice(prediction: Array, target: Array) -> float:
 
 
 def accuracy(logits: Array, labels: Array) -> float:
-    """Return the share of decisions that are right.
+    """Returns the share of decisions that are right.
 
-    Single-label: one decision per sample, the class with the largest logit (the first of equal
-    ones). Multi-label: one decision per known label, yes where the logit is above 0; all of them
-    count the same.
+    Single-label: one decision per sample, for the class with the largest logit. Of equal logits the
+    first one decides. Multi-label: one decision per known label, which is yes if the logit is above
+    0. All decisions have the same weight.
 
     Args:
-        logits: Finite logits; single-label, also probabilities.
-        labels: Class numbers, or 1/0/NaN.
+        logits: finite logits. With single labels, probabilities are accepted, too.
+        labels: class numbers, or 1/0/NaN.
 
     Shape:
         logits `[B, C]`; labels `[B]` or `[B, C]`.
 
     Raises:
-        TypeError: An argument is not an array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, or a label is out of range.
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, a logit is not finite, or a label is out of range.
 
     Example:
+        >>> import torch
         >>> accuracy(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
         0.5
     """
@@ -85,23 +87,24 @@ def accuracy(logits: Array, labels: Array) -> float:
 
 
 def cross_entropy(logits: Array, labels: Array) -> float:
-    r"""Return the cross-entropy in nats.
+    r"""Returns the cross-entropy in nats.
 
     Single-label: $-\frac{1}{N} \sum_i \sum_j y_{ij} \log p_{ij}$ with $p$ the softmax of the
     logits. Multi-label: the mean binary cross-entropy, $p$ the sigmoid, over all known labels.
 
     Args:
-        logits: Finite logits, not probabilities.
-        labels: Class numbers, or 1/0/NaN.
+        logits: finite logits, not probabilities.
+        labels: class numbers, or 1/0/NaN.
 
     Shape:
         logits `[B, C]`; labels `[B]` or `[B, C]`.
 
     Raises:
-        TypeError: An argument is not an array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, or a label is out of range.
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, a logit is not finite, or a label is out of range.
 
     Example:
+        >>> import torch
         >>> round(cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, 1])), 4)
         0.6931
     """
@@ -109,25 +112,28 @@ def cross_entropy(logits: Array, labels: Array) -> float:
 
 
 def auroc(scores: Array, labels: Array) -> float:
-    """Return the area under the ROC curve: how often a positive scores above a negative, ties one half.
+    """Returns the area under the ROC curve.
+
+    The area is the share of pairs of a positive and a negative in which the positive scores higher.
+    A tie counts one half.
 
     Binary `[B, 2]`: the score is the second column minus the first, for logits and probabilities
-    alike. Multi-class: each class against the rest, on probabilities, averaged over the classes;
-    unless every row holds probabilities that sum to 1, all rows are logits and pass a softmax
+    alike. Multi-class: each class against the rest, on probabilities, averaged over the classes. If
+    not every row holds probabilities that sum to 1, all rows are taken as logits and pass a softmax
     first. Multi-label: each label on its known samples, averaged over the labels. A class that
-    never or always occurs has no ROC curve: it is left out of the average, and the result is NaN if
-    none remains.
+    never or always occurs has no ROC curve and is left out of the average. If no class remains, the
+    result is NaN.
 
     Args:
-        scores: Finite scores of the positive class, logits or probabilities.
+        scores: finite scores of the positive class, logits or probabilities.
         labels: 0/1, class numbers, or 1/0/NaN.
 
     Shape:
         scores `[B]` with labels `[B]` of 0/1, or scores `[B, C]` with labels `[B]` or `[B, C]`.
 
     Raises:
-        TypeError: An argument is not an array of numbers.
-        ValueError: Shapes do not fit, a score is not finite, or a label is out of range.
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, a score is not finite, or a label is out of range.
 
     Source:
         Hanley and McNeil 1982, Radiology 143:29 (the area is the Mann-Whitney statistic).
@@ -140,22 +146,22 @@ def auroc(scores: Array, labels: Array) -> float:
 
 
 def balanced_accuracy(logits: Array, labels: Array) -> float:
-    """Return the recall of each class, averaged over the classes that occur.
+    """Returns the recall of each class, averaged over the classes that occur.
 
     Multi-label: for each label the mean of sensitivity and specificity, averaged over the labels. A
-    class (or an outcome of a label) that never occurs has no recall: it is left out of the average,
-    and so is a label without a known sample. The decisions are those of `accuracy`.
+    class (or an outcome of a label) that never occurs has no recall and is left out of the average.
+    A label without a known sample is left out, too. The decisions are those of `accuracy`.
 
     Args:
-        logits: Finite logits; single-label, also probabilities.
-        labels: Class numbers, or 1/0/NaN.
+        logits: finite logits. With single labels, probabilities are accepted, too.
+        labels: class numbers, or 1/0/NaN.
 
     Shape:
         logits `[B, C]`; labels `[B]` or `[B, C]`.
 
     Raises:
-        TypeError: An argument is not an array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, or a label is out of range.
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, a logit is not finite, or a label is out of range.
 
     Source:
         Brodersen et al. 2010, ICPR, "The balanced accuracy and its posterior distribution".
@@ -168,25 +174,25 @@ def balanced_accuracy(logits: Array, labels: Array) -> float:
 
 
 def expected_calibration_error(probabilities: Array, labels: Array, *, bins: int = 15) -> float:
-    r"""Return by how much confidence and accuracy differ, on average over bins of confidence.
+    r"""Returns the mean difference of confidence and accuracy over bins of confidence.
 
-    $ECE = \sum_m \frac{|B_m|}{n} |acc(B_m) - conf(B_m)|$ with $B_m$ the samples whose confidence,
+    $ECE = \sum_m \frac{|B_m|}{n} |acc(B_m) - conf(B_m)|$. $B_m$ are the samples whose confidence,
     the largest probability, lies in $(\frac{m-1}{M}, \frac{m}{M}]$. Multi-label: every known label
-    is a decision between yes and no with confidence $\max(p, 1 - p)$, and all of them share the
-    bins. An empty bin adds nothing.
+    is a decision between yes and no with confidence $\max(p, 1 - p)$. All labels share the bins.
+    An empty bin adds nothing.
 
     Args:
-        probabilities: From 0 to 1; single-label rows sum to 1.
-        labels: Class numbers, or 1/0/NaN.
-        bins: How many bins of equal width, at least 1.
+        probabilities: from 0 to 1; single-label rows sum to 1.
+        labels: class numbers, or 1/0/NaN.
+        bins: the number of bins of equal width, at least 1.
 
     Shape:
         probabilities `[B, C]`; labels `[B]` or `[B, C]`.
 
     Raises:
-        TypeError: An argument is not an array of numbers.
-        ValueError: Shapes do not fit, the rows are no probabilities, a label is out of range, or
-            bins is below 1.
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, the rows are not probabilities, a label is out of range,
+            or bins is below 1.
 
     Source:
         Guo et al. 2017, arXiv 1706.04599, eq. 3.
@@ -199,30 +205,30 @@ def expected_calibration_error(probabilities: Array, labels: Array, *, bins: int
 
 
 def weighted_form(metric: MetricFunction, scores: Array, labels: Array) -> WeightedMetric | None:
-    """Return the metric on these samples as a function of sample weights, or None if it has no such form.
+    """Returns the metric on these samples as a function of sample weights, or None.
 
-    A weight says how often a sample is drawn, so that one call evaluates R bootstrap resamples at
-    once. The classification metrics of this module have such a form.
+    A weight says how often a sample is drawn. One call evaluates R bootstrap resamples at once. The
+    classification metrics of this module have such a form. For any other metric the result is None.
 
     Args:
-        metric: A function of this module.
-        scores: What the metric takes first.
-        labels: What the metric takes second.
+        metric: a function of this module.
+        scores: the first argument of the metric.
+        labels: the second argument of the metric.
 
     Shape:
-        The function takes weights `[R, B]` and returns `[R]`, NaN where a resample leaves the
-        metric undefined.
+        the function takes weights `[R, B]` and returns `[R]`, with NaN if the metric is undefined
+        in a resample.
 
     Raises:
-        TypeError: As the metric itself.
-        ValueError: As the metric itself.
+        TypeError: as the metric itself.
+        ValueError: as the metric itself.
 
     Example:
         >>> form = weighted_form(accuracy, np.eye(2), np.array([0, 0]))
         >>> form(np.array([[1.0, 1.0], [2.0, 0.0]]))
         array([0.5, 1. ])
     """
-    form = next((form for known, form in _FORMS if known is metric), None)
+    form = next((form for function, form in _FORMS if function is metric), None)
     return None if form is None else form(scores, labels)
 
 
@@ -235,13 +241,15 @@ def dice_per_mask(prediction: Array, target: Array) -> Float[Tensor, "M"]:
     first, second = _mask("prediction", prediction), _mask("target", target)
     if first.shape != second.shape:
         raise ValueError(
-            f"prediction must have the shape of target, {tuple(second.shape)}, got {tuple(first.shape)}. "
-            "Resize the prediction to the mask first."
+            f"prediction must have the shape of target, {tuple(second.shape)}, "
+            f"got {tuple(first.shape)}. Resize the prediction to the mask first."
         )
     second = second.to(first.device)
-    # Counted where the masks lie, in integers; only one number per mask travels to the CPU.
+    # The pixels are counted on the device of the masks, because only one number per mask is then
+    # copied to the CPU. The counts are integers, so nothing is rounded.
     shared, size = (first & second).sum((-2, -1)), first.sum((-2, -1)) + second.sum((-2, -1))
     score = 2 * shared.cpu().double() / size.cpu().double()
+    # 0 / 0, which is NaN, are two empty masks.
     return rearrange(score.nan_to_num(1.0), "... -> (...)")
 
 

@@ -1,4 +1,4 @@
-"""All metrics of a set of predictions, each with its interval."""
+"""The report: all metrics of a set of predictions, each with its interval."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -29,39 +29,42 @@ def evaluate_predictions(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Return accuracy, balanced_accuracy, auroc, cross_entropy and ece, each with its 95 % interval.
+    """Returns accuracy, balanced_accuracy, auroc, cross_entropy and ece with 95 % intervals.
 
-    The definitions are those of `mmfusion.metrics.functional`, the intervals those of
-    `bootstrap_interval`; ece is the expected calibration error, in 15 bins, of the softmax
-    (single-label) or sigmoid (multi-label).
+    The metrics are defined in `mmfusion.metrics.functional`, and the intervals in
+    `bootstrap_interval`. ece is the expected calibration error, in 15 bins, of the softmax
+    (single-label) or the sigmoid (multi-label).
 
     Args:
-        logits: Finite logits, not probabilities.
-        labels: Class numbers, or 1/0/NaN.
-        groups: The group (patient) of each sample; None makes each sample its own group.
-        problem_type: "single_label_classification" or "multi_label_classification", to have the
-            labels checked against it; None takes it from the shape of the labels.
-        resamples: How many resamples to draw, at least 1.
-        seed: The same seed draws the same groups.
+        logits: finite logits, not probabilities.
+        labels: class numbers, or 1/0/NaN.
+        groups: the group (patient) of each sample; None makes each sample its own group.
+        problem_type: "single_label_classification" or "multi_label_classification": the labels must
+            have its shape. None takes it from the shape of the labels.
+        resamples: the number of resamples to draw, at least 1.
+        seed: the same seed draws the same groups.
 
     Shape:
         logits `[B, C]`; labels `[B]` or `[B, C]`; groups `[B]`.
 
     Raises:
-        TypeError: An argument is no array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, a label is out of range, or an option
-            is unfit.
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, a logit is not finite, a label is out of range, or an
+            option has a wrong value.
 
     Example:
+        >>> import numpy as np
         >>> labels = np.array([0, 1] * 20)
-        >>> results = evaluate_predictions(np.eye(2)[np.where(np.arange(40) % 4, labels, 1)], labels)
+        >>> logits = np.eye(2)[np.where(np.arange(40) % 4, labels, 1)]
+        >>> results = evaluate_predictions(logits, labels)
         >>> print(results["accuracy"])
         0.750 (0.625 to 0.875)
     """
     values, truth = read_samples("logits", logits, labels)
-    found = _PROBLEM_TYPES[truth.ndim - 1]
-    if problem_type not in (None, found):
-        raise ValueError(_wrong_problem_type(str(problem_type), found, tuple(truth.shape)))
+    actual = _PROBLEM_TYPES[truth.ndim - 1]
+    if problem_type not in (None, actual):
+        raise ValueError(_wrong_problem_type(str(problem_type), actual, tuple(truth.shape)))
+    # Only the calibration error takes probabilities.
     probabilities = values.softmax(1) if truth.ndim == 1 else values.sigmoid()
     rows: dict[str, tuple[MetricFunction, torch.Tensor]] = {
         "accuracy": (accuracy, values),
@@ -78,10 +81,12 @@ def evaluate_predictions(
     }
 
 
-def _wrong_problem_type(problem_type: str, found: str, shape: tuple[int, ...]) -> str:
+def _wrong_problem_type(problem_type: str, actual: str, shape: tuple[int, ...]) -> str:
+    """Returns the error's message: the type contradicts the labels, or is none of the two."""
     if problem_type in _PROBLEM_TYPES:
         return (
-            f"problem_type must be {found!r} where labels have shape {shape}, got {problem_type!r}."
+            f"problem_type must be {actual!r} where labels have shape {shape}, "
+            f"got {problem_type!r}."
         )
     hint = did_you_mean(problem_type, _PROBLEM_TYPES)
     return f"problem_type must be one of {' or '.join(_PROBLEM_TYPES)}, got {problem_type!r}.{hint}"

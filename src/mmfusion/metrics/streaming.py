@@ -1,6 +1,7 @@
-"""The metrics over streams of batches, on one process or several: torchmetrics classes."""
+"""The metrics as torchmetrics classes, for streams of batches on one process or several."""
 
 from abc import ABC
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from .weighted import Array, judge, read_samples, sample_losses
 
 
 class _Mean(Metric, ABC):
-    """A sum over a count, both added up over batches and processes; the base of the classes below."""
+    """The base of the classes below: a sum and a count, added up over batches and processes."""
 
     is_differentiable = False
     full_state_update = False
@@ -21,20 +22,23 @@ class _Mean(Metric, ABC):
 
     def __init__(self) -> None:
         super().__init__()
+        # Double precision, because a float32 sum over many batches would lose digits.
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return the mean so far, over all processes; NaN where nothing was known."""
+        """Returns the mean so far, over all processes; NaN if no label was known."""
         return self.total / self.count
 
     def _add(self, total: Float[Tensor, "B"], count: Float[Tensor, "B"]) -> None:
+        """Adds a batch to the state, which may lie on another device."""
         self.total += total.sum().to(self.total.device)
         self.count += count.sum().to(self.count.device)
 
 
+@final
 class Dice(_Mean):
-    """`dice` over a stream of batches: the mean over all masks seen, on every process.
+    """The metric `dice` over a stream of batches: the mean over all masks of all processes.
 
     Example:
         >>> metric = Dice()
@@ -47,13 +51,14 @@ class Dice(_Mean):
     higher_is_better = True
 
     def update(self, prediction: Array, target: Array) -> None:
-        """Add a batch of masks `[..., H, W]`, as `dice` takes them."""
+        """Adds a batch of masks `[..., H, W]`, as `dice` takes them."""
         score = dice_per_mask(prediction, target)
         self._add(score, torch.ones_like(score))
 
 
+@final
 class Accuracy(_Mean):
-    """`accuracy` over a stream of batches: the share of all decisions seen, on every process.
+    """The metric `accuracy` over a stream of batches: the share over all processes.
 
     Example:
         >>> metric = Accuracy()
@@ -66,13 +71,14 @@ class Accuracy(_Mean):
     higher_is_better = True
 
     def update(self, logits: Array, labels: Array) -> None:
-        """Add a batch of logits `[B, C]` and labels, as `accuracy` takes them."""
+        """Adds a batch of logits `[B, C]` and labels, as `accuracy` takes them."""
         correct, known = judge(*read_samples("logits", logits, labels))
         self._add(correct.sum(1), known.sum(1))
 
 
+@final
 class CrossEntropy(_Mean):
-    """`cross_entropy` over a stream of batches: the mean over all known labels seen, on every process.
+    """The metric `cross_entropy` over a stream: the mean over all known labels of all processes.
 
     Example:
         >>> metric = CrossEntropy()
@@ -84,5 +90,5 @@ class CrossEntropy(_Mean):
     higher_is_better = False
 
     def update(self, logits: Array, labels: Array) -> None:
-        """Add a batch of logits `[B, C]` and labels, as `cross_entropy` takes them."""
+        """Adds a batch of logits `[B, C]` and labels, as `cross_entropy` takes them."""
         self._add(*sample_losses(*read_samples("logits", logits, labels)))

@@ -1,24 +1,26 @@
-"""Tests of two models on the same samples, and the correction for several tests at once."""
+"""The test of two models on the same samples, and the correction for several tests at once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 from .weighted import Array, judge, read_samples
 
-# With fewer discordant samples the chi-square approximation of McNemar's test is poor.
+# With fewer discordant samples the chi-square approximation of McNemar's test is not good.
 _EXACT_BELOW = 25
 
 
+@final
 @dataclass(frozen=True)
 class McNemar:
-    """On how many samples only the first, or only the second model is right, and the test of their equality.
+    """The counts of the samples on which only one of two models is right, and their test.
 
     Attributes:
-        only_first: Samples that the first model alone gets right.
-        only_second: Samples that the second model alone gets right.
-        statistic: The smaller of these counts in the exact test, else chi-square with continuity
+        only_first: the number of samples that only the first model gets right.
+        only_second: the number of samples that only the second model gets right.
+        statistic: the smaller of these counts in the exact test, else chi-square with continuity
             correction.
-        p_value: Two-sided.
+        p_value: two-sided.
     """
 
     only_first: int
@@ -28,34 +30,36 @@ class McNemar:
 
 
 def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
-    """Return McNemar's test that two classifiers are right equally often.
+    """Returns McNemar's test of whether two classifiers are right equally often.
 
-    It looks at the discordant samples, on which one model alone is right: exact (binomial) where
-    they are fewer than 25, else chi-square with continuity correction. Without any the p-value is
-    1. The test takes samples for independent: with several samples per patient, use
-    `paired_bootstrap` with groups.
+    The test uses the discordant samples, on which only one model is right. It is exact (binomial)
+    if they are fewer than 25, else chi-square with continuity correction. Without a discordant
+    sample the p-value is 1. The test assumes that samples are independent. If a patient has several
+    samples, use `paired_bootstrap` with groups.
 
     Args:
-        first: Logits or probabilities of the first model, finite.
-        second: Those of the second model, for the same samples in the same order.
-        labels: Class numbers.
+        first: logits or probabilities of the first model, finite.
+        second: those of the second model, for the same samples in the same order.
+        labels: class numbers.
 
     Shape:
         first and second `[B, C]`; labels `[B]`.
 
     Raises:
-        TypeError: An argument is no array of numbers.
-        ValueError: Shapes do not fit, a logit is not finite, or a label is out of range or
+        TypeError: if an argument is not an array of numbers.
+        ValueError: if shapes do not fit, a logit is not finite, or a label is out of range or
             multi-label.
 
     Source:
         McNemar 1947, Psychometrika 12:153; Edwards 1948, Psychometrika 13:185 (the correction).
 
     Example:
+        >>> import numpy as np
         >>> labels = np.array([0, 0, 1, 1])
         >>> mcnemar(np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 1, 0, 1]], labels)
         McNemar(only_first=2, only_second=0, statistic=0.0, p_value=0.5)
     """
+    # statsmodels is slow to import, and the other metrics do not need it.
     from statsmodels.stats import contingency_tables
 
     right = []
@@ -63,12 +67,13 @@ def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
         values, truth = read_samples(name, scores, labels)
         if truth.ndim != 1:
             raise ValueError(
-                f"labels must be [B] class numbers, got shape {tuple(truth.shape)}. Test one label at a time."
+                f"labels must be [B] class numbers, got shape {tuple(truth.shape)}. "
+                "Test one label at a time."
             )
         right.append(judge(values, truth)[0][:, 0].bool())
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     exact = only_first + only_second < _EXACT_BELOW
-    # The test looks only at the discordant cells.
+    # The cells on the diagonal may be 0, because the test uses only the discordant ones.
     test = contingency_tables.mcnemar(
         [[0, only_first], [only_second, 0]], exact=exact, correction=True
     )
@@ -79,14 +84,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Returns the p-values after Holm's correction for several tests, in their order.
 
     With m tests and the p-values sorted upwards, p_(k) becomes max_{j <= k} min(1, (m - j + 1)
-    p_(j)). The chance that any true null hypothesis is rejected then stays below the level. No
-    p-value gives no result.
+    p_(j)). The probability that any true null hypothesis is rejected is then at most the level. An
+    empty sequence gives an empty list.
 
     Args:
         p_values: one per test, in [0, 1].
 
     Raises:
-        ValueError: a p-value is out of range or NaN.
+        ValueError: if a p-value is out of range or NaN.
 
     Source:
         Holm 1979, Scandinavian Journal of Statistics 6:65; done by statsmodels.
@@ -100,6 +105,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for index, p_value in enumerate(p_values):
         if not 0 <= p_value <= 1:
             raise ValueError(f"p_values must be in [0, 1], got {p_value!r} at place {index}.")
+    # statsmodels does not accept an empty sequence.
     if not len(p_values):
         return []
     return [float(p_value) for p_value in multipletests(list(p_values), method="holm")[1]]

@@ -1,11 +1,12 @@
-"""The classification metrics as functions of sample weights, and the checks of what goes into them.
+"""The classification metrics as functions of sample weights, and the checks of their inputs.
 
-A weight says how often a sample is drawn. One call of a form evaluates R bootstrap resamples at
-once, weights `[R, B]` to values `[R]`; weights of one give the metric itself, so that an interval
-and its estimate come from the same code. A resample that leaves a metric undefined gives NaN.
-Definitions: `mmfusion.metrics.functional`.
+A weight says how often a sample is drawn. One call of such a form evaluates R bootstrap resamples
+at once: weights `[R, B]` -> values `[R]`. With all weights 1 the value is the metric itself, so an
+interval and its estimate come from the same code. The value is NaN if the metric is undefined in a
+resample. The metrics are defined in `mmfusion.metrics.functional`.
 
-A decision is one per sample (single-label, K = 1) or one per sample and label (multi-label, K = C).
+There is one decision per sample (single-label, K = 1), or one per sample and label (multi-label,
+K = C).
 """
 
 from collections.abc import Callable
@@ -20,27 +21,28 @@ from torch.nn import functional
 Array = Tensor | np.ndarray
 WeightedMetric = Callable[[Float[np.ndarray, "R B"]], Float[np.ndarray, "R"]]
 
-# Rows of probabilities in bfloat16 miss 1 by up to 2e-3.
+# The sum of a row of bfloat16 probabilities differs from 1 by up to 2e-3.
 _ROW_SUM_TOLERANCE = 5e-3
 _ROUNDING = 1e-6
 
 
 def accuracy_form(logits: Array, labels: Array) -> WeightedMetric:
-    """Return `accuracy` as a function of sample weights."""
+    """Returns `accuracy` as a function of sample weights."""
     correct, known = judge(*read_samples("logits", logits, labels))
     return partial(_weighted_mean, correct.sum(1).numpy(), known.sum(1).numpy())
 
 
 def cross_entropy_form(logits: Array, labels: Array) -> WeightedMetric:
-    """Return `cross_entropy` as a function of sample weights."""
+    """Returns `cross_entropy` as a function of sample weights."""
     loss, known = sample_losses(*read_samples("logits", logits, labels))
     return partial(_weighted_mean, loss.numpy(), known.numpy())
 
 
 def balanced_accuracy_form(logits: Array, labels: Array) -> WeightedMetric:
-    """Return `balanced_accuracy` as a function of sample weights."""
+    """Returns `balanced_accuracy` as a function of sample weights."""
     values, truth = read_samples("logits", logits, labels)
     correct, _ = judge(values, truth)
+    # The last axis of the support holds the classes, or the outcomes no and yes of each label.
     if truth.ndim == 1:
         support = functional.one_hot(truth, values.shape[1])[:, None].double()
     else:
@@ -57,20 +59,21 @@ def balanced_accuracy_form(logits: Array, labels: Array) -> WeightedMetric:
 
 
 def auroc_form(scores: Array, labels: Array) -> WeightedMetric:
-    """Return `auroc` as a function of sample weights."""
+    """Returns `auroc` as a function of sample weights."""
     values = _finite("scores", scores)
     if values.ndim == 1:
         if len(as_tensor("labels", labels).shape) != 1:
             raise ValueError(
                 f"labels must be [B] to fit scores [B], got shape {tuple(labels.shape)}."
             )
-        # A single score is a margin over a rival that always scores 0.
+        # A single score equals two scores of which the first is always 0.
         values = torch.stack([torch.zeros_like(values), values], dim=1)
     values, truth = read_samples("scores", values, labels)
     if truth.ndim == 2:
         columns = zip(values.T, truth.T, strict=True)
         curves = [(column, target == 1, ~target.isnan()) for column, target in columns]
     else:
+        # Each class is compared with the rest, so the rows must be on one scale: as probabilities.
         if values.shape[1] > 2 and not _are_distributions(values):
             values = values.softmax(1)
         classes = (
@@ -92,7 +95,8 @@ def _one_auroc_form(
 
     def form(weights: Float[np.ndarray, "R B"]) -> Float[np.ndarray, "R"]:
         drawn = weights[:, order]
-        # Samples of the same score are summed first, so that a tie counts one half.
+        # Samples of equal score are summed first. Half of their negatives count as below, so a tie
+        # counts one half.
         positives = np.add.reduceat(drawn * is_positive, tie_starts, axis=1)
         negatives = np.add.reduceat(drawn * ~is_positive, tie_starts, axis=1)
         negatives_below = negatives.cumsum(axis=1) - negatives / 2
@@ -102,14 +106,15 @@ def _one_auroc_form(
 
 
 def calibration_form(probabilities: Array, labels: Array, *, bins: int = 15) -> WeightedMetric:
-    """Return `expected_calibration_error` as a function of sample weights."""
+    """Returns `expected_calibration_error` as a function of sample weights."""
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins!r}.")
     values, truth = read_samples("probabilities", probabilities, labels)
     single_label = truth.ndim == 1
     if not (_are_distributions(values) if single_label else _are_probabilities(values)):
+        rows = ", each row summing to 1" if single_label else ""
         raise ValueError(
-            f"probabilities must be from 0 to 1{', each row summing to 1' if single_label else ''}, "
+            f"probabilities must be from 0 to 1{rows}, "
             f"got values from {values.min():g} to {values.max():g} and a first row summing to "
             f"{values[0].sum():g}. Give logits a {'softmax' if single_label else 'sigmoid'} first."
         )
@@ -119,6 +124,7 @@ def calibration_form(probabilities: Array, labels: Array, *, bins: int = 15) -> 
     else:
         confidence = values.maximum(1 - values)
         correct, known = judge(values - 0.5, truth)
+    # The bins are summed by sample weights, so each sample adds its gap to its own bin.
     inner_edges = torch.arange(1, bins, dtype=torch.float64) / bins
     gap = torch.zeros(len(values), bins, dtype=torch.float64)
     gap.scatter_add_(1, torch.bucketize(confidence, inner_edges), (correct - confidence) * known)
@@ -136,7 +142,7 @@ def _weighted_mean(
 def _divide(
     numerator: Float[np.ndarray, "*axes"], denominator: Float[np.ndarray, "..."]
 ) -> Float[np.ndarray, "*axes"]:
-    # 0 / 0, a class that does not occur, is NaN by definition and no accident to warn of.
+    # 0 / 0 is NaN by definition here: the class does not occur. No warning is needed.
     with np.errstate(invalid="ignore"):
         return np.asarray(numerator / denominator)
 
@@ -149,7 +155,7 @@ def _mean_of_defined(values: Float[np.ndarray, "*lead K"]) -> Float[np.ndarray, 
 def judge(
     values: Float[Tensor, "B C"], truth: Tensor
 ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-    """Return which decisions are right, and which are known, as ones and zeros."""
+    """Returns which decisions are right and which labels are known, as ones and zeros."""
     if truth.ndim == 1:
         correct = (values.argmax(1) == truth)[:, None]
         return correct.double(), torch.ones_like(correct, dtype=torch.float64)
@@ -160,7 +166,7 @@ def judge(
 def sample_losses(
     values: Float[Tensor, "B C"], truth: Tensor
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
-    """Return for each sample its summed loss and the number of labels that it sums over."""
+    """Returns for each sample its summed loss, and the number of labels in the sum."""
     if truth.ndim == 1:
         loss = functional.cross_entropy(values, truth, reduction="none")
         return loss, torch.ones_like(loss)
@@ -180,7 +186,7 @@ def _are_distributions(values: Float[Tensor, "B C"]) -> bool:
 
 
 def read_samples(name: str, scores: Array, labels: Array) -> tuple[Float[Tensor, "B C"], Tensor]:
-    """Return finite scores, and labels int64 `[B]` or double `[B, C]`, all on the CPU."""
+    """Returns the checked scores, and labels int64 `[B]` or double `[B, C]`, all on the CPU."""
     values, truth = _finite(name, scores), as_tensor("labels", labels).cpu().double()
     if values.ndim != 2 or not values.numel():
         raise ValueError(
@@ -189,8 +195,8 @@ def read_samples(name: str, scores: Array, labels: Array) -> tuple[Float[Tensor,
     samples, classes = values.shape
     if tuple(truth.shape) not in {(samples,), (samples, classes)}:
         raise ValueError(
-            f"labels must be [{samples}] class numbers or [{samples}, {classes}] of 1/0/NaN to fit {name}, "
-            f"got shape {tuple(truth.shape)}. Give one row per row of {name}."
+            f"labels must be [{samples}] class numbers or [{samples}, {classes}] of 1/0/NaN "
+            f"to fit {name}, got shape {tuple(truth.shape)}. Give one row per row of {name}."
         )
     if truth.ndim == 2:
         valid, rule = truth.isnan() | (truth == 0) | (truth == 1), "1, 0 or NaN (unknown)"
@@ -215,18 +221,20 @@ def _finite(name: str, value: Array) -> Float[Tensor, "..."]:
     if not values.isfinite().all():
         nan, infinite = int(values.isnan().sum()), int(values.isinf().sum())
         raise ValueError(
-            f"{name} must be finite, got {nan} NaN and {infinite} infinite of {values.numel()} values. "
+            f"{name} must be finite, got {nan} NaN and {infinite} infinite "
+            f"of {values.numel()} values. "
             "Look for a training run that diverged or a half-precision overflow."
         )
     return values
 
 
 def as_tensor(name: str, value: Array) -> Tensor:
-    """Return the numbers as a tensor without a gradient, tensors on the device where they are."""
+    """Returns the numbers as a tensor without a gradient. A tensor stays on its device."""
     if isinstance(value, Tensor) and not value.is_complex():
         return value.detach()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        # The copy makes any byte order, stride and read-only memory fit for torch.
+        # torch accepts neither other byte orders nor negative strides and warns of read-only
+        # memory. The copy has none of these.
         return torch.from_numpy(value.astype(value.dtype.newbyteorder("="), order="C"))
     kind = (
         f"an array of {value.dtype}"

@@ -281,7 +281,7 @@ class Encoder(nn.Module, ABC):
             buffers[leaf] = value.to(device=held.device, dtype=held.dtype, copy=True)
 
     def train(self, mode: bool = True) -> Self:
-        """Returns this encoder in training or evaluation mode; frozen parts stay in evaluation mode.
+        """Returns this encoder in training or evaluation mode; frozen parts stay in evaluation.
 
         Args:
             mode: True for training mode.

@@ -117,7 +117,8 @@ class MMTM(Fusion):
             mapper: the mapper of the text's embeddings.
         """
         unit: MMTMUnit
-        for (image_block, text_block), unit in zip(self.blocks, self.units, strict=True):  # type: ignore[assignment]
+        pairs = zip(self.blocks, self.units, strict=True)
+        for (image_block, text_block), unit in pairs:  # type: ignore[assignment]
             image.advance(image_block)
             text.advance(text_block)
             gates = unit(image.squeeze(unit.absent_image), text.squeeze(unit.absent_text))

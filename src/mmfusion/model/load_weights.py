@@ -1,7 +1,7 @@
 """The strict loading of weights: keys that do not fit are an error that lists them."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,25 @@ def raise_unless_complete(
             f"{what} must fit the model key by key, got {'; '.join(faults)}. "
             "Is it a checkpoint of this model?"
         )
+
+
+@torch.no_grad()
+def draw_anew(model: nn.Module, keys: Iterable[str]) -> None:
+    """Draws the parameters that found no weights of their shape.
+
+    transformers leaves them uninitialised.
+
+    Args:
+        model: the model that was loaded.
+        keys: the names of those parameters.
+    """
+    for key in keys:
+        owner, _, leaf = key.rpartition(".")
+        module: Any = model.get_submodule(owner)
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+        else:
+            getattr(module, leaf).normal_(std=0.02)
 
 
 def load_strictly(

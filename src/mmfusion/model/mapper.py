@@ -146,6 +146,23 @@ class EmbeddingMapper(nn.Module):
         tokens = self.norm(self.block(queries, text.mask, text.tokens, lengths=lengths))
         return Encoded(tokens, mask, masked_mean(tokens, mask))
 
+    def check_widths(self, text_dim: int, image_dim: int) -> None:
+        """Refuses towers of other widths than the mapper's; `identity` leaves the image's aside.
+
+        Args:
+            text_dim: width of the text tower.
+            image_dim: width of the image tower.
+
+        Raises:
+            ValueError: when the widths differ.
+        """
+        if self.kind == "identity" or (self.in_dim, self.out_dim) == (text_dim, image_dim):
+            return
+        raise ValueError(
+            f"mapper must map width {text_dim} (text) to {image_dim} (image), got {self.in_dim} "
+            f"to {self.out_dim}. Give its kind as a name, and the widths are inferred."
+        )
+
     def mapped_lengths(self, text: Lengths, image: Lengths) -> Lengths:
         """Returns how many real tokens each row has after mapping, where the host knows.
 

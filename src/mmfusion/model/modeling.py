@@ -1,7 +1,7 @@
 """FusionClassifier: complete the inputs, encode, fuse, compute the loss."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self, final
 
 import torch
@@ -16,7 +16,7 @@ from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .fusion import fusion_options, make_fusion
 from .fusion_base import Fusion, Head, TowerShapes
-from .load_weights import load_strictly
+from .load_weights import draw_anew, load_strictly
 from .loss import checked_labels, classification_loss
 from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
@@ -79,7 +79,8 @@ class FusionClassifier(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _no_split_modules = ["AttentionBlock", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012 (transformers mutates a copy)
+    # transformers changes a copy of this list.
+    _no_split_modules = ["AttentionBlock", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012
 
     class_weights: Tensor | None
 
@@ -165,15 +166,7 @@ class FusionClassifier(PreTrainedModel):
             if isinstance(mapper, EmbeddingMapper)
             else make_mapper(config.mapper, text.dim, image.dim)
         )
-        if (self.mapper.in_dim, image.dim) != (
-            text.dim,
-            self.mapper.out_dim,
-        ) and self.mapper.kind != "identity":
-            raise ValueError(
-                f"mapper must map width {text.dim} (text) to {image.dim} (image), got "
-                f"{self.mapper.in_dim} to "
-                f"{self.mapper.out_dim}. Give its kind as a name, and the widths are inferred."
-            )
+        self.mapper.check_widths(text.dim, image.dim)
         strategy = fusion if isinstance(fusion, Fusion) else make_fusion(**config.fusion)
         shapes = TowerShapes(
             image_dim=image.dim,
@@ -206,22 +199,9 @@ class FusionClassifier(PreTrainedModel):
         elif isinstance(module, FusionClassifier) and module.class_weights is not None:
             module.class_weights.copy_(torch.tensor(self.config.class_weights))
 
-    @torch.no_grad()
-    def _draw_anew(self, keys: Iterable[str]) -> None:
-        """Draws the parameters that found no weights of their shape.
-
-        transformers leaves them uninitialised.
-        """
-        for key in keys:
-            owner, _, leaf = key.rpartition(".")
-            module: Any = self.get_submodule(owner)
-            if hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-            else:
-                getattr(module, leaf).normal_(std=0.02)
-
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # transformers spells out a dozen of these keywords
+    # transformers spells out a dozen of these keywords.
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> Any:
         """Returns the classifier saved in a folder or on a hub, loaded strictly.
@@ -249,7 +229,7 @@ class FusionClassifier(PreTrainedModel):
             what=what,
             forgives_shapes=forgiven,
         )
-        model._draw_anew(key for key, *_ in info["mismatched_keys"])
+        draw_anew(model, [key for key, *_ in info["mismatched_keys"]])
         for tower in (model.image_encoder, model.text_encoder):
             if tower is not None:
                 tower.restore_gradient_flags()

@@ -1,7 +1,7 @@
-"""Lung segmentation in Keras 3, on the torch or the tensorflow backend; nothing else in this package imports Keras.
+"""The segmentation of lungs in Keras 3, on the torch or the tensorflow backend.
 
-The backend is the user's choice, by `KERAS_BACKEND` or keras.json; this package reads it and never
-sets it.
+No other folder imports Keras. The user chooses the backend by `KERAS_BACKEND` or keras.json. This
+package never changes it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import sys
 
 if importlib.util.find_spec("keras") is None:
     raise ImportError(
-        'mmfusion.segmentation needs Keras 3, which is not installed. Run: pip install "mmfusion[keras]"'
+        "mmfusion.segmentation needs Keras 3, which is not installed. "
+        'Run: pip install "mmfusion[keras]"'
     )
-# Before Keras, which may load tensorflow: torchvision brings triton, triton and tensorflow bring an
-# LLVM each, and where tensorflow's comes first the process dies as soon as an image encoder loads
-# the other. Where it is there already, it is too late for encoders, and segmentation does without
-# torchvision.
+# Import torchvision before Keras, because Keras may import tensorflow. torchvision loads triton, and
+# triton and tensorflow each bring their own LLVM. If tensorflow's LLVM is loaded first, the process
+# dies when an image encoder loads the other one. If tensorflow is imported already, image encoders
+# cannot work in this process, and segmentation does not need torchvision.
 if "tensorflow" not in sys.modules:
     import torchvision  # noqa: F401
 
@@ -26,9 +27,11 @@ try:
 except ImportError as error:
     raise ImportError(
         f"Keras's backend must be an installed library, got {error.name or error} "
-        f"(KERAS_BACKEND={os.environ.get('KERAS_BACKEND', '')!r}). Set KERAS_BACKEND=torch, or install it."
+        f"(KERAS_BACKEND={os.environ.get('KERAS_BACKEND', '')!r}). "
+        "Set KERAS_BACKEND=torch, or install it."
     ) from error
 if keras.version() < "3":
     raise ImportError(
-        f'mmfusion.segmentation needs Keras 3, got {keras.version()}. Run: pip install "mmfusion[keras]"'
+        f"mmfusion.segmentation needs Keras 3, got {keras.version()}. "
+        'Run: pip install "mmfusion[keras]"'
     )

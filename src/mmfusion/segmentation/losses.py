@@ -1,8 +1,11 @@
-"""Losses and metrics of segmentation, on Keras's backend: soft ones to train on, hard ones that agree with `mmfusion.dice`."""
+"""The losses and metrics of segmentation, on Keras's backend.
+
+The losses take probabilities. The metrics compare masks and agree with `mmfusion.dice`.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import keras
 from keras import ops
@@ -10,31 +13,35 @@ from keras import ops
 LOSSES = ("dice", "bce_dice", "focal")
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class DiceLoss(keras.losses.Loss):
-    r"""One minus the soft Sorensen-Dice coefficient, of each sample and class.
+    r"""The loss of one minus the soft Sorensen-Dice coefficient, for each sample and class.
 
     $1 - (2 \sum_i p_i t_i + s) / (\sum_i p_i + \sum_i t_i + s)$ over the pixels i of one sample and
-    class. Where the true mask is empty, the smoothing s makes it go to 0 as the predicted one
-    empties; without it there would be no gradient.
+    class. If the true mask is empty, the smoothing s lets the loss go to 0 as the predicted
+    probabilities go to 0. Without it there would be no gradient.
 
     Args:
         smooth: s, in pixels, above 0.
-        name: the loss's name.
-        reduction: how the samples' losses are joined, as in every Keras loss.
+        name: the name of the loss.
+        reduction: the reduction of the samples' losses, as in every Keras loss.
         dtype: as in every Keras loss.
 
-    Shape: y_true and y_pred [B, H, W, C] within [0, 1] -> one loss per sample [B], then reduced.
+    Shape:
+        y_true and y_pred [B, H, W, C] within [0, 1] -> one loss per sample [B], then reduced.
 
     Raises:
         ValueError: if smooth is not above 0.
 
-    Source: Milletari et al. 2016, "V-Net" (arXiv 1606.04797), with the plain sums that make it the
-    coefficient itself on masks.
+    Source:
+        Milletari et al. 2016, "V-Net" (arXiv 1606.04797), but with plain sums instead of squares,
+        so that the loss of two masks is one minus their coefficient.
 
     Example:
         >>> import numpy as np
-        >>> round(float(DiceLoss(smooth=1e-6)(np.ones((1, 2, 2, 1)), np.full((1, 2, 2, 1), 0.5))), 4)
+        >>> true, predicted = np.ones((1, 2, 2, 1)), np.full((1, 2, 2, 1), 0.5)
+        >>> round(float(DiceLoss(smooth=1e-6)(true, predicted)), 4)
         0.3333
     """
 
@@ -51,31 +58,33 @@ class DiceLoss(keras.losses.Loss):
         self.smooth = smooth
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one loss per sample [B]."""
+        """Returns one loss per sample [B]."""
         y_true = ops.cast(y_true, y_pred.dtype)
         shared = ops.sum(y_true * y_pred, axis=(1, 2))
         size = ops.sum(y_true, axis=(1, 2)) + ops.sum(y_pred, axis=(1, 2))
         return ops.mean(1 - (2 * shared + self.smooth) / (size + self.smooth), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what builds the same loss again."""
+        """Returns the arguments that build the same loss again."""
         return {**super().get_config(), "smooth": self.smooth}
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class BCEDiceLoss(keras.losses.Loss):
-    """The mean cross-entropy of the pixels plus the soft Dice loss of the masks.
+    """The loss of the pixels' mean cross-entropy plus the soft Dice loss of the masks.
 
-    The first has a gradient everywhere, the second does not care how small the object is. With
-    several classes (y_pred a softmax) it is the categorical cross-entropy.
+    The cross-entropy has a gradient everywhere. The Dice loss does not depend on the size of the
+    object. With several classes (y_pred is a softmax) the categorical cross-entropy is used.
 
     Args:
         smooth: as in `DiceLoss`.
-        name: the loss's name.
-        reduction: how the samples' losses are joined, as in every Keras loss.
+        name: the name of the loss.
+        reduction: the reduction of the samples' losses, as in every Keras loss.
         dtype: as in every Keras loss.
 
-    Shape: y_true and y_pred [B, H, W, C] within [0, 1] -> one loss per sample [B], then reduced.
+    Shape:
+        y_true and y_pred [B, H, W, C] within [0, 1] -> one loss per sample [B], then reduced.
     """
 
     def __init__(
@@ -89,7 +98,7 @@ class BCEDiceLoss(keras.losses.Loss):
         self._dice = DiceLoss(smooth, reduction="none", dtype=dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return one loss per sample [B]."""
+        """Returns one loss per sample [B]."""
         y_true = ops.cast(y_true, y_pred.dtype)
         entropy = (
             keras.losses.binary_crossentropy
@@ -99,21 +108,22 @@ class BCEDiceLoss(keras.losses.Loss):
         return ops.mean(entropy(y_true, y_pred), axis=(1, 2)) + self._dice.call(y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what builds the same loss again."""
+        """Returns the arguments that build the same loss again."""
         return {**super().get_config(), "smooth": self._dice.smooth}
 
 
 def segmentation_loss(name: str, num_classes: int = 1) -> keras.losses.Loss:
-    """Return a loss by its name: "dice", "bce_dice", or "focal" (Keras's own focal cross-entropy).
+    """Returns a loss by its name: "dice", "bce_dice", or "focal" (Keras's own focal cross-entropy).
 
     Args:
         name: one of `LOSSES`.
-        num_classes: 1 where the model ends in a sigmoid, more where it ends in a softmax.
+        num_classes: 1 if the model ends in a sigmoid, more if it ends in a softmax.
 
     Raises:
         ValueError: if there is no loss of this name.
 
-    Source: focal loss: Lin et al. 2017 (arXiv 1708.02002).
+    Source:
+        Lin et al. 2017 (arXiv 1708.02002), the focal loss.
 
     Example:
         >>> segmentation_loss("focal").name
@@ -133,7 +143,7 @@ def segmentation_loss(name: str, num_classes: int = 1) -> keras.losses.Loss:
 
 
 class _MeanOverMasks(keras.metrics.Metric):
-    """The mean, over all samples and classes seen, of a score of two masks."""
+    """The base of the metrics: the mean of a score of two masks over all samples and classes."""
 
     def __init__(self, threshold: float = 0.5, name: str | None = None, dtype: Any = None):
         super().__init__(name=name, dtype=dtype)
@@ -142,7 +152,7 @@ class _MeanOverMasks(keras.metrics.Metric):
         self.count = self.add_variable((), "zeros", name="count")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Add a batch: masks and probabilities [B, H, W, C]."""
+        """Adds a batch of masks and probabilities [B, H, W, C]."""
         first, second = (
             ops.cast(value > self.threshold, "float32")
             for value in (ops.convert_to_tensor(y_true), y_pred)
@@ -156,32 +166,38 @@ class _MeanOverMasks(keras.metrics.Metric):
         self.count.assign_add(ops.sum(weight))
 
     def _score(self, shared: Any, size: Any) -> Any:
+        """Returns the scores [B, C] of two masks, from their common pixels and the sum of their sizes."""
         raise NotImplementedError
 
     def result(self) -> Any:
-        """Return the mean so far; 0 before the first batch."""
+        """Returns the mean so far, or 0 before the first batch."""
         return ops.divide_no_nan(self.total, self.count)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what builds the same metric again."""
+        """Returns the arguments that build the same metric again."""
         return {**super().get_config(), "threshold": self.threshold}
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class DiceScore(_MeanOverMasks):
-    """`mmfusion.dice` of the masks `probability > threshold`, while a Keras model trains: two empty masks score 1.
+    """The metric `mmfusion.dice` of the masks `probability > threshold`, for training in Keras.
+
+    Two empty masks score 1.
 
     Args:
-        threshold: a pixel above it belongs to the mask, in [0, 1].
-        name: the metric's name.
+        threshold: in [0, 1]. A pixel above it belongs to the mask.
+        name: the name of the metric.
         dtype: as in every Keras metric.
 
-    Shape: y_true (0 or 1) and y_pred [B, H, W, C].
+    Shape:
+        y_true (0 or 1) and y_pred [B, H, W, C].
 
     Example:
         >>> import numpy as np
         >>> metric = DiceScore()
-        >>> metric.update_state(np.ones((1, 2, 2, 1)), np.array([0.9, 0.9, 0.1, 0.1]).reshape(1, 2, 2, 1))
+        >>> predicted = np.array([0.9, 0.9, 0.1, 0.1]).reshape(1, 2, 2, 1)
+        >>> metric.update_state(np.ones((1, 2, 2, 1)), predicted)
         >>> round(float(metric.result()), 4)
         0.6667
     """
@@ -190,21 +206,25 @@ class DiceScore(_MeanOverMasks):
         super().__init__(threshold, name, dtype)
 
     def _score(self, shared: Any, size: Any) -> Any:
+        # Both branches are computed, so the divisor must not be 0 even for two empty masks.
         return ops.where(size > 0, 2 * shared / ops.maximum(size, 1.0), 1.0)
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class IoUScore(_MeanOverMasks):
-    """The intersection over union (Jaccard index) of each sample's mask, averaged: Dice / (2 - Dice) for each of them.
+    """The mean intersection over union (Jaccard index) of the masks: Dice / (2 - Dice) of each.
 
-    Two empty masks score 1. (Keras's own `BinaryIoU` counts the pixels of all samples together.)
+    Two empty masks score 1. Keras's own `BinaryIoU` differs: it counts the pixels of all samples
+    together.
 
     Args:
-        threshold: a pixel above it belongs to the mask, in [0, 1].
-        name: the metric's name.
+        threshold: in [0, 1]. A pixel above it belongs to the mask.
+        name: the name of the metric.
         dtype: as in every Keras metric.
 
-    Shape: y_true (0 or 1) and y_pred [B, H, W, C].
+    Shape:
+        y_true (0 or 1) and y_pred [B, H, W, C].
     """
 
     def __init__(self, threshold: float = 0.5, name: str = "iou", dtype: Any = None):

@@ -1,4 +1,4 @@
-"""The brightness that a segmenter sees, whatever the detector wrote."""
+"""The normalisation of brightness, by which a segmenter sees the pictures of all detectors alike."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 
 def standardized(pixels: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the picture stretched so that its 1st and 99th percentiles become 0 and 1, clipped there.
+    """Returns the picture with its 1st and 99th percentiles stretched to 0 and 1.
 
-    A marker's white letters or a black border thus do not decide how dark the lungs look. A picture
-    of one value becomes 0 everywhere.
+    Values below and above are clipped. Therefore the white letters of a marker or a black border do
+    not change how dark the lungs look. A picture of one value becomes 0 everywhere.
 
     Args:
         pixels: grey values of any real dtype and range.
 
-    Shape: [H, W] -> [H, W].
+    Shape:
+        [H, W] -> [H, W].
 
     Example:
         >>> standardized(np.arange(101).reshape(1, 101))[0, [0, 50, 100]].tolist()

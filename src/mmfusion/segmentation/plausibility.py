@@ -1,10 +1,10 @@
-"""Whether a lung mask looks like that of a frontal chest X-ray: its shape against the shapes of many."""
+"""The plausibility of a lung mask: its shape is compared with those of many frontal chest X-rays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,31 +22,40 @@ FEATURES = (
     "how full the right-hand lung's box is",
     "share of doubtful pixels",
 )
-"""What is measured of a mask; lengths as shares of the picture's sides, areas as shares of the picture."""
+"""The measurements of a mask.
+
+Lengths are shares of the picture's sides, areas are shares of the picture.
+"""
 
 
 def two_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the mask with its two largest connected parts alone, and their holes filled.
+    """Returns the two largest connected parts of the mask, with their holes filled.
 
-    Parts are connected by sides, not by corners. Of an empty mask nothing is left.
+    Pixels are connected by sides, not by corners. An empty mask stays empty.
 
-    Shape: [H, W] -> [H, W].
+    Args:
+        mask: True where the lungs are.
+
+    Shape:
+        [H, W] -> [H, W].
 
     Example:
-        >>> two_largest(np.array([[1, 0, 1, 0, 1], [1, 0, 1, 0, 0]], dtype=bool)).astype(int).tolist()
+        >>> mask = np.array([[1, 0, 1, 0, 1], [1, 0, 1, 0, 0]], dtype=bool)
+        >>> two_largest(mask).astype(int).tolist()
         [[1, 0, 1, 0, 0], [1, 0, 1, 0, 0]]
     """
     parts, count = ndimage.label(mask)
     if count > 2:
         sizes = np.bincount(parts.ravel())
+        # Part 0 is the background.
         sizes[0] = 0
         mask = np.isin(parts, np.argsort(-sizes, kind="stable")[:2])
     return _filled(mask)
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    # By the parts of the background that touch no edge: scipy's own filling grows the background
-    # pixel by pixel.
+    # A hole is a part of the background that touches no edge. This is faster than scipy's own
+    # function, which grows the background pixel by pixel.
     parts, count = ndimage.label(~mask)
     edges = np.unique(np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]]))
     outside = np.zeros(count + 1, dtype=bool)
@@ -56,9 +65,13 @@ def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def features(probability: NDArray[np.float32]) -> NDArray[np.float64] | None:
-    """Return the `FEATURES` of a probability map, or None where it does not hold two parts of some size, side by side.
+    """Returns the `FEATURES` of a probability map, or None if its mask has not exactly two parts.
 
-    Shape: [H, W] -> [F].
+    Args:
+        probability: the probability of lung for each pixel.
+
+    Shape:
+        [H, W] -> [F].
     """
     mask = two_largest(probability > 0.5)
     parts, count = ndimage.label(mask)
@@ -66,6 +79,7 @@ def features(probability: NDArray[np.float32]) -> NDArray[np.float64] | None:
         return None
     areas = np.bincount(parts.ravel(), minlength=3)[1:] / mask.size
     centres = np.asarray(ndimage.center_of_mass(mask, parts, (1, 2))) / mask.shape
+    # scipy numbers the parts by their first row, but the features need the left lung first.
     order = np.argsort(centres[:, 1])
     boxes = ndimage.find_objects(parts)
     rows = [(boxes[i][0].start / mask.shape[0], boxes[i][0].stop / mask.shape[0]) for i in order]
@@ -80,14 +94,15 @@ def features(probability: NDArray[np.float32]) -> NDArray[np.float64] | None:
     return np.array([*areas[order], across, along, *heights, common, *full, doubtful])
 
 
+@final
 @dataclass(frozen=True)
 class Plausibility:
-    """The shapes of the masks of many frontal chest X-rays: their mean, their spread, and how far from it one may lie.
+    """The distribution of the mask shapes of many frontal chest X-rays.
 
     Attributes:
-        mean: of the `FEATURES` [F].
-        precision: inverse of their covariance [F, F].
-        limit: the largest Mahalanobis distance that passes.
+        mean: the mean of the `FEATURES` [F].
+        precision: the inverse of their covariance [F, F].
+        limit: the largest Mahalanobis distance from the mean that is accepted.
     """
 
     mean: NDArray[np.float64]
@@ -96,8 +111,14 @@ class Plausibility:
 
     @classmethod
     def fitted(cls, shapes: Sequence[NDArray[np.float64]], share: float) -> Plausibility:
-        """Return what the features of many X-rays come to; `share` of them pass."""
+        """Returns the distribution of the features of many X-rays.
+
+        Args:
+            shapes: the features [F] of each X-ray.
+            share: the share of these X-rays that the limit accepts, in [0, 1].
+        """
         values = np.stack(shapes)
+        # The pseudo-inverse exists even if a feature is constant.
         made = cls(
             values.mean(0), np.asarray(np.linalg.pinv(np.cov(values.T)), dtype=np.float64), 0.0
         )
@@ -109,11 +130,11 @@ class Plausibility:
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Plausibility:
-        """Return what `to_json` described."""
+        """Returns the distribution that `to_json` described."""
         return cls(np.asarray(found["mean"]), np.asarray(found["precision"]), float(found["limit"]))
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as lists and numbers."""
+        """Returns the distribution as lists and numbers, which JSON can hold."""
         return {
             "features": list(FEATURES),
             "mean": self.mean.tolist(),
@@ -122,6 +143,6 @@ class Plausibility:
         }
 
     def distance(self, shape: NDArray[np.float64]) -> float:
-        """Return the Mahalanobis distance of a shape [F] from the mean."""
+        """Returns the Mahalanobis distance of a shape [F] from the mean."""
         away = shape - self.mean
         return float(np.sqrt(away @ self.precision @ away))

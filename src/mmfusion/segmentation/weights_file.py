@@ -1,4 +1,7 @@
-"""Weights in half the space: a `.weights.h5` whose numbers are float16, which Keras loads as it loads any other."""
+"""The writer of float16 weights files.
+
+Such a `.weights.h5` takes half the space, and Keras loads it like any other.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,16 @@ import numpy as np
 
 
 def save_half(model: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Write a model's weights in half precision.
+    """Writes a model's weights in half precision.
 
     Args:
         model: any Keras model with float32 weights.
-        path: of a file that ends in .weights.h5.
+        path: the path of the file, which ends in .weights.h5.
     """
     whole = Path(path).with_name("whole.weights.h5")
     model.save_weights(whole)
-    # Into another file: HDF5 does not give back the space of what is deleted.
+    # The float16 weights go into a second file, because HDF5 does not free the space of deleted
+    # data.
     with h5py.File(whole) as source, h5py.File(path, "w") as target:
 
         def copy(name: str, item: h5py.Group | h5py.Dataset) -> None:

@@ -30,6 +30,7 @@ from .tiny import (
     repadded,
     tiny_batch,
     tiny_classifier,
+    tiny_config,
     tiny_image_encoder,
     tiny_text_encoder,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "repadded",
     "tiny_batch",
     "tiny_classifier",
+    "tiny_config",
     "tiny_image_encoder",
     "tiny_text_encoder",
     "tower_work",

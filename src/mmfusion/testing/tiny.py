@@ -1,6 +1,7 @@
 """Tiny encoders and classifiers of every kind with random weights, and batches for them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, final
 
 import torch
@@ -10,6 +11,7 @@ from transformers import (
     DistilBertConfig,
     ModernBertConfig,
     MPNetConfig,
+    PreTrainedConfig,
     RobertaConfig,
     ViTConfig,
 )
@@ -96,14 +98,62 @@ def _swin() -> ImageEncoder:
     return _timm("swin_tiny_patch4_window7_224", 32, img_size=32, **options)
 
 
-def _hf_vit() -> ImageEncoder:
-    sizes: dict[str, Any] = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 2,
-        "intermediate_size": 48,
-    }
-    return ImageEncoder(ViTConfig(image_size=32, patch_size=8, **sizes))
+_SIZES: dict[str, Any] = {
+    "hidden_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+# Layer 0 of ModernBERT attends globally, layers 1 and 2 attend locally. So both kinds of mask are
+# tested.
+_MODERNBERT: dict[str, Any] = {
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "cls_token_id": 1,
+    "sep_token_id": 1,
+    "local_attention": 4,
+    "max_position_embeddings": 64,
+}
+_CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "vit": (ViTConfig, {"image_size": 32, "patch_size": 8}),
+    "bert": (BertConfig, {"vocab_size": VOCABULARY}),
+    "roberta": (RobertaConfig, {"vocab_size": VOCABULARY}),
+    "distilbert": (DistilBertConfig, {"vocab_size": VOCABULARY}),
+    "mpnet": (MPNetConfig, {"vocab_size": VOCABULARY}),
+    "modernbert": (ModernBertConfig, {"vocab_size": VOCABULARY, **_MODERNBERT}),
+}
+# DistilBERT has names of its own for the sizes.
+_DISTILBERT_NAMES = {
+    "hidden_size": "dim",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "hidden_dim",
+}
+
+
+def tiny_config(kind: str, **options: Any) -> PreTrainedConfig:
+    """Returns the config of a transformers backbone of a few thousand parameters, 24 wide, of 3 layers.
+
+    Args:
+        kind: "vit", "bert", "roberta", "distilbert", "mpnet" or "modernbert".
+        **options: fields of the config in the place of the tiny ones. The sizes are called
+            `hidden_size`, `num_hidden_layers`, `num_attention_heads` and `intermediate_size` for
+            every kind.
+
+    Raises:
+        ValueError: for another kind (the closest one is named).
+
+    Example:
+        >>> tiny_config("distilbert", hidden_size=8).dim
+        8
+    """
+    config_class, defaults = _made_of(_CONFIGS, kind)
+    fields = _SIZES | defaults | options
+    if kind == "distilbert":
+        fields = {_DISTILBERT_NAMES.get(name, name): value for name, value in fields.items()}
+    config: PreTrainedConfig = config_class(**fields)
+    return config
 
 
 def _custom_image() -> ImageEncoder:
@@ -113,17 +163,12 @@ def _custom_image() -> ImageEncoder:
 
 _IMAGES: dict[str, Callable[[], ImageEncoder]] = {
     "timm_vit": _timm_vit,
-    "transformers_vit": _hf_vit,
+    "transformers_vit": lambda: ImageEncoder(
+        tiny_config("vit", hidden_size=WIDTH, num_hidden_layers=4, intermediate_size=48)
+    ),
     "cnn": lambda: _timm("resnet10t", 64, channels=[16, 24, 24, WIDTH], stem_width=8),
     "opaque": _swin,
     "custom": _custom_image,
-}
-
-_TEXT_SIZES: dict[str, Any] = {
-    "hidden_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
 }
 
 
@@ -132,34 +177,11 @@ def _custom_text() -> TextEncoder:
     return TextEncoder("mmfusion-tiny-text", pretrained=False)
 
 
-def _modernbert() -> ModernBertConfig:
-    # Layer 0 attends globally, layers 1 and 2 attend locally. So both kinds of mask are tested.
-    special: dict[str, Any] = {
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 1,
-        "cls_token_id": 1,
-        "sep_token_id": 1,
-    }
-    return ModernBertConfig(
-        vocab_size=VOCABULARY,
-        local_attention=4,
-        max_position_embeddings=64,
-        **special,
-        **_TEXT_SIZES,
-    )
-
-
 _TEXTS: dict[str, Callable[[], TextEncoder]] = {
-    "bert": lambda: TextEncoder(BertConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
-    "roberta": lambda: TextEncoder(RobertaConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
-    "distilbert": lambda: TextEncoder(
-        DistilBertConfig(vocab_size=VOCABULARY, dim=24, n_layers=3, n_heads=2, hidden_dim=32)
-    ),
-    "mpnet": lambda: TextEncoder(MPNetConfig(vocab_size=VOCABULARY, **_TEXT_SIZES)),
-    "modernbert": lambda: TextEncoder(_modernbert()),
-    "custom": _custom_text,
-}
+    kind: partial(lambda kind: TextEncoder(tiny_config(kind)), kind)
+    for kind in _CONFIGS
+    if kind != "vit"
+} | {"custom": _custom_text}
 
 IMAGE_KINDS = tuple(_IMAGES)
 TEXT_KINDS = tuple(_TEXTS)
@@ -179,7 +201,8 @@ def tiny_image_encoder(kind: str) -> ImageEncoder:
         >>> tiny_image_encoder("timm_vit").num_blocks
         4
     """
-    return _made(_IMAGES, kind)
+    encoder: ImageEncoder = _made_of(_IMAGES, kind)()
+    return encoder
 
 
 def tiny_text_encoder(kind: str) -> TextEncoder:
@@ -197,13 +220,13 @@ def tiny_text_encoder(kind: str) -> TextEncoder:
         >>> tiny_text_encoder("mpnet").dim
         24
     """
-    return _made(_TEXTS, kind)
+    encoder: TextEncoder = _made_of(_TEXTS, kind)()
+    return encoder
 
 
-def _made(table: dict[str, Callable[[], Any]], kind: str) -> Any:
-    """Returns the encoder that the table's function of this kind builds."""
+def _made_of(table: dict[str, Any], kind: str) -> Any:
     check_choice("kind", kind, table)
-    return table[kind]()
+    return table[kind]
 
 
 def tiny_classifier(

@@ -1,186 +1,26 @@
 """The features of frozen towers, computed once and stored.
 
-With frozen towers, most of an epoch repeats itself. `cache_features` encodes every sample once, up to the first
-block that trains or in which the fusion strategy acts. It stores the result (Arrow, half precision). The
-Trainer then reads that instead of pictures and texts, and gets the same results.
-
-An entry is found by what it was made from: the tower's frozen weights and options, the preprocessing, and the
-content of the file or text. If any of them changes, it is another entry. A stale entry is therefore never read.
+With frozen towers, most of an epoch repeats itself. `cache_features` encodes every sample once, up
+to the first block that trains or in which the fusion strategy acts. It stores the result (Arrow,
+half precision). The Trainer then reads that instead of pictures and texts, and gets the same
+results.
 """
 
-import hashlib
-import json
 import os
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
 import datasets
-import numpy as np
-import pyarrow as pa
 import torch
-from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from ..data.collate import FusionCollator, label_tensor
-from ..model.encoder_base import Encoder
-from ..model.graph import evaluating
-from ..model.images import load_image
-from ..model.masking import masked_mean
-from ..model.missing import MODALITIES, is_blank, look
+from ..model.missing import MODALITIES, look
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
-from ..model.types import Encoded, Hidden
-
-_FEATURES = datasets.Features(
-    {
-        "key": datasets.Value("string"),
-        "shape": datasets.Sequence(datasets.Value("int64")),
-        "state": datasets.Value("binary"),
-        "pooled": datasets.Value("binary"),
-    }
-)
-
-
-@final
-class TowerCache:
-    """The features of one frozen tower, on disk: content key -> state [..], pooled [D] or None.
-
-    Args:
-        model: the classifier whose tower it is.
-        processor: how its inputs are made.
-        modality: "image" or "text".
-        folder: where caches lie; this tower's entries get a folder of their own in it.
-    """
-
-    def __init__(
-        self, model: FusionClassifier, processor: FusionProcessor, modality: str, folder: Path
-    ):
-        self.model, self.processor, self.modality = model, processor, modality
-        self.encoder: Encoder = getattr(model, f"{modality}_encoder")
-        self.point = model.cache_point(modality)
-        self.folder = folder / f"{modality}-{self._fingerprint()[:32]}"
-        self._places: dict[str, tuple[int, int]] = {}
-        self._tables: list[pa.Table] = []
-        for file in sorted(self.folder.glob("*.arrow")):
-            self._read(file)
-
-    def add(self, sources: Mapping[str, Any], *, batch_size: int) -> None:
-        """Encodes and stores the sources whose key is not there yet.
-
-        Args:
-            sources: content key -> picture or text.
-            batch_size: how many are encoded at once, at least 1.
-        """
-        missing = [key for key in sources if key not in self._places]
-        if not missing:
-            return
-        if self.modality == "text":
-            # Texts of one length share a batch, so that little padding is computed.
-            missing.sort(key=lambda key: len(sources[key]))
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Written under another name and renamed when complete: a run that is killed leaves no file
-        # that looks whole.
-        unfinished = self.folder / f"{uuid.uuid4().hex}.part"
-        with ArrowWriter(path=str(unfinished), features=_FEATURES) as writer:
-            starts = range(0, len(missing), batch_size)
-            for start in tqdm(starts, desc=f"encode {self.modality}s", unit="batch"):
-                keys = missing[start : start + batch_size]
-                features = self._encode([sources[key] for key in keys])
-                for key, (state, pooled) in zip(keys, features, strict=True):
-                    writer.write(_entry(key, state, pooled))
-            writer.finalize()
-        complete = unfinished.with_suffix(".arrow")
-        os.replace(unfinished, complete)
-        self._read(complete)
-
-    def get(self, key: str) -> tuple[Tensor, Tensor | None]:
-        """Returns the stored state and, where the whole tower is stored, the pooled vector [D].
-
-        Args:
-            key: of the content.
-
-        Raises:
-            KeyError: when nothing is stored under `key`.
-        """
-        part, row = self._places[key]
-        table = self._tables[part]
-        shape = table["shape"][row].as_py()
-        state = _from_bytes(table["state"][row].as_buffer()).reshape(shape)
-        pooled = table["pooled"][row].as_buffer()
-        return state, None if pooled is None else _from_bytes(pooled)
-
-    def _read(self, file: Path) -> None:
-        table = datasets.Dataset.from_file(str(file)).data.table
-        part = len(self._tables)
-        self._tables.append(table)
-        self._places |= {key: (part, row) for row, key in enumerate(table["key"].to_pylist())}
-
-    @torch.no_grad()
-    def _encode(self, sources: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
-        device = next(self.encoder.parameters()).device
-        argument = {"image": "images", "text": "text"}[self.modality]
-        batch = self.processor(**{argument: list(sources)})
-        inputs = tuple(batch[name].to(device) for name in MODALITIES[self.modality].encoded)
-        with evaluating(self.encoder):
-            if self.point.pooled:
-                hidden = self._whole(self.encoder(*inputs))
-            else:
-                hidden = self.encoder.walk(0, self.point.block, self.encoder.embed(*inputs))
-        for row in range(len(sources)):
-            state = hidden.values[row]
-            if self.modality == "text" and hidden.mask is not None:
-                # Texts are stored without their padding. The images of a batch have none.
-                state = state[hidden.mask[row]]
-            yield state, None if hidden.pooled is None else hidden.pooled[row]
-
-    def _whole(self, encoded: Encoded) -> Hidden:
-        """Returns what is stored of a tower that is stored as a whole."""
-        needed = self._needed()
-        if needed == "all":
-            return Hidden(encoded.tokens, encoded.mask, encoded.pooled)
-        vector = encoded.pooled
-        if needed == "mean":
-            vector = masked_mean(encoded.tokens, encoded.mask)
-        # A text without a token keeps none here, so that it stays a missing text.
-        return Hidden(vector[:, None], encoded.mask.any(1, keepdim=True), encoded.pooled)
-
-    def _needed(self) -> str:
-        """Returns what the rest of the model needs of this tower.
-
-        That is "all" its tokens, or one vector: their "mean" or the "pooled" one.
-        """
-        if len(self.model.modalities) < 2:
-            return "pooled"
-        strategy, mapper = self.model.fusion, self.model.mapper
-        if self.modality == "image":
-            return "all" if strategy.uses_image_tokens or mapper.asks_image else "pooled"
-        if strategy.uses_text_tokens:
-            return "all"
-        return "pooled" if mapper.kind == "identity" else "mean" if mapper.maps_the_mean else "all"
-
-    def _fingerprint(self) -> str:
-        """Returns a digest of all that decides what is stored, except for the content itself."""
-        # What trains and how padding is computed changes no stored number.
-        left_out = ("trainable", "lora", "padding")
-        config = self.encoder.config.to_dict()
-        described = {
-            "format": 2,
-            "block": self.point.block,
-            "pooled": self.point.pooled,
-            "tokens": self._needed(),
-            "config": {key: value for key, value in config.items() if key not in left_out},
-            "processor": _preprocessing(self.processor, self.modality),
-        }
-        digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-        for name, value in _frozen_tensors(self.encoder):
-            digest.update(name.encode())
-            plain = value.detach().cpu().flatten().contiguous().view(torch.uint8)
-            digest.update(plain.numpy().data)
-        return digest.hexdigest()
+from .feature_store import TowerCache, content_key
 
 
 @final
@@ -283,7 +123,7 @@ def cache_features(
     *,
     batch_size: int = 32,
 ) -> tuple[CachedDataset, CachedCollator]:
-    """Returns the dataset with the features of the model's frozen towers, and the collator for its rows.
+    """Returns the dataset with the features of frozen towers, and the collator for its rows.
 
     Args:
         model: a classifier with at least one frozen, or partially frozen, tower.
@@ -315,25 +155,11 @@ def cache_features(
     for name in modalities:
         caches[name] = TowerCache(model, processor, name, Path(folder))
         column = list(dataset[name])
-        keys[name] = [_content_key(source, name) for source in column]
+        keys[name] = [content_key(source, name) for source in column]
         pairs = zip(keys[name], column, strict=True)
         sources = {key: source for key, source in pairs if key is not None}
         caches[name].add(sources, batch_size=batch_size)
     return CachedDataset(dataset, keys, caches), CachedCollator(processor, modalities)
-
-
-def _content_key(source: Any, modality: str) -> str | None:
-    """Returns a digest of a file's bytes, a picture's pixels or a text; None for a missing one."""
-    if source is None:
-        return None
-    if modality == "text":
-        text = str(source)
-        return None if is_blank(text) else hashlib.sha256(text.encode()).hexdigest()
-    if isinstance(source, (str, os.PathLike)) and Path(source).is_file():
-        return hashlib.sha256(Path(source).read_bytes()).hexdigest()
-    picture = load_image(source)
-    described = f"{picture.mode}{picture.size}".encode()
-    return hashlib.sha256(described + picture.tobytes()).hexdigest()
 
 
 def _batch_of(name: str, rows: Sequence[tuple[Tensor, Tensor | None] | None]) -> dict[str, Tensor]:
@@ -359,51 +185,3 @@ def _batch_of(name: str, rows: Sequence[tuple[Tensor, Tensor | None] | None]) ->
         vectors = [zero if row is None or row[1] is None else row[1] for row in rows]
         batch[inputs.pooled] = torch.stack(vectors)
     return batch
-
-
-def _entry(key: str, state: Tensor, pooled: Tensor | None) -> dict[str, Any]:
-    """Returns what is written for one content."""
-    array = _half(state, key)
-    vector = None if pooled is None else _half(pooled, key).tobytes()
-    return {"key": key, "shape": list(array.shape), "state": array.tobytes(), "pooled": vector}
-
-
-def _from_bytes(buffer: Any) -> Tensor:
-    content = bytearray(buffer)
-    if not content:
-        # torch reads no empty buffer. A text without a token is one.
-        return torch.empty(0, dtype=torch.float16)
-    return torch.frombuffer(content, dtype=torch.float16)
-
-
-def _half(value: Tensor, key: str) -> np.ndarray[Any, np.dtype[np.float16]]:
-    half = value.to(torch.float16).cpu()
-    if not bool(half.isfinite().all()):
-        raise ValueError(
-            f"features must fit half precision (up to 65504), got {float(value.abs().max())!r} "
-            f"for content {key[:12]}. Train without the cache."
-        )
-    return half.numpy()
-
-
-def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
-    if modality == "image":
-        return {"input_spec": processor.input_spec, "fit": processor.fit}
-    tokenizer = processor.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        table = backend.to_str()
-    else:
-        table = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest = hashlib.sha256(table.encode()).hexdigest()
-    return {"tokenizer": digest, "max_length": processor.max_length}
-
-
-def _frozen_tensors(encoder: Encoder) -> Iterator[tuple[str, Tensor]]:
-    """Yields the parameters and buffers of what is frozen, in a fixed order."""
-    frozen = {id(module) for module in encoder.frozen_modules()}
-    for name, module in encoder.backbone.named_modules():
-        if id(module) in frozen:
-            parameters = module.named_parameters(recurse=False)
-            for leaf, value in (*parameters, *module.named_buffers(recurse=False)):
-                yield f"{name}.{leaf}", value
