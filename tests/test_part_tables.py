@@ -6,7 +6,6 @@ from types import ModuleType
 
 import pytest
 
-from mmfusion.cli import options
 from mmfusion.model.fusion import BUILT_IN, FUSIONS
 from mmfusion.model.mapper import MAPPERS
 
@@ -42,8 +41,3 @@ def test_the_api_page_lists_every_strategy(part_tables: ModuleType) -> None:
         True
     ] * len(BUILT_IN)
 
-
-def test_the_command_line_lists_the_tables() -> None:
-    helps = [option.__metadata__[0].help for option in (options.Fusion, options.Mapper)]
-    for text, table in zip(helps, (BUILT_IN, MAPPERS), strict=True):
-        assert text.rstrip(".").replace(" or ", ", ").split(", ") == list(table)

@@ -1,4 +1,4 @@
-"""`audit`: every fault that is planted is found, and a clean set gives none."""
+"""`audit`: every planted fault is found, and a clean data set has none."""
 
 import json
 import os
@@ -133,7 +133,7 @@ def test_labels() -> None:
 
 
 class Letters:
-    """Every letter is a token."""
+    """The tokenizer that makes each letter a token."""
 
     model_max_length = 4
 

@@ -1,4 +1,4 @@
-"""`FusionCollator` and `Augmented`: rows in, tensors out, the same on every run."""
+"""`FusionCollator` and `Augmented`: their batches, their errors, and repeatable augmentation."""
 
 import math
 import pickle
@@ -18,7 +18,7 @@ from mmfusion.model.images import ImageError
 def fake_processor(
     images: list[Image.Image | None] | None = None, text: list[str | None] | None = None
 ) -> dict[str, torch.Tensor]:
-    """Every picture becomes its mean, every text its length; both say who was there."""
+    """Returns the mean of each picture, the length of each text, and which samples have them."""
     batch = {}
     if images is not None:
         means = [0.0 if image is None else float(np.mean(np.asarray(image))) for image in images]
@@ -109,11 +109,12 @@ def test_only_augmented_rows_are_changed(paths: list[str]) -> None:
 
 
 def run(paths: list[str], workers: int, seed: int = 0) -> list[list[float]]:
-    """What two epochs of a shuffled loader give, back in the order of the rows."""
+    """Returns the values of two epochs of a shuffled loader, each epoch sorted."""
     rows = Augmented(datasets.Dataset.from_dict({"image": paths, "text": paths}), seed=seed)
     loader = torch.utils.data.DataLoader(
         rows, batch_size=2, shuffle=True, collate_fn=FusionCollator(fake_processor, augment=noise),
-        num_workers=workers, persistent_workers=workers > 0, generator=torch.Generator().manual_seed(workers),
+        num_workers=workers, persistent_workers=workers > 0,
+        generator=torch.Generator().manual_seed(workers),
     )  # fmt: skip
     epochs = []
     for epoch in range(2):

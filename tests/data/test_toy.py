@@ -1,4 +1,4 @@
-"""The made-up samples: what they promise about themselves."""
+"""The made-up samples and the tokenizer of their words."""
 
 import pytest
 from PIL import Image

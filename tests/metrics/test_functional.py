@@ -1,4 +1,4 @@
-"""Metrics: definitions at the edges, refusals, and the streaming classes."""
+"""The metrics as functions: definitions, edge cases and errors."""
 
 import math
 import subprocess
@@ -17,7 +17,6 @@ from mmfusion.metrics.functional import (
     expected_calibration_error,
     weighted_form,
 )
-from mmfusion.metrics.streaming import Accuracy, CrossEntropy, Dice
 
 NAN = float("nan")
 LOGITS = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.5]])
@@ -111,8 +110,8 @@ class TestDecisions:
     def test_balanced_accuracy_multi_label(self):
         logits = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]])
         labels = np.array([[1.0, 1.0, NAN], [0.0, 1.0, NAN], [0.0, NAN, NAN]])
-        # Label 0: sensitivity 1, specificity 1/2. Label 1: sensitivity 1, no negative. Label 2:
-        # unknown.
+        # Label 0 has sensitivity 1 and specificity 1/2. Label 1 has sensitivity 1 and no negative.
+        # Label 2 is unknown.
         assert balanced_accuracy(logits, labels) == pytest.approx((0.75 + 1.0) / 2)
 
     @pytest.mark.parametrize("metric", [accuracy, balanced_accuracy, cross_entropy, auroc])
@@ -197,7 +196,7 @@ class TestAuroc:
 class TestCalibration:
     def test_a_confidence_on_an_edge_belongs_to_the_bin_below(self):
         probabilities, labels = np.array([[0.5, 0.5], [0.6, 0.4]]), np.array([0, 1])
-        # Two bins: (0, .5] holds one right answer, (.5, 1] one wrong one.
+        # There are two bins: (0, 0.5] holds one right answer, (0.5, 1] one wrong answer.
         assert expected_calibration_error(probabilities, labels, bins=2) == pytest.approx(
             (0.5 + 0.6) / 2
         )
@@ -233,111 +232,13 @@ class TestCalibration:
             expected_calibration_error(np.eye(2), np.array([0, 1]), bins=0)
 
 
-class TestRefusals:
-    @pytest.mark.parametrize("metric", [accuracy, balanced_accuracy, cross_entropy, auroc])
-    def test_nan_logits_are_counted(self, metric):
-        logits = np.array([[NAN, 1.0], [NAN, np.inf], [0.0, 0.0]])
-        with pytest.raises(
-            ValueError, match="must be finite, got 2 NaN and 1 infinite of 6 values"
-        ):
-            metric(logits, LABELS)
-
-    @pytest.mark.parametrize("label", [2, -1, -100, 0.5, NAN])
-    def test_label_out_of_range(self, label):
-        with pytest.raises(
-            ValueError, match=rf"class numbers from 0 to 1, got {label:g} in row 1.* 1 in all"
-        ):
-            accuracy(LOGITS, np.array([0, label, 1]))
-
-    def test_multi_label_value(self):
-        with pytest.raises(
-            ValueError, match=r"labels must be 1, 0 or NaN \(unknown\), got -1 in row 2"
-        ):
-            accuracy(LOGITS, np.array([[0, 1], [1, 1], [0, -1]]))
-
-    @pytest.mark.parametrize(
-        "labels", [np.zeros(2), np.zeros((3, 3)), np.zeros((2, 2)), np.zeros((3, 2, 1))]
-    )
-    def test_lengths_that_differ(self, labels):
-        with pytest.raises(
-            ValueError, match=r"labels must be \[3\] class numbers or \[3, 2\] of 1/0/NaN"
-        ):
-            accuracy(LOGITS, labels)
-
-    @pytest.mark.parametrize("shape", [(0, 2), (3,), (2, 2, 2)])
-    def test_shape_of_logits(self, shape):
-        with pytest.raises(ValueError, match=r"logits must be \[B, C\] with at least one sample"):
-            accuracy(np.zeros(shape), np.zeros(shape[:1]))
-
-    def test_one_column_needs_multi_label(self):
-        with pytest.raises(ValueError, match="at least 2 columns"):
-            accuracy(np.zeros((3, 1)), LABELS)
-
-    @pytest.mark.parametrize("logits", [[[1.0, 2.0]], "logits", None])
-    def test_not_an_array(self, logits):
-        with pytest.raises(TypeError):
-            accuracy(logits, np.array([0]))
-
-    def test_not_numbers(self):
-        with pytest.raises(
-            TypeError,
-            match="labels must be a tensor or numpy array of numbers, got an array of <U1",
-        ):
-            accuracy(LOGITS, np.array(["a", "b", "c"]))
-
-
-STREAMS = [
-    (Dice, dice, (rng().integers(0, 2, (7, 4, 4)), rng().integers(0, 2, (7, 4, 4)))),
-    (Accuracy, accuracy, (rng().normal(size=(7, 3)), rng().integers(0, 3, 7))),
-    (CrossEntropy, cross_entropy, (rng().normal(size=(7, 3)), rng().integers(0, 3, 7))),
-    (Accuracy, accuracy, (rng().normal(size=(7, 3)), rng().choice([0, 1, NAN], (7, 3)))),
-    (CrossEntropy, cross_entropy, (rng().normal(size=(7, 3)), rng().choice([0, 1, NAN], (7, 3)))),
-]
-
-
-@pytest.mark.parametrize(("metric_class", "function", "data"), STREAMS)
-class TestStreaming:
-    def test_batches_of_unequal_size_equal_the_whole(self, metric_class, function, data):
-        metric = metric_class()
-        for batch in (slice(0, 1), slice(1, 5), slice(5, 7)):
-            metric.update(*(torch.tensor(values[batch]) for values in data))
-        assert metric.compute().item() == pytest.approx(function(*data), abs=1e-12)
-
-    def test_processes_with_unequal_shares_equal_the_whole(self, metric_class, function, data):
-        shares = []
-        for batch in (slice(0, 2), slice(2, 7)):
-            shares.append(metric_class())
-            shares[-1].update(*(values[batch] for values in data))
-        first, second = shares
-        states = {id(getattr(first, name)): getattr(second, name) for name in ("total", "count")}
-        first.dist_sync_fn = lambda state, group: [state, states[id(state)]]
-        first.distributed_available_fn = lambda: True
-        assert first.compute().item() == pytest.approx(function(*data), abs=1e-12)
-
-    def test_reset_forgets(self, metric_class, function, data):
-        metric = metric_class()
-        metric.update(*(values[:3] for values in data))
-        metric.reset()
-        metric.update(*data)
-        assert metric.compute().item() == pytest.approx(function(*data), abs=1e-12)
-
-    def test_forward_returns_the_batch_value(self, metric_class, function, data):
-        metric = metric_class()
-        metric(*(values[:3] for values in data))
-        batch = [values[3:] for values in data]
-        assert metric(*batch).item() == pytest.approx(function(*batch), abs=1e-12)
-
-
-def test_a_stream_in_which_nothing_was_known_is_nan():
-    metric = Accuracy()
-    metric.update(np.zeros((2, 2)), np.full((2, 2), NAN))
-    assert math.isnan(metric.compute().item())
-
-
 def test_weighted_form_of_a_foreign_metric_is_none():
     assert weighted_form(lambda scores, labels: 0.0, LOGITS, LABELS) is None
 
 
 def test_import_loads_neither_sklearn_nor_statsmodels():
-    code = "import sys, mmfusion.metrics.bootstrap; loaded = {'sklearn', 'statsmodels'} & set(sys.modules); assert not loaded, loaded"
+    code = (
+        "import sys, mmfusion.metrics.bootstrap; "
+        "loaded = {'sklearn', 'statsmodels'} & set(sys.modules); assert not loaded, loaded"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

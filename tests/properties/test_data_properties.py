@@ -1,4 +1,4 @@
-"""Splits hold what they promise for any groups, texts and labels."""
+"""The guarantees of the splits, for any groups, texts and labels."""
 
 import datasets
 import numpy as np
@@ -26,7 +26,7 @@ def dataset(rows: list[tuple[int | None, str | None, int]]) -> datasets.Dataset:
 
 
 def brute_force(rows: list[tuple[int | None, str | None, int]]) -> list[set[int]]:
-    """The inseparable sets, by merging sets of rows until nothing changes."""
+    """Returns the inseparable sets, by merging sets of rows until nothing changes."""
     sets = [{number} for number in range(len(rows))]
     changed = True
     while changed:
@@ -73,7 +73,7 @@ def test_folds_separate_no_component(
     try:
         pairs = fold_indices(data, n=n, seed=seed)
     except ValueError as error:
-        # Only a set that is too large, or too few of them, may be refused.
+        # An error is right only if a set is too large or if there are too few sets.
         assert "inseparable sets" in str(error)
         assert np.bincount(component).max() > len(rows) / n / 2 or component.max() + 1 < n
         return

@@ -1,4 +1,4 @@
-"""What holds for every picture, drawn at random: values, order, damage."""
+"""The guarantees of `load_image` for pictures drawn at random: values, order, damage."""
 
 import io
 import warnings
@@ -140,7 +140,7 @@ def test_a_cut_file_is_refused_or_gives_the_whole_picture(kind, folder, data):
 @given(data=st.data())
 def test_a_flipped_byte_never_escapes_as_another_error_or_a_warning(kind, folder, data):
     content = bytearray(FILES[kind])
-    # Headers decide what the decoders do; most of the body is pixels.
+    # Half of the draws change the header, because most of the body is pixels.
     at = data.draw(st.integers(0, len(content) - 1) | st.integers(0, min(400, len(content) - 1)))
     content[at] = data.draw(st.integers(0, 255))
     path = folder / f"flipped-{kind}"

@@ -1,4 +1,4 @@
-"""The laws under random lengths, paddings, batch orders and missing patterns."""
+"""The laws, for random lengths, paddings, batch orders and patterns of missing modalities."""
 
 from functools import cache
 
@@ -31,7 +31,7 @@ def _model(name: str) -> FusionClassifier:
 
 @st.composite
 def _batches(draw: st.DrawFn) -> kit.Batch:
-    """Texts of 1 to 12 tokens with the presence of both modalities drawn; every sample has one of them."""
+    """Draws a batch with texts of 1 to 12 tokens. Every sample has at least one modality."""
     rows = draw(st.integers(1, 5))
     lengths = draw(st.lists(st.integers(1, 12), min_size=rows, max_size=rows))
     presence = draw(

@@ -1,4 +1,4 @@
-"""What holds for every input: bounds, invariances, and weights that mean repetition."""
+"""The guarantees of the metrics for every input: bounds, invariances, and sample weights."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from mmfusion.metrics.functional import (
 )
 from mmfusion.metrics.streaming import Accuracy, CrossEntropy, Dice
 
-# A busy machine slows torch's threads a hundredfold: that is no failure of a property.
+# No deadline, because torch's threads can be a hundred times slower on a busy machine.
 quick = settings(max_examples=50, deadline=None)
 
 METRICS = [accuracy, balanced_accuracy, cross_entropy, auroc, expected_calibration_error]
@@ -25,7 +25,7 @@ METRICS = [accuracy, balanced_accuracy, cross_entropy, auroc, expected_calibrati
 
 @st.composite
 def problems(draw) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of few values, so that ties are common, with single- or multi-label labels."""
+    """Draws scores of few values, so that ties are common, and single- or multi-label labels."""
     samples, classes = draw(st.integers(1, 12)), draw(st.integers(2, 4))
     scores = draw(arrays.arrays(float, (samples, classes), elements=st.integers(-3, 3).map(float)))
     if draw(st.booleans()):
@@ -35,7 +35,7 @@ def problems(draw) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_for(metric, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the scores, as probabilities where the metric asks for them."""
+    """Returns the scores, as probabilities if the metric takes these."""
     if metric is not expected_calibration_error:
         return scores
     odds = np.exp(scores)

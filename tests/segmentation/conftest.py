@@ -1,2 +1,2 @@
-# Before tensorflow, for the reason that mmfusion/segmentation/__init__.py gives.
+# This import must come before tensorflow. mmfusion/segmentation/__init__.py gives the reason.
 import torchvision  # noqa: F401

@@ -1,4 +1,7 @@
-"""What one backend saved the other loads, and both answer alike; and every test of this folder holds on tensorflow, too."""
+"""The two backends: each loads the files of the other, and both give the same results.
+
+All other tests of this folder are run on tensorflow, too.
+"""
 
 import json
 import os
@@ -31,7 +34,7 @@ def test_both_backends_answer_alike(options, tmp_path):
     generator = np.random.default_rng(0)
     model = UNetSegmenter(8, 3, **options)
     for weight in model.weights:
-        # Statistics of normalisations too: their starting values would hide a fault.
+        # The statistics of the normalisations change, too. Their starting values would hide faults.
         weight.assign(
             np.abs(generator.normal(0, 0.3, weight.shape))
             + (0.5 if weight.path.endswith("variance") else -0.2)

@@ -1,3 +1,5 @@
+"""The losses and metrics of segmentation: formulas, agreement with `dice`, and errors."""
+
 import keras
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""The segmenter of lungs: masks, confidence, warnings, and real X-rays."""
+
 import warnings
 
 import numpy as np
@@ -13,7 +15,7 @@ def shipped():
 
 
 def chest(height=256, width=256):
-    """A drawing of a bright body with two dark parts; the network sees no lungs in it."""
+    """Returns a drawing of a bright body with two dark parts. The network finds no lungs in it."""
     rows, columns = np.mgrid[:height, :width] / np.array([height, width]).reshape(2, 1, 1)
     picture = np.where((abs(columns - 0.5) < 0.42) & (rows > 0.12), 170, 10).astype(np.float64)
     for centre in (0.3, 0.7):
@@ -23,7 +25,7 @@ def chest(height=256, width=256):
 
 
 class Fixed:
-    """Answers every picture with the same map, so that what follows the network can be tested alone."""
+    """The replacement of the network by a fixed map, to test only the steps after the network."""
 
     def __init__(self, segmenter, probability):
         self.segmenter, self.probability = segmenter, probability

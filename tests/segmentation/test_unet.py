@@ -1,3 +1,5 @@
+"""The U-Net and its layers: shapes, options, saving, and training."""
+
 import keras
 import numpy as np
 import pytest
@@ -13,7 +15,10 @@ def tiny(**options):
 
 
 def redrawn(model):
-    """The model with every weight drawn anew, statistics of normalisations too: their starting values hide faults."""
+    """Returns the model with all weights drawn at random.
+
+    The statistics of the normalisations change, too, because their starting values hide faults.
+    """
     generator = np.random.default_rng(1)
     for weight in model.weights:
         values = generator.normal(0, 0.3, weight.shape)
@@ -189,6 +194,6 @@ def test_bfloat16_agrees_with_float32():
     inputs = pictures(2, 32, 32, 1)
     answer = numpy(half(inputs))
     assert answer.dtype == np.float32
-    # The largest of 2,048 differences depends on the order in which a processor rounds; their mean
-    # hardly does.
+    # The mean is compared, because the largest of 2,048 differences depends on the order in which
+    # a processor rounds.
     assert 0 < np.abs(answer - numpy(full(inputs))).mean() < 0.005

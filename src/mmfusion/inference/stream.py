@@ -27,6 +27,7 @@ Texts of like length in a batch need little padding.
 """
 
 
+@final
 class Prediction(NamedTuple):
     """The result of a classifier for one sample.
 
@@ -180,6 +181,7 @@ def _unread(model: FusionClassifier | CompiledClassifier, fault: "_Fault") -> Pr
     return Prediction(nothing, nothing, fault.missing, fault.error)
 
 
+@final
 class _Fault(NamedTuple):
     """The reason why a sample cannot be read, and the modalities that it lacks."""
 

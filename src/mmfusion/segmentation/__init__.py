@@ -15,7 +15,7 @@ if importlib.util.find_spec("keras") is None:
         "mmfusion.segmentation needs Keras 3, which is not installed. "
         'Run: pip install "mmfusion[keras]"'
     )
-# Import torchvision before Keras, because Keras may import tensorflow. torchvision loads triton, and
+# Import torchvision before Keras, because Keras may import tensorflow. torchvision loads triton.
 # triton and tensorflow each bring their own LLVM. If tensorflow's LLVM is loaded first, the process
 # dies when an image encoder loads the other one. If tensorflow is imported already, image encoders
 # cannot work in this process, and segmentation does not need torchvision.

@@ -95,11 +95,13 @@ class BCEDiceLoss(keras.losses.Loss):
         dtype: Any = None,
     ):
         super().__init__(name=name, reduction=reduction, dtype=dtype)
+        # Without a reduction, because the loss of each sample is added to its cross-entropy.
         self._dice = DiceLoss(smooth, reduction="none", dtype=dtype)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Returns one loss per sample [B]."""
         y_true = ops.cast(y_true, y_pred.dtype)
+        # One class ends in a sigmoid. Several classes end in a softmax.
         entropy = (
             keras.losses.binary_crossentropy
             if y_pred.shape[-1] == 1
@@ -159,6 +161,7 @@ class _MeanOverMasks(keras.metrics.Metric):
         )
         shared = ops.sum(first * second, axis=(1, 2))
         score = self._score(shared, ops.sum(first, axis=(1, 2)) + ops.sum(second, axis=(1, 2)))
+        # A sample has one weight, which all its classes share.
         weight = ops.ones_like(score)
         if sample_weight is not None:
             weight = weight * ops.reshape(ops.cast(sample_weight, "float32"), (-1, 1))
@@ -166,7 +169,7 @@ class _MeanOverMasks(keras.metrics.Metric):
         self.count.assign_add(ops.sum(weight))
 
     def _score(self, shared: Any, size: Any) -> Any:
-        """Returns the scores [B, C] of two masks, from their common pixels and the sum of their sizes."""
+        """Returns the scores [B, C] from the common pixels of two masks and their summed sizes."""
         raise NotImplementedError
 
     def result(self) -> Any:
@@ -231,4 +234,5 @@ class IoUScore(_MeanOverMasks):
         super().__init__(threshold, name, dtype)
 
     def _score(self, shared: Any, size: Any) -> Any:
+        # The divisor must not be 0, for the same reason as in `DiceScore`.
         return ops.where(size > 0, shared / ops.maximum(size - shared, 1.0), 1.0)

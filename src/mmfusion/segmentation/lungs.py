@@ -1,4 +1,4 @@
-"""LungSegmenter: the lungs of a frontal chest X-ray, out of the box, and a word on whether it is one."""
+"""The segmenter of lungs in frontal chest X-rays, with trained weights and a plausibility check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
-from typing import Any
+from typing import Any, final
 
 import keras
 import numpy as np
@@ -21,26 +21,31 @@ from .plausibility import Plausibility, features, two_largest
 from .unet import UNetSegmenter
 
 _COLOUR = 24.0
-"""A picture whose channels differ by more than this (of 255, mean over the pixels) is in colour."""
+"""The mean difference of a pixel's channels, of 255, above which a picture is in colour."""
 
 _NO_LUNGS = "the picture must show lungs, got an empty mask. Look at it; is it a chest X-ray?"
 
 
 class NotAChestXrayWarning(UserWarning):
-    """A picture that does not look like a frontal chest X-ray was segmented all the same; its mask means little."""
+    """The warning that a picture does not look like a frontal chest X-ray.
+
+    The picture is segmented nevertheless, but its mask is not reliable.
+    """
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class LungMask:
-    """What a `LungSegmenter` makes of one picture.
+    """The result of a `LungSegmenter` for one picture.
 
     Attributes:
-        mask: bool [H, W] at the picture's own size; True is lung. At most two parts, without holes.
-        confidence: the Dice coefficient that the mask can be expected to reach if the probabilities
-            are right, within [0, 1]: twice the sum of the probabilities inside it, over its size
-            plus the sum of all probabilities. 0 without lungs.
+        mask: bool [H, W] at the picture's own size; True is lung. It has at most two parts and no
+            holes.
+        confidence: the expected Dice coefficient of the mask in [0, 1], if the probabilities are
+            right. It is twice the sum of the probabilities inside the mask, over the size of the
+            mask plus the sum of all probabilities. It is 0 if there are no lungs.
         is_chest_xray: whether picture and mask look like a frontal chest X-ray.
-        reasons: why they do not; empty where they do.
+        reasons: the reasons why they do not. It is empty if they do.
     """
 
     mask: NDArray[np.bool_]
@@ -49,14 +54,16 @@ class LungMask:
     reasons: tuple[str, ...]
 
     def box(self, margin: float = 0.0) -> tuple[int, int, int, int]:
-        """Return the smallest box around the lungs: left, top, right, bottom in pixels, the last two exclusive.
+        """Returns the smallest box around the lungs: left, top, right and bottom in pixels.
+
+        The right and the bottom number are exclusive.
 
         Args:
-            margin: how much of the box's own sides to add on each side, at least 0; it ends at the
-                picture's edge.
+            margin: the share of the box's own sides to add on each side, at least 0. The box ends
+                at the picture's edge.
 
         Raises:
-            ValueError: if margin is negative, or no lung was found.
+            ValueError: if margin is negative, or the mask is empty.
         """
         if not margin >= 0:
             raise ValueError(f"margin must be at least 0, got {margin!r}.")
@@ -75,21 +82,23 @@ class LungMask:
         )
 
 
+@final
 class LungSegmenter:
-    """Finds the lungs in frontal chest X-rays; weights come with the package.
+    """The segmenter of lungs in frontal chest X-rays. Its weights come with the package.
 
-    The picture is read by `load_image` (any depth, DICOM with its photometric interpretation),
-    stretched to the network's square, and its contrast normalised. What the network says of it and
-    of its mirror image is averaged and stretched back, and the two largest parts are kept.
-    `weights/MODEL_CARD.md` says what the weights were trained on and how well they do.
+    `load_image` reads the picture (any depth, DICOM with its photometric interpretation). The
+    picture is stretched to the network's square, and its contrast is normalised. The probabilities
+    of the picture and of its mirror image are averaged and stretched back. The two largest parts
+    are the mask. `weights/MODEL_CARD.md` describes the training data and the accuracy of the
+    weights.
 
     Args:
-        model: a segmenter of one class and one channel of your own; None takes the weights of the
+        model: your own segmenter of one class and one channel. None takes the weights of the
             package.
-        size: side of the square that the network sees, in pixels.
+        size: the side of the square that the network sees, in pixels.
 
     Raises:
-        ValueError: if the model has other channels or classes, or size does not suit it.
+        ValueError: if the model has other channels or classes, or size does not fit it.
 
     Example:
         >>> segmenter = LungSegmenter()
@@ -111,17 +120,19 @@ class LungSegmenter:
         options = self.model.get_config()
         if (options["input_channels"], options["num_classes"]) != (1, 1):
             raise ValueError(
-                f"model must take 1 channel and give 1 class, got {options['input_channels']} and {options['num_classes']}."
+                "model must take 1 channel and give 1 class, "
+                f"got {options['input_channels']} and {options['num_classes']}."
             )
+        # Every level of the network halves the sides, so they must be divisible that often.
         step = options["patch_size"] * 2 ** options["depth"]
         if isinstance(size, bool) or not isinstance(size, int) or size < step or size % step:
             raise ValueError(f"size must be a multiple of {step}, got {size!r}.")
 
     def __call__(self, image: ImageSource) -> LungMask:
-        """Return the lungs of one picture.
+        """Returns the lungs of one picture.
 
         Args:
-            image: whatever `load_image` takes: a path, a PIL image, an array, a tensor, a DICOM
+            image: what `load_image` takes: a path, a PIL image, an array, a tensor or a DICOM
                 object.
 
         Raises:
@@ -133,11 +144,13 @@ class LungSegmenter:
         return next(self.segment([image]))
 
     def segment(self, images: Iterable[ImageSource], *, batch_size: int = 16) -> Iterator[LungMask]:
-        """Yield the lungs of each picture, in order; as many as `batch_size` are in memory at a time.
+        """Yields the lungs of each picture, in order.
+
+        At most `batch_size` pictures are in memory at the same time.
 
         Args:
-            images: as `__call__` takes one.
-            batch_size: how many go through the network together, at least 1.
+            images: the pictures, each as `__call__` takes it.
+            batch_size: the number of pictures in one batch of the network, at least 1.
 
         Raises:
             ValueError: if batch_size is below 1.
@@ -154,12 +167,18 @@ class LungSegmenter:
                 yield self._judged(picture, probability)
 
     def probabilities(self, pictures: list[Image.Image]) -> NDArray[np.float32]:
-        """Return the probability of lung at each position of the network's square, [B, size, size]; not yet cleaned."""
+        """Returns the probabilities of lung in the network's square, [B, size, size].
+
+        They are not cleaned: they may contain more than two parts, and holes.
+
+        Args:
+            pictures: the pictures, of any sizes.
+        """
         squares = [_square(picture, self.size) for picture in pictures]
         return answered(self.model, np.stack(squares)[..., None])
 
     def masked(self, image: ImageSource) -> Image.Image:
-        """Return the picture in grey, black outside the lungs.
+        """Returns the picture in grey, with black outside the lungs.
 
         Args:
             image: as `__call__` takes it.
@@ -169,17 +188,17 @@ class LungSegmenter:
             ValueError: if no lung is found.
         """
         picture = load_image(image)
-        found = self(picture)
-        if not found.mask.any():
+        mask = self(picture).mask
+        if not mask.any():
             raise ValueError(_NO_LUNGS)
-        return Image.fromarray(np.where(found.mask, np.asarray(picture.convert("L")), np.uint8(0)))
+        return Image.fromarray(np.where(mask, np.asarray(picture.convert("L")), np.uint8(0)))
 
     def cropped(self, image: ImageSource, *, margin: float = 0.05) -> Image.Image:
-        """Return the picture cut to the box around the lungs.
+        """Returns the picture, cropped to the box around the lungs.
 
         Args:
             image: as `__call__` takes it.
-            margin: how much of the box's sides to add on each side, at least 0.
+            margin: the share of the box's sides to add on each side, at least 0.
 
         Raises:
             ImageError: if it cannot be read.
@@ -189,9 +208,12 @@ class LungSegmenter:
         return picture.crop(self(picture).box(margin))
 
     def _judged(self, picture: Image.Image, probability: NDArray[np.float32]) -> LungMask:
+        """Returns the mask of a picture, after a warning if it does not look like a chest X-ray."""
         size = (picture.width, picture.height)
+        # Resize the probabilities, not the mask, because this gives a smooth outline.
         enlarged = Image.fromarray(probability).resize(size, Image.Resampling.BILINEAR)
         mask = two_largest(np.asarray(enlarged) > 0.5)
+        # The confidence needs a mask of the same size as the probabilities.
         inside = two_largest(probability > 0.5)
         expected = (
             2
@@ -201,14 +223,18 @@ class LungSegmenter:
         reasons = tuple(self._doubts(picture, probability))
         if reasons:
             warnings.warn(
-                f"A picture of {size[0]} x {size[1]} does not look like a frontal chest X-ray: {'; '.join(reasons)}.",
+                f"A picture of {size[0]} x {size[1]} does not look like a frontal chest X-ray: "
+                f"{'; '.join(reasons)}.",
                 NotAChestXrayWarning,
+                # The warning names the line that called `__call__`, three calls above this one.
                 stacklevel=4,
             )
         return LungMask(mask, expected, not reasons, reasons)
 
     def _doubts(self, picture: Image.Image, probability: NDArray[np.float32]) -> Iterator[str]:
+        """Yields the reasons why a picture does not look like a frontal chest X-ray."""
         if picture.mode == "RGB":
+            # A small copy is enough for the mean difference of the channels, and it is faster.
             channels = np.asarray(picture.resize((64, 64), Image.Resampling.BOX), dtype=np.float32)
             if float(np.ptp(channels, axis=-1).mean()) > _COLOUR:
                 yield "it is in colour"
@@ -216,16 +242,25 @@ class LungSegmenter:
         if shape is None:
             yield "it does not show two lungs side by side"
         elif (distance := self.plausibility.distance(shape)) > self.plausibility.limit:
-            yield f"the lungs' shape is {distance / self.plausibility.limit:.1f} times as far from the usual as is accepted"
+            times = distance / self.plausibility.limit
+            yield f"the lungs' shape is {times:.1f} times as far from the usual as is accepted"
 
 
 def _square(picture: Image.Image, size: int) -> NDArray[np.float32]:
-    """The picture as the network sees it [size, size]."""
+    """Returns the picture as the network sees it [size, size]."""
     return standardized(np.asarray(picture.convert("L").resize((size, size), Image.Resampling.BOX)))
 
 
 def answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the probability of lung, the mean over each picture as it is and in a mirror: [B, H, W, 1] -> [B, H, W]."""
+    """Returns the probability of lung, averaged over each picture and its mirror image.
+
+    Args:
+        model: a segmenter of one class.
+        inputs: pictures as the network sees them.
+
+    Shape:
+        [B, H, W, 1] -> [B, H, W].
+    """
     straight, mirrored = (
         _answered(model, both)[..., 0]
         for both in (inputs, np.ascontiguousarray(inputs[:, :, ::-1]))
@@ -234,20 +269,24 @@ def answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.fl
 
 
 def _answered(model: UNetSegmenter, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the probabilities [B, H, W, 1] of the inputs, in inference mode."""
     if keras.backend.backend() != "torch":
         return np.asarray(model.predict_on_batch(inputs), dtype=np.float32)
     import torch
 
-    # Keras would hand torch's tensor to numpy by a protocol that torch warns of.
+    # Call the model directly, because Keras converts torch's tensor to numpy in a way that makes
+    # torch warn.
     with torch.inference_mode():
         return model(inputs, training=False).float().cpu().numpy()
 
 
 def _occupied(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """Returns the numbers of the rows and of the columns that hold a part of the mask."""
     return np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
 
 
 def _shipped(card: dict[str, Any]) -> UNetSegmenter:
+    """Returns the model with the weights of the package."""
     model = UNetSegmenter.from_config(card["model"])
     with resources.as_file(
         resources.files(__package__).joinpath("weights/lungs.weights.h5")

@@ -1,4 +1,4 @@
-"""The normalisation of brightness, by which a segmenter sees the pictures of all detectors alike."""
+"""The normalisation of brightness, which makes the pictures of all detectors similar."""
 
 from __future__ import annotations
 
@@ -26,4 +26,5 @@ def standardized(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """
     values = pixels.astype(np.float32)
     low, high = (float(value) for value in np.percentile(values, (1, 99)))
+    # The lower limit of the divisor avoids a division by 0 for a picture of one value.
     return np.clip((values - low) / max(high - low, 1e-6), 0, 1)

@@ -1,4 +1,4 @@
-"""The plausibility of a lung mask: its shape is compared with those of many frontal chest X-rays."""
+"""The plausibility of a lung mask: its shape is compared with those of many chest X-rays."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def two_largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns the mask with its holes filled."""
     # A hole is a part of the background that touches no edge. This is faster than scipy's own
     # function, which grows the background pixel by pixel.
     parts, count = ndimage.label(~mask)
@@ -90,6 +91,7 @@ def features(probability: NDArray[np.float32]) -> NDArray[np.float64] | None:
         centres[order[1], 1] - centres[order[0], 1],
         centres[order[1], 0] - centres[order[0], 0],
     )
+    # Divided by the area of the lungs, so that the size of the lungs in the picture has no effect.
     doubtful = float(((probability > 0.1) & (probability < 0.9)).sum() / mask.sum())
     return np.array([*areas[order], across, along, *heights, common, *full, doubtful])
 

@@ -1,8 +1,8 @@
-"""UNetSegmenter: a U-Net in Keras 3 that computes the same on the torch and on the tensorflow backend."""
+"""The U-Net in Keras 3, which computes the same on the torch and on the tensorflow backend."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, final, get_args
 
 import keras
 from einops import rearrange
@@ -13,30 +13,32 @@ _GROUPS = 8
 
 
 def _layout() -> str:
-    """Where Keras's layers shall look for the channels, on this backend.
+    """Returns the `data_format` of Keras's layers on this backend.
 
-    A picture enters as [B, H, W, D] and keeps that order in memory all the way. On torch its axes
-    are renamed once at the entry (a view: torch calls that memory "channels last"); told that
-    channels come last, Keras would copy every feature map to the other order and back around each
-    convolution, which takes three times as long.
+    A picture enters as [B, H, W, D] and keeps that order in memory in all layers. On torch its axes
+    are permuted once at the entry. This is a view, which torch calls "channels last" memory. With
+    the `data_format` "channels_last", Keras would copy every feature map to the other order and
+    back at each convolution, which takes three times as long.
     """
     return "channels_first" if keras.backend.backend() == "torch" else "channels_last"
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class ConvBlock(keras.layers.Layer):
-    """A 3 x 3 convolution, its normalisation and a ReLU; the side lengths stay.
+    """The block of a 3 x 3 convolution, its normalisation and a ReLU. The side lengths stay.
 
-    Outside training a batch normalisation is an affine map per channel. It is multiplied into the
-    kernel then, which is far smaller than the feature map.
+    Outside training a batch normalisation is an affine map per channel. It is then multiplied into
+    the kernel, which is much smaller than the feature map.
 
     Args:
-        filters: channels of the output, at least 1.
+        filters: the number of output channels, at least 1.
         normalization: "batch", "group" or "none".
         data_format: "channels_last" or "channels_first".
-        **layer_options: what every Keras layer takes (`name`, `dtype`).
+        **layer_options: the options of every Keras layer (`name`, `dtype`).
 
-    Shape: [B, H, W, D] -> [B, H, W, filters], or with the channels first.
+    Shape:
+        [B, H, W, D] -> [B, H, W, filters], or with the channels first.
     """
 
     def __init__(
@@ -62,28 +64,31 @@ class ConvBlock(keras.layers.Layer):
         )
         self.norm: Any = None
         if normalization == "batch":
-            # Momentum .9: a training on a few hundred X-rays has too few steps for the default of
-            # .99 to forget the start.
+            # Momentum 0.9, because training on a few hundred X-rays has few steps. With the default
+            # of 0.99 the statistics would still depend on their starting values.
             self.norm = keras.layers.BatchNormalization(
                 axis=self._axis, momentum=0.9, epsilon=1e-5, **options
             )
         elif normalization == "group":
+            # The number of groups has to divide the number of channels.
             groups = next(n for n in range(min(_GROUPS, filters), 0, -1) if filters % n == 0)
             self.norm = keras.layers.GroupNormalization(
                 groups, axis=self._axis, epsilon=1e-5, **options
             )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Create the variables for inputs of this shape."""
+        """Creates the variables for inputs of this shape."""
         self.convolution.build(input_shape)
         if self.norm is not None:
             self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the feature map."""
+        """Returns the feature map."""
         if training or self.normalization == "group":
             outputs = self.convolution(inputs)
             return ops.relu(outputs if self.norm is None else self.norm(outputs, training=training))
+        # The running statistics are float32 in mixed precision, too. They make the folded kernel
+        # float32, so it is cast to the dtype of the inputs.
         kernel, bias = self._affine()
         return _convolved(
             inputs,
@@ -93,20 +98,20 @@ class ConvBlock(keras.layers.Layer):
         )
 
     def _affine(self) -> tuple[Any, Any]:
-        """The kernel and the bias that convolution and normalisation come to outside training."""
+        """Returns the kernel and the bias of convolution and normalisation outside training."""
         if self.norm is None:
             return self.convolution.kernel, self.convolution.bias
         scale = self.norm.gamma * ops.rsqrt(self.norm.moving_variance + self.norm.epsilon)
         return self.convolution.kernel * scale, self.norm.beta - self.norm.moving_mean * scale
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return the shape of the feature map."""
+        """Returns the shape of the feature map."""
         shape = list(input_shape)
         shape[self._axis] = self.filters
         return tuple(shape)
 
     def get_config(self) -> dict[str, Any]:
-        """Return what builds the same layer again."""
+        """Returns the arguments that build the same layer again."""
         config = {
             "filters": self.filters,
             "normalization": self.normalization,
@@ -116,39 +121,44 @@ class ConvBlock(keras.layers.Layer):
 
 
 def _convolved(inputs: Any, kernel: Any, bias: Any, data_format: str) -> Any:
-    """ReLU(inputs * kernel + bias)."""
+    """Returns ReLU(inputs * kernel + bias)."""
     if keras.backend.backend() == "torch":
         from torch.nn import functional as F
 
-        # With the bias inside, and the ReLU in place: each would be another pass over a large
-        # feature map.
+        # The bias is added by the convolution, and the ReLU works in place. Otherwise each would be
+        # another pass over a large feature map.
         return F.conv2d(inputs, ops.transpose(kernel, (3, 2, 0, 1)), bias, padding="same").relu_()
     assert data_format == "channels_last"
     return ops.relu(ops.conv(inputs, kernel, padding="same", data_format=data_format) + bias)
 
 
 class _Squares(keras.layers.Layer):
-    """What the two layers that rearrange squares of pixels have in common."""
+    """The base of the two layers that rearrange squares of pixels."""
 
     def __init__(self, size: int, **layer_options: Any):
         super().__init__(**layer_options)
         self.size = size
 
     def get_config(self) -> dict[str, Any]:
-        """Return what builds the same layer again."""
+        """Returns the arguments that build the same layer again."""
         return {**super().get_config(), "size": self.size}
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class SpaceToDepth(_Squares):
-    """Each square of size x size pixels becomes one position: [B, H size, W size, D] -> [B, H, W, size size D]."""
+    """The layer that turns each square of size x size pixels into one position.
+
+    Shape:
+        [B, H size, W size, D] -> [B, H, W, size size D].
+    """
 
     def call(self, inputs: Any) -> Any:
-        """Return the positions; the square's pixels lie row by row, the channels of a pixel side by side."""
+        """Returns the positions. The pixels of a square lie row by row, each with its channels."""
         return rearrange(inputs, "B (H h) (W w) D -> B H W (h w D)", h=self.size, w=self.size)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return [B, H, W, size size D]."""
+        """Returns [B, H, W, size size D]."""
         batch, *sides, channels = input_shape
         assert channels is not None
         return (
@@ -158,16 +168,21 @@ class SpaceToDepth(_Squares):
         )
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class DepthToSpace(_Squares):
-    """The way back from `SpaceToDepth`: [B, H, W, size size D] -> [B, H size, W size, D]."""
+    """The inverse of `SpaceToDepth`.
+
+    Shape:
+        [B, H, W, size size D] -> [B, H size, W size, D].
+    """
 
     def call(self, inputs: Any) -> Any:
-        """Return the pixels."""
+        """Returns the pixels."""
         return rearrange(inputs, "B H W (h w D) -> B (H h) (W w) D", h=self.size, w=self.size)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """Return [B, H size, W size, D]."""
+        """Returns [B, H size, W size, D]."""
         batch, *sides, channels = input_shape
         assert channels is not None
         return (
@@ -177,44 +192,47 @@ class DepthToSpace(_Squares):
         )
 
 
+@final
 @keras.saving.register_keras_serializable(package="mmfusion")
 class UNetSegmenter(keras.Model):
-    """A U-Net: from a picture to a probability per pixel and class.
+    """The U-Net: from a picture to a probability per pixel and class.
 
-    `depth` times the side lengths are halved and the channels doubled, starting from `width`; on
-    the way up, each level sees the feature map of its size from the way down. Each level is two 3 x
-    3 convolutions, each normalised, then a ReLU.
+    The side lengths are halved and the channels are doubled `depth` times, beginning with `width`
+    channels. On the way up, each level also takes the feature map of its size from the way down.
+    Each level has two 3 x 3 convolutions, each with a normalisation and a ReLU.
 
-    It is a plain Keras model: `compile`, `fit`, `predict`, `save("x.keras")`,
-    `save_weights("x.weights.h5")`; what one backend saved the other loads. The backend is Keras's
-    own affair (`KERAS_BACKEND`, or keras.json), as is the precision (`dtype="mixed_bfloat16"`); the
+    It is a plain Keras model with `compile`, `fit`, `predict`, `save("x.keras")` and
+    `save_weights("x.weights.h5")`. Each backend loads the files of the other. The user
+    chooses the backend by `KERAS_BACKEND` or keras.json, and the precision by `dtype`. The
     probabilities are always float32.
 
     Args:
-        width: channels of the first level, at least 1.
-        depth: how often the side lengths are halved, at least 1; H and W must be multiples of
-            patch_size * 2 ** depth.
-        patch_size: side, in pixels, of the square that the network takes in as one position, and
-            answers with one probability per pixel: 1 is the classical U-Net; 2 computes a quarter
-            of the positions.
-        max_width: the most channels of a level; None is no limit.
-        input_channels: channels of the picture: 1 for grey.
+        width: the channels of the first level, at least 1.
+        depth: the number of times the side lengths are halved, at least 1. H and W must be
+            multiples of patch_size * 2 ** depth.
+        patch_size: the side in pixels of the square that is one position of the network. The output
+            still has one probability per pixel. 1 is the classical U-Net; 2 computes a quarter of
+            the positions.
+        max_width: the largest number of channels of a level; None is no limit.
+        input_channels: the channels of the picture; 1 for grey.
         num_classes: 1 gives one sigmoid (the probability of the foreground); more give a softmax.
         normalization: "batch", "group" or "none".
-        dropout: share of the deepest level's channels that are dropped in training, in [0, 1).
+        dropout: the share of the deepest level's channels that are dropped in training, in [0, 1).
         name: the model's name.
-        dtype: a Keras dtype policy, such as "mixed_bfloat16"; None is the global one
+        dtype: a Keras dtype policy, such as "mixed_bfloat16". None is the global one
             (`keras.config.dtype_policy()`).
 
-    Shape: float [B, H, W, input_channels] -> float32 [B, H, W, num_classes], within [0, 1].
+    Shape:
+        float [B, H, W, input_channels] -> float32 [B, H, W, num_classes], within [0, 1].
 
     Raises:
-        ValueError: if an argument is outside its range, or (when called) H or W is no multiple of
-            patch_size * 2 ** depth.
+        ValueError: if an argument is outside its range, or (when called) H or W is not a multiple
+            of patch_size * 2 ** depth.
 
-    Source: Ronneberger et al. 2015, "U-Net" (arXiv 1505.04597); here with same padding and a
-    normalisation. Squares of pixels as positions: the sub-pixel layer of Shi et al. 2016 (arXiv
-    1609.05158).
+    Source:
+        Ronneberger et al. 2015, "U-Net" (arXiv 1505.04597), here with same padding and a
+        normalisation. Shi et al. 2016 (arXiv 1609.05158), the sub-pixel layer, for squares of
+        pixels as positions.
 
     Example:
         >>> import numpy as np
@@ -249,7 +267,8 @@ class UNetSegmenter(keras.Model):
         }
         if max_width is not None and _positive("max_width", max_width) < width:
             raise ValueError(
-                f"max_width must be at least width, {width}, got {max_width}. Lower width, or raise max_width."
+                f"max_width must be at least width, {width}, got {max_width}. "
+                "Lower width, or raise max_width."
             )
         if normalization not in get_args(Normalization):
             raise ValueError(
@@ -280,17 +299,18 @@ class UNetSegmenter(keras.Model):
         self._options = options
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Return the probabilities [B, H, W, num_classes]."""
+        """Returns the probabilities [B, H, W, num_classes]."""
         step = self._options["patch_size"] * 2 ** self._options["depth"]
         for side, length in zip("HW", ops.shape(inputs)[1:3], strict=True):
             if isinstance(length, int) and length % step:
                 raise ValueError(
-                    f"{side} must be a multiple of {step} (patch_size * 2 ** depth), got {length}. Pad or resize the pictures."
+                    f"{side} must be a multiple of {step} (patch_size * 2 ** depth), "
+                    f"got {length}. Pad or resize the pictures."
                 )
         return super().call(inputs, training=training, mask=mask)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that build the same model again."""
+        """Returns the arguments that build the same model again."""
         return {
             **self._options,
             "name": self.name,
@@ -299,7 +319,7 @@ class UNetSegmenter(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> UNetSegmenter:
-        """Return the model that `get_config` describes."""
+        """Returns the model that `get_config` describes."""
         return cls(**config)
 
 
@@ -311,7 +331,7 @@ def _graph(
     filters_out: int,
     policy: Any,
 ) -> Any:
-    """The logits [B, H, W, filters_out] of a symbolic tensor [B, H, W, D]."""
+    """Returns the logits [B, H, W, filters_out] of a symbolic tensor [B, H, W, D]."""
     layout = _layout()
     shared = {"data_format": layout, "dtype": policy}
 
@@ -325,6 +345,7 @@ def _graph(
         if layout == "channels_last"
         else keras.layers.Permute((3, 1, 2), dtype=policy, name="axes_in")(inputs)
     )
+    # On the way up, each level takes the feature map of its size from this list.
     skipped = []
     for number, filters in enumerate(widths[:-1]):
         hidden = level(hidden, filters, f"down{number}")
@@ -342,8 +363,8 @@ def _graph(
             [skipped[number], upsampled]
         )
         hidden = level(joined, widths[number], f"up{number}")
-    # In float32 whatever the rest computes in: probabilities with the 8 bits of bfloat16's mantissa
-    # would be coarse.
+    # The head always computes in float32, because the 8 bits of bfloat16's mantissa are too few for
+    # probabilities.
     hidden = keras.layers.Conv2D(filters_out, 1, data_format=layout, dtype="float32", name="head")(
         hidden
     )
@@ -355,6 +376,8 @@ def _graph(
 
 
 def _positive(name: str, value: int) -> int:
+    """Returns the value. Raises a ValueError with this name if it is not an int of at least 1."""
+    # `bool` is a subclass of `int`, so True would count as 1.
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be an int of at least 1, got {value!r}.")
     return value

@@ -1,5 +1,6 @@
 """The conformance kit: checks of plug-ins, one per law of the library, and tiny test models."""
 
+from .batches import Batch, corrupted, repadded, tiny_batch
 from .checks import (
     check_classifier,
     check_encoder,
@@ -24,11 +25,7 @@ from .round_trip import check_round_trip_law
 from .tiny import (
     IMAGE_KINDS,
     TEXT_KINDS,
-    Batch,
-    corrupted,
     redraw_parameters,
-    repadded,
-    tiny_batch,
     tiny_classifier,
     tiny_config,
     tiny_image_encoder,

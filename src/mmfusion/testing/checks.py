@@ -34,6 +34,7 @@ from ..model.fusion_base import Fusion
 from ..model.masking import masked_mean
 from ..model.modeling import FusionClassifier
 from ..model.types import Encoded
+from .batches import tiny_batch
 from .compare import TOLERANCE, agree, mode
 from .laws import (
     KEY_BIAS,
@@ -49,11 +50,7 @@ from .laws import (
     check_walk_law,
 )
 from .round_trip import check_round_trip_law
-from .tiny import (
-    redraw_parameters,
-    tiny_batch,
-    tiny_classifier,
-)
+from .tiny import redraw_parameters, tiny_classifier
 
 
 def check_encoder(encoder: Encoder, *, setup: str = "") -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..model.modeling import FusionClassifier
-from .tiny import Batch
+from .batches import Batch
 
 TOLERANCE = 1e-5
 """The largest difference between float32 logits that still counts as equal."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..model.encoder_base import Encoder
 from ..model.modeling import FusionClassifier
+from .batches import Batch, corrupted, repadded
 from .compare import TOLERANCE, agree, check_same_state, logits_of, mode, picked, state_of
-from .tiny import Batch, corrupted, repadded
 
 KEY_BIAS = re.compile(r"(^|\.)(key|k|k_lin|k_proj|key_proj|to_k)\.bias$")
 """The pattern of the names of attention key biases, whose gradient is zero by construction.

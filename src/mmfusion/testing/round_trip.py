@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..model.modeling import FusionClassifier
+from .batches import Batch
 from .compare import agree, logits_of
-from .tiny import Batch, register_tiny_backbones
+from .tiny import register_tiny_backbones
 
 
 def check_round_trip_law(*cases: tuple[FusionClassifier, Batch], setup: str = "") -> None:

@@ -109,6 +109,9 @@ class CachedCollator:
         elif any("label" in row for row in raw):
             batch["labels"] = label_tensor([row.get("label") for row in raw])
         for name in self.modalities:
+            # The processor also makes inputs of the modality that no row gave it.
+            for processed in MODALITIES[name].processed:
+                batch.pop(processed, None)
             batch |= _batch_of(name, [row[f"{name}_cached"] for row in rows])
         # Those of the collator did not know the cached modality.
         batch.pop("facts", None)

@@ -1,0 +1,116 @@
+"""Batches for classifiers of any kind, and the same batches padded or damaged otherwise."""
+
+import torch
+from torch import Tensor, nn
+
+from ..model.modeling import FusionClassifier
+
+Batch = dict[str, Tensor]
+
+
+# Padding tokens get this offset. An embedding that reads one of them raises an error.
+_OUTSIDE_VOCABULARY = 10**6
+
+
+def tiny_batch(
+    model: FusionClassifier, batch: int = 4, *, missing: bool = True, seed: int = 0
+) -> Batch:
+    """Returns inputs and labels for `model`: noise as pixels, and random tokens of random lengths.
+
+    Args:
+        model: the classifier; it tells the sizes, the vocabulary and the number of labels.
+        batch: the number of samples B, at least 1.
+        missing: whether the first sample lacks its image and the second its text; a classifier of
+            one modality lacks nothing.
+        seed: the seed of all random draws.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    data: Batch = {}
+    if model.image_encoder is not None:
+        spec = model.image_encoder.input_spec
+        data["pixel_values"] = torch.randn(batch, spec["channels"], *spec["size"], generator=draw)
+        data["image_present"] = torch.ones(batch, dtype=torch.bool)
+    if model.text_encoder is not None:
+        longest = 7
+        lengths = torch.randint(2, longest + 1, (batch,), generator=draw)
+        data["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
+        ids = torch.randint(2, _vocabulary(model), (batch, longest), generator=draw)
+        data["input_ids"] = torch.where(data["attention_mask"].bool(), ids, 0)
+        data["text_present"] = torch.ones(batch, dtype=torch.bool)
+    if missing and len(model.modalities) == 2:
+        data["image_present"][:1] = False
+        data["text_present"][1:2] = False
+    classes = int(model.config.num_labels or 0)
+    if model.multi_label:
+        labels = torch.randint(0, 2, (batch, classes), generator=draw).float()
+        # NaN stands for an unknown label, which the loss must leave out.
+        labels[0, 0] = float("nan")
+    else:
+        labels = torch.arange(batch) % classes
+    return data | {"labels": labels}
+
+
+def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0) -> Batch:
+    """Returns the batch with new padding: random tokens, some of them outside the vocabulary.
+
+    Args:
+        batch: a batch with `input_ids` and `attention_mask` [B, L].
+        side: the side of the padding, "left" or "right".
+        extra: the number of columns added to L.
+        seed: the seed of the tokens in the padding.
+
+    Example:
+        >>> import torch
+        >>> ids, mask = torch.tensor([[5, 6, 0]]), torch.tensor([[1, 1, 0]])
+        >>> batch = {"input_ids": ids, "attention_mask": mask}
+        >>> repadded(batch, side="left", extra=1)["attention_mask"]
+        tensor([[0, 0, 1, 1]])
+    """
+    draw = torch.Generator().manual_seed(seed)
+    rows, width = batch["input_ids"].shape[0], batch["input_ids"].shape[1] + extra
+    ids = torch.randint(0, 9, (rows, width), generator=draw)
+    ids[:, ::2] += _OUTSIDE_VOCABULARY
+    mask = torch.zeros(rows, width, dtype=batch["attention_mask"].dtype)
+    for row in range(rows):
+        real = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+        start = width - len(real) if side == "left" else 0
+        ids[row, start : start + len(real)] = real
+        mask[row, start : start + len(real)] = 1
+    return batch | {"input_ids": ids, "attention_mask": mask}
+
+
+def corrupted(batch: Batch, seed: int = 0) -> Batch:
+    """Returns the batch with other contents in the inputs of absent images and texts.
+
+    The pixels of absent images become NaN. Absent texts get random tokens that the mask marks as
+    real.
+
+    Args:
+        batch: a batch of two modalities with `image_present` and `text_present`.
+        seed: the seed of the tokens.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    no_image, no_text = ~batch["image_present"], ~batch["text_present"]
+    pixels, ids, mask = (
+        batch[name].clone() for name in ("pixel_values", "input_ids", "attention_mask")
+    )
+    pixels[no_image] = float("nan")
+    # The tokens are drawn from the batch, because these are in the vocabulary of any model.
+    tokens = ids[mask.bool()]
+    ids[no_text] = tokens[torch.randint(0, len(tokens), ids.shape, generator=draw)][no_text]
+    mask[no_text] = 1
+    return batch | {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
+
+
+def _vocabulary(model: FusionClassifier) -> int:
+    """Returns the number of token ids of the text tower.
+
+    A tower that does not tell the number has the size of its first embedding.
+    """
+    assert model.text_encoder is not None
+    tables = [
+        module.num_embeddings
+        for module in model.text_encoder.modules()
+        if isinstance(module, nn.Embedding)
+    ]
+    return model.text_encoder.vocab_size or tables[0]
