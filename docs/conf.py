@@ -49,10 +49,12 @@ python_maximum_signature_line_length = 100
 html_theme = "furo"
 html_title = f"mmfusion {version}"
 html_show_sphinx = False
-html_static_path = ["_static"]
-html_css_files = ["wide.css"]
+# With this size of the theme, lines of 98 columns fit beside the sidebar.
+html_theme_options = {"light_css_variables": {"code-font-size": "var(--font-size--small--3)"}}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+# A command that ends in a backslash continues on the next line, which has no prompt.
+copybutton_line_continuation_character = "\\"
 
 
 def _write_results(app: Any) -> None:

@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig
 from typer.testing import CliRunner
 
 from mmfusion import FusionProcessor, TextEncoder
 from mmfusion.cli import app
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.testing import tiny_config
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,8 @@ def workspace(tmp_path_factory):
     texts = [line.split(",", 2)[1] for line in manifest.read_text().splitlines()[1:]]
     tokenizer = word_tokenizer(texts)
     text = TextEncoder(
-        BertConfig(
+        tiny_config(
+            "bert",
             hidden_size=16,
             num_hidden_layers=1,
             num_attention_heads=2,

@@ -190,3 +190,17 @@ def test_facts_change_no_answer() -> None:
         batch = collated(model, missing=True)
         expected = model(**{name: value for name, value in batch.items() if name != "facts"})
         assert torch.equal(model(**batch).logits, expected.logits)
+
+
+def test_ids_of_an_absent_text_may_be_anything() -> None:
+    """The slot of a missing text is not looked at, also not by the check of the vocabulary."""
+    model = kit.tiny_classifier()
+    batch = kit.tiny_batch(model)
+    expected = model(**batch).logits
+    absent = ~batch["text_present"]
+    assert bool(absent.any())
+    batch["input_ids"][absent], batch["attention_mask"][absent] = 10**6, 1
+    assert torch.equal(model(**batch).logits, expected)
+    batch["input_ids"][0], batch["text_present"][0] = 10**6, True
+    with pytest.raises(ValueError, match="the vocabulary"):
+        model(**batch)

@@ -58,7 +58,7 @@ def test_a_batch(paths: list[str]) -> None:
 
 def test_an_absent_column_is_not_passed(paths: list[str]) -> None:
     collator = FusionCollator(fake_processor)
-    assert set(collator([{"image": paths[0]}])) == {"pixel_values", "image_present"}
+    assert set(collator([{"image": paths[0]}])) == {"pixel_values", "image_present", "facts"}
     assert set(collator([{"text": None, "label": 2}])) == {"input_ids", "text_present", "labels"}
 
 

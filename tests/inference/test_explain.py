@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BertConfig, CLIPVisionConfig, Dinov2Config, MPNetConfig, ViTConfig
+from transformers import CLIPVisionConfig, Dinov2Config
 
 from mmfusion import (
     FusionClassifier,
@@ -12,6 +12,7 @@ from mmfusion import (
     image_attention,
     record_attention,
 )
+from mmfusion.testing import tiny_config
 
 SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
 
@@ -23,7 +24,9 @@ def timm_vit(**options):
 
 
 def hf_vit():
-    return ImageEncoder(ViTConfig(**SMALL, num_hidden_layers=3, image_size=32, patch_size=8)).eval()
+    return ImageEncoder(
+        tiny_config("vit", **SMALL, num_hidden_layers=3, image_size=32, patch_size=8)
+    ).eval()
 
 
 @pytest.fixture(params=[timm_vit, hf_vit])
@@ -93,15 +96,7 @@ def test_transformers_own_attentions_are_the_same():
 
 
 def test_texts_attend_to_no_padding():
-    text = TextEncoder(
-        BertConfig(
-            vocab_size=50,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-        )
-    )
+    text = TextEncoder(tiny_config("bert", **SMALL, num_hidden_layers=2, vocab_size=50))
     with record_attention(text.eval()) as maps:
         text(torch.randint(5, 50, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2]))
     assert len(maps) == 2 and maps[0].shape == (2, 4, 6, 6)
@@ -109,15 +104,7 @@ def test_texts_attend_to_no_padding():
 
 
 def test_inside_a_classifier_the_joint_sequence_is_recorded():
-    text = TextEncoder(
-        BertConfig(
-            vocab_size=50,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=64,
-        )
-    )
+    text = TextEncoder(tiny_config("bert", **SMALL, num_hidden_layers=2, vocab_size=50))
     model = FusionClassifier(
         image_encoder=timm_vit(), text_encoder=text, fusion={"name": "joint", "at": 1}
     ).eval()
@@ -218,7 +205,7 @@ def test_prefix_tokens_are_told_from_patches_in_every_family(encoder):
 
 
 def test_nothing_recorded_is_an_error():
-    mpnet = TextEncoder(MPNetConfig(**SMALL, num_hidden_layers=1, vocab_size=50))
+    mpnet = TextEncoder(tiny_config("mpnet", **SMALL, num_hidden_layers=1, vocab_size=50))
     with pytest.raises(ValueError, match="got none from MPNetModel"), record_attention(mpnet):
         mpnet(torch.randint(5, 50, (1, 6)), torch.ones(1, 6, dtype=torch.long))
     with (

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from mmfusion.model.configuration import EncoderConfig, FusionConfig, named_options
-from mmfusion.model.validation import closest
 
 
 def test_names_become_descriptions() -> None:
@@ -164,8 +163,3 @@ def test_named_options_copies_and_checks() -> None:
     assert copied == given and copied is not given
     with pytest.raises(TypeError, match="fusion must be a name or a mapping with a 'name', got 3"):
         named_options(3, field="fusion")  # type: ignore[arg-type]
-
-
-def test_closest_lists_all_where_nothing_is_near() -> None:
-    assert closest("zzz", ["late", "concat"]) == "Choose one of ['concat', 'late']."
-    assert closest(None, ["late"]) == "Choose one of ['late']."

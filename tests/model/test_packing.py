@@ -13,19 +13,13 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import (
-    BertConfig,
     CamembertConfig,
-    DistilBertConfig,
     ElectraConfig,
-    ModernBertConfig,
-    MPNetConfig,
     PreTrainedConfig,
-    RobertaConfig,
     XLMRobertaConfig,
 )
 
@@ -33,10 +27,6 @@ from mmfusion import FusionClassifier, TextEncoder
 from mmfusion import testing as kit
 from mmfusion.model.packed_attention import (
     PACKED_ATTENTION,
-    _by_kernel,
-    _padded,
-    _text_by_text,
-    packed_attention,
 )
 from mmfusion.model.packing import (
     SMALLEST_GROUP,
@@ -65,16 +55,17 @@ def configs() -> dict[str, PreTrainedConfig]:
         "cls_token_id": 1,
         "sep_token_id": 2,
         "pad_token_id": 0,
+        "max_position_embeddings": 8192,
     }
     return {
-        "bert": BertConfig(**WIDTHS),
-        "roberta": RobertaConfig(**WIDTHS),
+        "bert": kit.tiny_config("bert", **WIDTHS),
+        "roberta": kit.tiny_config("roberta", **WIDTHS),
         "xlm-roberta": XLMRobertaConfig(**WIDTHS),
         "camembert": CamembertConfig(**{**WIDTHS, "pad_token_id": 1}),
-        "distilbert": DistilBertConfig(dim=16, n_layers=3, n_heads=2, hidden_dim=24, vocab_size=40),
+        "distilbert": kit.tiny_config("distilbert", **WIDTHS),
         # Every second layer sees 4 tokens to either side. The longer texts are longer than that.
-        "modernbert": ModernBertConfig(
-            **WIDTHS, **modern, local_attention=8, global_attn_every_n_layers=2
+        "modernbert": kit.tiny_config(
+            "modernbert", **WIDTHS, **modern, local_attention=8, global_attn_every_n_layers=2
         ),
     }
 
@@ -282,105 +273,6 @@ def test_token_by_token_computes_the_real_tokens_alone() -> None:
     assert [values.shape[0] for values in seen[1:]] == [2, 2]
 
 
-def one_by_one(
-    query: Tensor, key: Tensor, value: Tensor, lengths: list[int], window: int | None
-) -> Tensor:
-    """Returns softmax(Q K^T / sqrt(d)) V of each text, computed token by token.
-
-    Shape:
-        [1, heads, T, d] -> [1, T, heads, d].
-    """
-    attended, start = [], 0
-    for length in lengths:
-        for place in range(start, start + length):
-            seen = [
-                j for j in range(start, start + length) if window is None or abs(j - place) < window
-            ]
-            scores = (
-                torch.einsum("hd,hjd->hj", query[0, :, place], key[0][:, seen])
-                / query.shape[-1] ** 0.5
-            )
-            attended.append(torch.einsum("hj,hjd->hd", scores.softmax(-1), value[0][:, seen]))
-        start += length
-    return torch.stack(attended)[None]
-
-
-def standing_in_for_the_kernel(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    cu_seq_q: Tensor,
-    cu_seq_k: Tensor,
-    max_q: int,
-    max_k: int,
-    **options: Any,
-) -> Tensor:
-    """Returns in plain torch the answer that `torch.nn.attention.varlen.varlen_attn` documents.
-
-    The kernel itself runs only on CUDA.
-    """
-    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32 and query.ndim == 3
-    left, right = options["window_size"]
-    attended = []
-    for start, stop in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
-        assert stop - start <= max_q == max_k
-        i, j = torch.arange(stop - start)[:, None], torch.arange(stop - start)
-        seen = ((i - j <= left) if left >= 0 else i == i) & (
-            (j - i <= right) if right >= 0 else j == j
-        )
-        q, k, v = (row[start:stop].transpose(0, 1) for row in (query, key, value))
-        attended.append(
-            F.scaled_dot_product_attention(
-                q, k, v, attn_mask=seen, scale=options["scale"]
-            ).transpose(0, 1)
-        )
-    return torch.cat(attended)
-
-
-@pytest.mark.parametrize("window", [None, 1, 3, 50])
-@pytest.mark.parametrize("road", ["text by text", "padded inside", "kernel"])
-def test_every_road_of_the_attention_is_the_formula(
-    road: str, window: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", standing_in_for_the_kernel)
-    lengths = [5, 1, 8, 3]
-    packing = Packing(batch(lengths, width=10)[1])
-    draw = torch.Generator().manual_seed(0)
-    rows = [torch.randn(1, sum(lengths), 2, 4, generator=draw).transpose(1, 2) for _ in range(3)]
-    options: dict[str, Any] = {"dropout_p": 0.0, "scale": None}
-    if road == "kernel":
-        found = _by_kernel(*rows, packing, window, None)
-    else:
-        how = packing if road == "padded inside" else packing.lengths
-        found = (_padded if road == "padded inside" else _text_by_text)(*rows, how, window, options)
-    torch.testing.assert_close(found, one_by_one(*rows, lengths, window), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("window", [None, 3])
-def test_the_operator_of_compiled_graphs_is_the_formula(window: int | None) -> None:
-    lengths = [5, 1, 8, 3]
-    draw = torch.Generator().manual_seed(0)
-    rows = [torch.randn(1, sum(lengths), 2, 4, generator=draw).transpose(1, 2) for _ in range(3)]
-    inputs = (*rows, torch.tensor(lengths), window, None)
-    found = torch.ops.mmfusion.text_by_text(*inputs)
-    torch.testing.assert_close(found, one_by_one(*rows, lengths, window), atol=1e-6, rtol=1e-5)
-    # The answer must have the shape, strides and dtype that the operator declares to the compiler.
-    torch.library.opcheck(
-        torch.ops.mmfusion.text_by_text, inputs, test_utils=("test_schema", "test_faketensor")
-    )
-
-
-def test_without_a_packing_it_is_sdpa() -> None:
-    draw = torch.Generator().manual_seed(0)
-    rows = [torch.randn(2, 2, 5, 4, generator=draw) for _ in range(3)]
-    mask = torch.tensor([[True] * 5, [True] * 2 + [False] * 3])[:, None, None]
-    found, weights = packed_attention(nn.Module(), *rows, mask, is_causal=False)
-    assert weights is None
-    torch.testing.assert_close(
-        found, F.scaled_dot_product_attention(*rows, attn_mask=mask).transpose(1, 2)
-    )
-
-
 @pytest.mark.parametrize(
     ("lengths", "packs"), [([20, 20, 19], False), ([20, 5, 19], True), ([20], False)]
 )
@@ -399,11 +291,11 @@ def test_what_cannot_pack_stays_padded_and_says_so(
     kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = {
-        "mpnet": MPNetConfig(**WIDTHS),
+        "mpnet": kit.tiny_config("mpnet", **WIDTHS),
         "electra": ElectraConfig(**WIDTHS, embedding_size=16),
-        "eager": BertConfig(**WIDTHS),
+        "eager": kit.tiny_config("bert", **WIDTHS),
     }
-    options["decoder"] = BertConfig(**WIDTHS, is_decoder=True)
+    options["decoder"] = kit.tiny_config("bert", **WIDTHS, is_decoder=True)
     config = options[kind]
     if kind == "eager":
         config._attn_implementation = "eager"
@@ -429,7 +321,7 @@ def test_the_attention_that_a_user_sets_later_is_kept() -> None:
 
 
 def test_packing_leaves_no_trace_in_configs(tmp_path: Path) -> None:
-    mine = BertConfig(**WIDTHS)
+    mine = kit.tiny_config("bert", **WIDTHS)
     before = mine.to_json_string()
     model = FusionClassifier(
         text_encoder=TextEncoder(mine, padding="packed", hidden_dropout_prob=0.0)
@@ -496,4 +388,4 @@ def test_on_cuda_packed_is_padded(kind: str, dtype: torch.dtype) -> None:
 
 def test_padding_must_be_known() -> None:
     with pytest.raises(ValueError, match="padding must be one of .*'packt'.*Did you mean 'packed'"):
-        TextEncoder(BertConfig(**WIDTHS), padding="packt")
+        TextEncoder(kit.tiny_config("bert", **WIDTHS), padding="packt")

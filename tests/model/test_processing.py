@@ -14,9 +14,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoProcessor, BertConfig, PreTrainedTokenizerFast
+from transformers import AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 
 from mmfusion import ImageError
+from mmfusion import testing as kit
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.processing import FusionProcessor
@@ -214,49 +215,6 @@ def test_one_channel() -> None:
     torch.testing.assert_close(pixels[0], pixels[1])
 
 
-RAW = {"size": [6, 6], "channels": 1, "mean": [0.0], "std": [1.0], "interpolation": "nearest"}
-
-
-def halves(width: int, height: int) -> Image.Image:
-    """Returns a picture that is black on the left and white on the right."""
-    array = np.zeros((height, width), np.uint8)
-    array[:, width // 2 :] = 255
-    return Image.fromarray(array)
-
-
-def test_squash_takes_each_side_by_itself() -> None:
-    pixels = FusionProcessor(input_spec=RAW)(images=halves(12, 6))["pixel_values"][0, 0]
-    assert pixels.tolist() == [[0, 0, 0, 1, 1, 1]] * 6
-
-
-def test_pad_keeps_the_shape_and_adds_black() -> None:
-    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (12, 6), 255))[
-        "pixel_values"
-    ][0, 0]
-    assert pixels.mean(1).tolist() == [0, 1, 1, 1, 0, 0]
-    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (600, 1), 255))[
-        "pixel_values"
-    ][0, 0]
-    assert pixels.sum() == 6
-
-
-def test_crop_keeps_the_shape_and_the_middle() -> None:
-    pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=halves(24, 6))["pixel_values"][0, 0]
-    assert pixels.tolist() == [[0, 0, 0, 1, 1, 1]] * 6
-    stripes = Image.fromarray(
-        np.repeat(np.array([0, 9, 255, 9, 0], np.uint8), 6)[:, None].repeat(6, 1)
-    )
-    pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=stripes)["pixel_values"][0, 0]
-    assert bool((pixels == 1).all())
-
-
-@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (7, 5)])
-def test_every_fit_gives_the_size(fit: str, size: tuple[int, int]) -> None:
-    pixels = FusionProcessor(input_spec=SPEC, fit=fit)(images=picture(*size))["pixel_values"]
-    assert pixels.shape == (1, 3, 8, 12) and bool(pixels.isfinite().all())
-
-
 def test_long_texts_are_cut_and_the_log_says_so(log: pytest.LogCaptureFixture) -> None:
     processor = FusionProcessor(tokenizer(), max_length=5)
     assert processor(text="no lung disease")["input_ids"].shape == (1, 5)
@@ -275,14 +233,15 @@ def test_the_tokenizers_padding_side_is_kept(side: str) -> None:
     assert rows[1] == ([0, 1, 1, 1] if side == "left" else [1, 1, 1, 0]) and rows[2] == [0] * 4
 
 
-def small_bert(**options: Any) -> BertConfig:
+def small_bert(**options: Any) -> PreTrainedConfig:
     small = {
         "hidden_size": 8,
         "num_hidden_layers": 1,
         "num_attention_heads": 1,
         "intermediate_size": 8,
     }
-    return BertConfig(**{**small, "vocab_size": 9, "max_position_embeddings": 6, **options})
+    words = {"vocab_size": 9, "max_position_embeddings": 6}
+    return kit.tiny_config("bert", **(small | words | options))
 
 
 def test_made_from_encoders() -> None:

@@ -14,18 +14,13 @@ from PIL import Image
 from torchvision.transforms import v2
 from transformers import (
     AutoModel,
-    BertConfig,
-    DistilBertConfig,
-    ModernBertConfig,
-    MPNetConfig,
     PreTrainedConfig,
-    RobertaConfig,
-    ViTConfig,
 )
 
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.processing import FusionProcessor
+from mmfusion.testing import tiny_config
 
 SMALL = {
     "hidden_size": 16,
@@ -36,19 +31,13 @@ SMALL = {
 WORDS = {"vocab_size": 30, "max_position_embeddings": 24, "pad_token_id": 1}
 SPECIAL = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 TEXT: list[PreTrainedConfig] = [
-    BertConfig(**SMALL, **WORDS),
-    RobertaConfig(**SMALL, **WORDS),
-    DistilBertConfig(
-        dim=16,
-        n_layers=2,
-        n_heads=2,
-        hidden_dim=16,
-        vocab_size=30,
-        max_position_embeddings=24,
-        pad_token_id=1,
+    tiny_config("bert", **SMALL, **WORDS),
+    tiny_config("roberta", **SMALL, **WORDS),
+    tiny_config("distilbert", **SMALL, **WORDS),
+    tiny_config("mpnet", **SMALL, **WORDS),
+    tiny_config(
+        "modernbert", **SMALL, **WORDS, **SPECIAL, local_attention=4, global_attn_every_n_layers=2
     ),
-    MPNetConfig(**SMALL, **WORDS),
-    ModernBertConfig(**SMALL, **WORDS, **SPECIAL, local_attention=4, global_attn_every_n_layers=2),
 ]
 
 
@@ -123,7 +112,7 @@ def test_images_as_timm_pools_them(name: str, options: dict[str, Any], size: int
 
 
 def test_images_as_transformers_encodes_them() -> None:
-    config = ViTConfig(**SMALL, image_size=16, patch_size=8)
+    config = tiny_config("vit", **SMALL, image_size=16, patch_size=8)
     encoder = ImageEncoder(config).eval()
     plain = AutoModel.from_config(config, add_pooling_layer=False).eval()
     plain.load_state_dict(encoder.backbone.state_dict())

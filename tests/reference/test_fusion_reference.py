@@ -7,12 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import BertConfig, ViTConfig
 
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.fusion_late import Late
 from mmfusion.model.modeling import FusionClassifier
 from mmfusion.model.types import Encoded, Hidden
+from mmfusion.testing import tiny_config
 
 SMALL = {
     "hidden_size": 16,
@@ -29,8 +29,8 @@ def classifier(**options: Any) -> FusionClassifier:
     Initial zeros and ones would hide errors.
     """
     torch.manual_seed(0)
-    image = options.pop("image_encoder", ViTConfig(**SMALL, image_size=16, patch_size=8))
-    text = BertConfig(**SMALL, vocab_size=30, max_position_embeddings=20)
+    image = options.pop("image_encoder", tiny_config("vit", **SMALL, image_size=16, patch_size=8))
+    text = tiny_config("bert", **SMALL, vocab_size=30, max_position_embeddings=20)
     model = FusionClassifier(image_encoder=image, text_encoder=text, num_labels=3, **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 import torch
-from transformers import BertConfig, ViTConfig
 
 from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.testing import tiny_config
 from mmfusion.training.arguments import training_arguments
 
 SMALL = {
@@ -31,8 +31,8 @@ def compose():
     def composed(rows, **options):
         torch.manual_seed(0)
         tokenizer = word_tokenizer(text for text in rows["text"] if text)
-        image = ImageEncoder(ViTConfig(**SMALL, image_size=32, patch_size=8))
-        text = TextEncoder(BertConfig(**SMALL, vocab_size=len(tokenizer)))
+        image = ImageEncoder(tiny_config("vit", **SMALL, image_size=32, patch_size=8))
+        text = TextEncoder(tiny_config("bert", **SMALL, vocab_size=len(tokenizer)))
         model = FusionClassifier(image_encoder=image, text_encoder=text, num_labels=4, **options)
         return model, FusionProcessor.from_encoders(image, text, tokenizer=tokenizer)
 

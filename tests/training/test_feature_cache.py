@@ -4,7 +4,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, ViTConfig
 
 from mmfusion import (
     FusionClassifier,
@@ -16,6 +15,7 @@ from mmfusion import (
     load_manifest,
 )
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.testing import tiny_config
 from mmfusion.training.arguments import training_arguments
 from mmfusion.training.evaluate import predict
 from mmfusion.training.feature_cache import cache_features
@@ -43,9 +43,9 @@ def compose(
 ):
     torch.manual_seed(seed)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
-    vit = ViTConfig(**SMALL, image_size=32, patch_size=8)
+    vit = tiny_config("vit", **SMALL, image_size=32, patch_size=8)
     encoder = ImageEncoder(vit) if image == "vit" else ImageEncoder("resnet10t", pretrained=False)
-    text = TextEncoder(BertConfig(**SMALL, vocab_size=len(tokenizer)))
+    text = TextEncoder(tiny_config("bert", **SMALL, vocab_size=len(tokenizer)))
     model = FusionClassifier(
         image_encoder=encoder.freeze(),
         text_encoder=text.freeze(),

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import BertConfig, ViTConfig
 
 from mmfusion import (
     FusionClassifier,
@@ -19,9 +18,12 @@ from mmfusion import (
     TextEncoder,
     load_manifest,
 )
+from mmfusion import testing as kit
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.model.tower import CachePoint
+from mmfusion.testing import tiny_config
 from mmfusion.training.feature_cache import cache_features
+from mmfusion.training.feature_store import TowerCache
 
 SMALL = {
     "hidden_size": 32,
@@ -45,9 +47,9 @@ def compose(
 ):
     torch.manual_seed(seed)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
-    vit = ViTConfig(**SMALL, image_size=32, patch_size=8)
+    vit = tiny_config("vit", **SMALL, image_size=32, patch_size=8)
     encoder = ImageEncoder(vit) if image == "vit" else ImageEncoder("resnet10t", pretrained=False)
-    text = TextEncoder(BertConfig(**SMALL, vocab_size=len(tokenizer)))
+    text = TextEncoder(tiny_config("bert", **SMALL, vocab_size=len(tokenizer)))
     model = FusionClassifier(
         image_encoder=encoder.freeze(),
         text_encoder=text.freeze(),
@@ -173,3 +175,33 @@ def test_features_beyond_half_precision_are_an_error(rows, tmp_path):
         model.image_encoder.backbone.layernorm.weight.mul_(1e7)
     with pytest.raises(ValueError, match="features must fit half precision"):
         cache_features(model, processor, rows, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pos_embed", "cls_token"])
+def test_a_parameter_beside_the_blocks_is_part_of_the_key(name, rows, tmp_path):
+    """A partly frozen ViT holds them in the module that also holds the training blocks."""
+    keys = []
+    for change in (0.0, 1.0):
+        model = kit.tiny_classifier("late", image="timm_vit").freeze("image", keep_last=1)
+        with torch.no_grad():
+            getattr(model.image_encoder.backbone, name).add_(change)
+        processor = FusionProcessor(
+            word_tokenizer(rows["text"][:1]), model.image_encoder.input_spec
+        )
+        keys.append(TowerCache(model, processor, "image", tmp_path).folder.name)
+    assert keys[0] != keys[1]
+
+
+def test_a_training_block_is_no_part_of_the_key(rows, tmp_path):
+    keys = []
+    for change in (0.0, 1.0):
+        model = kit.tiny_classifier("late", image="cnn").freeze("image", keep_last=1)
+        last = model.image_encoder.adapter.parts()[0][-1][0]
+        with torch.no_grad():
+            for value in (*last.parameters(), *last.buffers()):
+                value.add_(change) if value.is_floating_point() else None
+        processor = FusionProcessor(
+            word_tokenizer(rows["text"][:1]), model.image_encoder.input_spec
+        )
+        keys.append(TowerCache(model, processor, "image", tmp_path).folder.name)
+    assert keys[0] == keys[1]

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import BertConfig, ViTConfig
 
 from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.testing import tiny_config
 
 SMALL = {
     "hidden_size": 16,
@@ -31,8 +31,9 @@ def compose(rows: Any, dropout: float, **options: Any) -> tuple[FusionClassifier
     """Returns a classifier of a small ViT and BERT, with the same weights in each call."""
     torch.manual_seed(0)
     tokenizer = word_tokenizer(text for text in rows["text"] if text)
-    image = ViTConfig(**SMALL, image_size=32, patch_size=8, hidden_dropout_prob=dropout)
-    text = BertConfig(
+    image = tiny_config("vit", **SMALL, image_size=32, patch_size=8, hidden_dropout_prob=dropout)
+    text = tiny_config(
+        "bert",
         **SMALL,
         vocab_size=len(tokenizer),
         hidden_dropout_prob=dropout,

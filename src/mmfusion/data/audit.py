@@ -218,8 +218,7 @@ def _named(places: Mapping[Any, list[Place]]) -> tuple[str, ...]:
 def _check_groups(groups: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
     if shared := _across(_places(groups, str)):
         message = (
-            f"{len(shared)} groups have rows in more than one split. "
-            "Split with mmfusion.data.collate.split."
+            f"{len(shared)} groups have rows in more than one split. Split with mmfusion.split."
         )
         yield Finding("group_across_splits", "error", len(shared), message, _named(shared))
 
@@ -227,10 +226,7 @@ def _check_groups(groups: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
 def _check_texts(texts: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
     places = _places(texts, normalise_text)
     if shared := _across(places):
-        message = (
-            f"{len(shared)} texts occur in more than one split. "
-            "Split with mmfusion.data.collate.split."
-        )
+        message = f"{len(shared)} texts occur in more than one split. Split with mmfusion.split."
         yield Finding("text_across_splits", "error", len(shared), message, _named(shared))
     if repeated := _within(places):
         message = f"{len(repeated)} texts occur more than once within a split."

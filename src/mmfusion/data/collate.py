@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ..model.images import load_image
-from ..model.missing import given_modalities, is_blank, look
+from ..model.missing import describes_itself, is_blank, look
 
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -136,7 +136,7 @@ class FusionCollator:
         batch: dict[str, Any] = dict(self.processor(**inputs))
         if any("label" in row for row in rows):
             batch["labels"] = label_tensor([row.get("label") for row in rows])
-        if given_modalities(batch):
+        if describes_itself(batch):
             # Read the numbers here, where the tensors lie on the host. Once they are on a device,
             # the host has to wait for each number that it reads from them.
             batch["facts"] = look(batch)
@@ -175,7 +175,7 @@ def label_tensor(labels: Sequence[Any]) -> torch.Tensor:
     """Returns the labels of some rows as one tensor.
 
     Args:
-        labels: class numbers, or lists of one length whose values are 1, 0 or blank (unknown).
+        labels: class numbers, or lists of equal length whose values are 1, 0 or blank (unknown).
 
     Returns:
         int64 [B] of class numbers, or float32 [B, C] with NaN where a label is unknown.

@@ -23,9 +23,9 @@ DEFAULT_SIZES: Mapping[str, float] = MappingProxyType(
     {"train": 0.7, "validation": 0.15, "test": 0.15}
 )
 LEAST_SHARE = 0.5
-"""The least share of its rows that a part must get."""
+"""A part must get at least this share of the rows that `sizes` asks for."""
 GLUED_SHARE = 0.1
-"""The share of the rows above which a set that identical texts tie together is warned of."""
+"""Warn if identical texts tie together more than this share of the rows."""
 
 
 def components(
@@ -148,7 +148,9 @@ def folds(
     text: str | None = "text",
     label: str | None = "label",
 ) -> list[datasets.DatasetDict]:
-    """Returns `n` pairs of "train" and "test" parts. A pair shares no group and no text.
+    """Returns `n` pairs of "train" and "test" parts.
+
+    The two parts of a pair have no group and no text in common.
 
     The test parts are disjoint and together hold every row once. They are made as in `split`.
 

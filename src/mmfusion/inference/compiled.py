@@ -23,8 +23,8 @@ class CompiledClassifier(nn.Module):
 
     A compiled graph works for one shape, and compiling takes from seconds to minutes. Therefore a
     batch is padded to the next of a few batch sizes, and its texts to the next of a few lengths.
-    The padding is cut off the logits. By the laws it changes nothing in them. At most
-    `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
+    The padding is cut off the logits. The padding does not change the logits (docs/laws.md). At
+    most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
 
     On a CPU with torch 2.14 or newer, the text tower of a graph computes only real tokens, as that
     of the classifier does (see `TextEncoder.padding`). Batches of one stay padded. torch also

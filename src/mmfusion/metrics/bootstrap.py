@@ -247,7 +247,7 @@ def _numbered(groups: Iterable[Any], samples: int) -> np.ndarray:
     """Returns the number of each sample's group [B], counted from 0."""
     import pandas
 
-    # The elements of a tensor compare by identity, so equal ones are found by Python values only.
+    # Tensor elements compare by identity, so convert them to Python values first.
     values = groups.tolist() if isinstance(groups, torch.Tensor | np.ndarray) else list(groups)
     if len(values) != samples or getattr(groups, "ndim", 1) != 1:
         got = tuple(getattr(groups, "shape", (len(values),)))

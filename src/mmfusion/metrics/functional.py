@@ -12,7 +12,7 @@ streams are in `mmfusion.metrics.streaming`. Intervals and paired tests are in
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from einops import rearrange
@@ -228,7 +228,7 @@ def weighted_form(metric: MetricFunction, scores: Array, labels: Array) -> Weigh
         >>> form(np.array([[1.0, 1.0], [2.0, 0.0]]))
         array([0.5, 1. ])
     """
-    form = next((form for function, form in _FORMS if function is metric), None)
+    form = next((row.form for row in METRICS.values() if row.function is metric), None)
     return None if form is None else form(scores, labels)
 
 
@@ -268,10 +268,26 @@ def _mask(name: str, value: Array) -> Bool[Tensor, "*lead H W"]:
     return mask.bool()
 
 
-_FORMS = (
-    (accuracy, accuracy_form),
-    (cross_entropy, cross_entropy_form),
-    (auroc, auroc_form),
-    (balanced_accuracy, balanced_accuracy_form),
-    (expected_calibration_error, calibration_form),
-)
+@final
+class ReportedMetric(NamedTuple):
+    """One row of the table of metrics.
+
+    Attributes:
+        function: the metric.
+        form: the metric as a function of sample weights, which makes its intervals fast.
+        takes_probabilities: whether it takes probabilities instead of logits.
+    """
+
+    function: MetricFunction
+    form: Callable[[Array, Array], WeightedMetric]
+    takes_probabilities: bool = False
+
+
+METRICS: dict[str, ReportedMetric] = {
+    "accuracy": ReportedMetric(accuracy, accuracy_form),
+    "balanced_accuracy": ReportedMetric(balanced_accuracy, balanced_accuracy_form),
+    "auroc": ReportedMetric(auroc, auroc_form),
+    "cross_entropy": ReportedMetric(cross_entropy, cross_entropy_form),
+    "ece": ReportedMetric(expected_calibration_error, calibration_form, takes_probabilities=True),
+}
+"""The table of metrics: the name in a report -> the metric. `evaluate` reports all of them."""

@@ -3,18 +3,9 @@
 from collections.abc import Iterable
 from typing import Any
 
-import torch
-
 from ..model.validation import did_you_mean
 from .bootstrap import Interval, bootstrap_interval
-from .functional import (
-    MetricFunction,
-    accuracy,
-    auroc,
-    balanced_accuracy,
-    cross_entropy,
-    expected_calibration_error,
-)
+from .functional import METRICS
 from .weighted import Array, read_samples
 
 _PROBLEM_TYPES = ("single_label_classification", "multi_label_classification")
@@ -64,20 +55,17 @@ def evaluate_predictions(
     actual = _PROBLEM_TYPES[truth.ndim - 1]
     if problem_type not in (None, actual):
         raise ValueError(_wrong_problem_type(str(problem_type), actual, tuple(truth.shape)))
-    # Only the calibration error takes probabilities.
     probabilities = values.softmax(1) if truth.ndim == 1 else values.sigmoid()
-    rows: dict[str, tuple[MetricFunction, torch.Tensor]] = {
-        "accuracy": (accuracy, values),
-        "balanced_accuracy": (balanced_accuracy, values),
-        "auroc": (auroc, values),
-        "cross_entropy": (cross_entropy, values),
-        "ece": (expected_calibration_error, probabilities),
-    }
     return {
         name: bootstrap_interval(
-            metric, scores, truth, groups=groups, resamples=resamples, seed=seed
+            metric.function,
+            probabilities if metric.takes_probabilities else values,
+            truth,
+            groups=groups,
+            resamples=resamples,
+            seed=seed,
         )
-        for name, (metric, scores) in rows.items()
+        for name, metric in METRICS.items()
     }
 
 
@@ -88,5 +76,5 @@ def _wrong_problem_type(problem_type: str, actual: str, shape: tuple[int, ...]) 
             f"problem_type must be {actual!r} where labels have shape {shape}, "
             f"got {problem_type!r}."
         )
-    hint = did_you_mean(problem_type, _PROBLEM_TYPES)
+    hint = did_you_mean(problem_type, _PROBLEM_TYPES, cutoff=0.3)
     return f"problem_type must be one of {' or '.join(_PROBLEM_TYPES)}, got {problem_type!r}.{hint}"

@@ -24,9 +24,8 @@ class Adapter(ABC):
         dim: width D of tokens and pooled vector.
         num_blocks: how many blocks the walk has.
         takes_tokens: whether tokens of another modality may join the sequence between two blocks.
-        packs: whether `forward_packed` or `walk_packed` is there.
-        keeps_mask: whether the mask that comes out is the one that went in, and full where none
-            went in.
+        packs: whether it implements `walk_packed` (text families also `forward_packed`).
+        keeps_mask: whether the output mask equals the input mask (all True if there was none).
         num_prefix: how many tokens (class token, registers) stand before the patches.
         has_class_token: whether the first of those is a class token.
     """

@@ -25,7 +25,7 @@ Pool = Callable[[Tensor, Tensor], Tensor]
 
 
 class BertLike(Adapter, ABC):
-    """A text encoder of embeddings and layers, as BERT is one.
+    """A text encoder built like BERT: embeddings, then a list of layers.
 
     Texts arrive with their real tokens first (see `TextEncoder`). The positions are therefore 0, 1,
     2 ... plus the offset of the family.
@@ -157,7 +157,7 @@ class MPNet(BertLike):
 
 @final
 class ModernBert(BertLike):
-    """ModernBERT: rotary positions in the layers, some of which attend locally, and a last norm."""
+    """ModernBERT: rotary positions, some local-attention layers, and a final norm."""
 
     packs = True
 
@@ -252,7 +252,7 @@ def pool_by(kind: str) -> Pool:
 
 
 def position_offset(module: nn.Module) -> int:
-    """Returns the position id of a text's first token: 0, or the padding id plus 1 (RoBERTa).
+    """Returns the position id of a first token: 0, or the padding id plus 1 (RoBERTa, MPNet).
 
     Args:
         module: a text backbone.

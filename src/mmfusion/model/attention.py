@@ -78,7 +78,7 @@ class Attention(nn.Module):
             queries: [B, Q, D].
             context: [B, K, E].
             mask: True where a context token is real; at least one per row.
-            lengths: how many real tokens each row of the context has; None counts them on a CPU.
+            lengths: how many real tokens each row of the context has; None: counted here on a CPU.
         """
         dropout = self.dropout if self.training else 0.0
         packing = None
@@ -208,7 +208,7 @@ class AttentionBlock(nn.Module):
             context: [B, K, E], exactly where the block was built with a `context_dim`.
             over: the tokens whose mean is asked for, at least one per row; None asks for all
                 tokens.
-            lengths: how many tokens of `mask` are real in each row; None counts them on a CPU.
+            lengths: how many tokens of `mask` are real in each row; None: counted here on a CPU.
         """
         normed = self.norm(tokens)
         if self.norm_context is not None and context is not None:

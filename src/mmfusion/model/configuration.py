@@ -67,7 +67,7 @@ class EncoderConfig:
 
     Attributes:
         name: the name that the encoder was made with.
-        source: "timm", "transformers" or "custom"; None tells it from the name.
+        source: "timm", "transformers" or "custom". None: derived from the name.
         architecture: a timm model's architecture, for names of hubs and folders.
         options: what a timm model or a registered class was made with.
         backbone: the config of a transformers backbone.

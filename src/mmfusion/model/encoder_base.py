@@ -1,4 +1,4 @@
-"""Encoder: what image and text encoders share, and what of them trains."""
+"""Encoder: the common part of image and text encoders, and the choice of what trains."""
 
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -16,7 +16,7 @@ from .types import Encoded, Hidden, Lengths
 
 
 class Encoder(nn.Module, ABC):
-    """A backbone behind its family's adapter, and what of it trains.
+    """A backbone with its adapter, and the choice of which parts train.
 
     Attributes:
         config: the description from which the encoder is rebuilt.
@@ -44,8 +44,7 @@ class Encoder(nn.Module, ABC):
         self._frozen: list[nn.Module] = []
         if self._adapter.packs:
             use_packed_attention(backbone)
-        # from_pretrained leaves buffers that are not saved uninitialised. These are their first
-        # values.
+        # from_pretrained does not initialise unsaved buffers. Keep their first values here.
         self._unsaved_buffers = {
             name: buffer.clone()
             for name, buffer in _unsaved_buffers(backbone)
@@ -60,8 +59,7 @@ class Encoder(nn.Module, ABC):
     def adapter(self) -> Adapter:
         """The adapter of this encoder's backbone.
 
-        A replica made by nn.DataParallel gets one of its own: the shared one holds the first
-        device's backbone.
+        A replica of nn.DataParallel needs a new adapter: the shared one uses device 0's backbone.
         """
         return self._make_adapter() if getattr(self, "_is_replica", False) else self._adapter
 
@@ -86,7 +84,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def num_frozen_blocks(self) -> int:
-        """How many blocks, from the first, are frozen together with everything before them."""
+        """The number of leading blocks that are frozen, with the embedding before them."""
         trainable = self.config.trainable_blocks
         if self.config.lora or trainable is None:
             return 0
@@ -191,7 +189,8 @@ class Encoder(nn.Module, ABC):
             kept = {id(inner) for module in training for inner in module.modules()}
             for module in training:
                 module.requires_grad_(True)
-            # A module that holds a training one is not pinned: train() would reach into it.
+            # A module that holds a training one is not pinned, because its eval() would reach into
+            # it.
             self._frozen = [
                 module
                 for module in self.backbone.modules()
@@ -199,14 +198,13 @@ class Encoder(nn.Module, ABC):
             ]
         return self.train(self.training)
 
-    def frozen_modules(self) -> list[nn.Module]:
-        """Returns every module that is pinned to evaluation mode, each without its children."""
-        if self._frozen == [self.backbone]:
-            return list(self.backbone.modules())
-        return list(self._frozen)
-
     def unfreeze(self) -> Self:
-        """Returns this encoder with every parameter training, LoRA's frozen base excepted."""
+        """Returns this encoder with every parameter training.
+
+        With LoRA's adapters, those alone go on training, and the weights beside them stay frozen.
+        """
+        if self.config.lora:
+            return self.train(self.training)
         self.config.trainable = "all"
         self._frozen = []
         self.backbone.requires_grad_(True)
@@ -264,7 +262,7 @@ class Encoder(nn.Module, ABC):
         return self if trainable is None else self.freeze(keep_last=trainable)
 
     def restore_gradient_flags(self) -> None:
-        """Sets requires_grad as the config says, after a loader that replaced the parameters."""
+        """Sets requires_grad as the config says. Call it after a loader replaced the parameters."""
         trainable = self.config.trainable_blocks
         if self.config.lora:
             self._mark_adapters()
@@ -291,7 +289,7 @@ class Encoder(nn.Module, ABC):
             if module is self.backbone:
                 module.eval()
             else:
-                # Without its children, some of which may train.
+                # Only this module: `_frozen` lists its frozen children by themselves.
                 module.training = False
         if self.config.lora:
             for name, module in self.backbone.named_modules():

@@ -80,7 +80,7 @@ def source_of(name: object, source: str | None, *, kind: str) -> str:
 
     Args:
         name: an encoder's first argument.
-        source: what the user said; None tells it from the name.
+        source: what the user said. None: derived from the name.
         kind: "image" or "text".
 
     Raises:

@@ -40,7 +40,7 @@ class ImageEncoder(Encoder):
         name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a
             folder, or another name with a slash), a transformers config object (random weights, no
             network), a name given to `register_backbone`, or an `nn.Module` of a registered class.
-        source: "timm", "transformers" or "custom"; None tells from the name.
+        source: "timm", "transformers" or "custom". None: derived from the name.
         pretrained: whether to load published weights; None means yes for a name, no for a config or
             when `weights` is given.
         weights: a safetensors file, a state dict that torch reads with weights_only=True, or a

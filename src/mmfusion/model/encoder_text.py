@@ -40,24 +40,25 @@ class TextEncoder(Encoder):
     """Any text backbone: token ids in, `Encoded` out, whatever the side and length of the padding.
 
     Texts enter the backbone with their real tokens first and without the columns in which no text
-    of the batch has a token. Positions count real tokens. `tokens` come back in that order.
+    of the batch has a token. A token's position is the number of real tokens before it. `tokens`
+    are returned in this order.
 
     Args:
         name: a transformers checkpoint (a hub name or a folder), a transformers config object
             (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of
             a registered class.
-        source: "transformers" or "custom"; None tells from the name.
+        source: "transformers" or "custom". None: derived from the name.
         pretrained: whether to load published weights; None means yes for a name, no for a config or
             when `weights` is given.
         weights: as for `ImageEncoder`.
         pooling: "mean" over the real tokens, or "cls", the first real token.
         padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded"
             every place up to the longest text. "auto" packs a batch where that is faster: where
-            less than 90 % of its places hold a token. All give the same answer, and the same padded
-            `tokens`. Three kinds stay padded: backbones that do not take their attention from
-            transformers' interface (MPNet, one's own), a chosen attention other than "sdpa", and
-            compiled graphs (but see `pack_in_graphs`). Graphs of `export_model` pack, except with
-            "padded".
+            less than 90 % of its places hold a token. All give the same answer, and `tokens` that
+            are equal at the real places. Three kinds stay padded: backbones that do not take their
+            attention from transformers' interface (MPNet, one's own), a chosen attention other than
+            "sdpa", and compiled graphs (but see `pack_in_graphs`). Graphs of `export_model` pack,
+            except with "padded".
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -94,7 +95,7 @@ class TextEncoder(Encoder):
     ):
         source = source_of(name, source, kind="text")
         load = loads_published(name, pretrained, weights)
-        # Before anything is loaded, which may take minutes.
+        # Check `pooling` now: loading may take minutes.
         pool_by(pooling)
         config = EncoderConfig(label_of(name), source, pooling=pooling)
         backbone: Any
@@ -133,7 +134,7 @@ class TextEncoder(Encoder):
     def padding(self, value: str) -> None:
         check_choice("padding", value, ["auto", "packed", "padded"])
         if value != "padded" and self.adapter.packs:
-            # Again, for a backbone that was given another attention in between.
+            # The attention may have been changed since construction, so register it again.
             use_packed_attention(self.backbone)
         if value == "packed" and not self.can_pack:
             logger.warning(
@@ -148,7 +149,7 @@ class TextEncoder(Encoder):
 
         They do so where it can pack and `padding` is not "padded". torch must then be told that
         shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
-        `CompiledClassifier` does that on a CPU.
+        `CompiledClassifier` does that on a CPU (from torch 2.14 on).
 
         Args:
             wanted: False lets graphs stay padded again.
@@ -181,8 +182,8 @@ class TextEncoder(Encoder):
             input_ids: token ids [B, L].
             attention_mask: 1 or True where a token is real [B, L], at least one per row; None means
                 all are.
-            lengths: how many real tokens each text has, from a caller who has checked them
-                (`check_texts`); None counts and checks them here, which waits for the device.
+            lengths: lengths that were checked with `check_texts`. None: counted and checked here,
+                which waits for the device.
 
         Raises:
             ValueError: when a text is longer than the backbone's positions, or a token id is
@@ -200,7 +201,7 @@ class TextEncoder(Encoder):
     ) -> tuple[Tensor, Tensor]:
         """Returns token ids and mask with the real tokens of each text first, in their order.
 
-        Columns in which no text has a token are left out, and the padding is neutral.
+        Columns in which no text has a token are left out. The padding holds the pad id.
 
         Args:
             input_ids: [B, L].

@@ -47,7 +47,7 @@ class TowerShapes:
 
 @final
 class Head(nn.Module):
-    """Logits from one or more vectors: each layer-normed, side by side, dropout, one affine map.
+    """The classification head: LayerNorm per vector, concatenation, dropout, linear layer.
 
     Args:
         dims: width of each vector.
@@ -83,18 +83,20 @@ class Fusion(nn.Module, ABC):
 
     To add one of your own: subclass, pass your options to `super().__init__`, implement `forward`
     (and `build`, where you need other parameters than a head on both pooled vectors), and
-    `register_fusion("name", YourFusion)`. `mmfusion.testing.check_fusion` holds it against the
-    laws.
+    `register_fusion("name", YourFusion)`. `mmfusion.testing.check_fusion` checks it against the
+    laws (docs/laws.md).
 
     Attributes:
         scheme: "early", "intermediate" or "late", for documentation.
         summary: what it does, in half a sentence, for documentation.
         options: the options it was made with, as they are saved.
-        first_image_block: the first block of the image tower it acts in (the number of blocks if
-            none).
+        first_image_block: the first image block in which the strategy acts; `image_blocks` if it
+            acts in none.
         first_text_block: the same of the text tower.
-        uses_image_tokens: whether it needs the image's tokens, not its pooled vector alone.
-        uses_text_tokens: whether it needs the mapped text's tokens, not `mapper.pooled` alone.
+        uses_image_tokens: True if it needs the image's tokens; False if the pooled vector is
+            enough.
+        uses_text_tokens: True if it needs the mapped text's tokens; False if `mapper.pooled` is
+            enough.
         needs_stand_in: whether a learned token must stand in for an absent modality.
         acts_in_both_towers: whether it needs two encoders that can be walked block by block.
     """

@@ -18,23 +18,23 @@ from .types import Encoded, Fused, Hidden, Lengths
 class Joint(Fusion):
     """Mapped text tokens join the image tower's sequence before block `at`.
 
-    `at=0` is early fusion, later blocks are intermediate. Through the rest of the tower the tokens
-    of both modalities attend to each other; the image tower's own pooling then gives the embedding.
-    With `shared_blocks` the joined sequence passes transformer blocks of the strategy's own after
-    the tower, and the mean over all real tokens is the embedding.
+    `at=0` is early fusion, later blocks are intermediate. In the later blocks all tokens attend to
+    each other. Then the image tower pools its own places to the embedding. With `shared_blocks`,
+    the strategy runs that many transformer blocks of its own after the tower, and the embedding is
+    the mean over all real tokens.
 
     Args:
-        at: 0 .. number of image blocks. None means the last quarter of a tower that takes foreign
+        at: 0 .. number of image blocks. None: before the last quarter if the tower takes foreign
             tokens, else after the tower.
-        shared_blocks: transformer blocks after the tower; None means 0, or 1 where `at` is after
-            the tower, the least possible there.
+        shared_blocks: transformer blocks after the tower; None: 0, or 1 if `at` is after the tower,
+            where at least 1 is needed.
         num_heads: attention heads of the shared blocks.
         inner_dim: width of their attention; None means the image tower's.
         hidden_dim: width of their feed-forward layers; None means 4 x the image tower's.
 
     Raises:
-        ValueError: (from `build`) when the tower takes no foreign tokens at `at`, or the mapped
-            text has another width.
+        ValueError: (from `build`) when `at` or `shared_blocks` is out of range, the tower takes no
+            foreign tokens at `at`, or the mapped text has another width.
     """
 
     scheme = "early to intermediate"
@@ -110,10 +110,10 @@ class Joint(Fusion):
     def _embedding(
         self, image: Tower, joined: Hidden, places: int, mapped_lengths: Lengths
     ) -> Tensor:
-        """Returns the embedding of joined sequences; the first `places` places are the image's."""
+        """Returns the embedding; the image's tokens are the first `places` of each sequence."""
         mask = joined.mask
         assert mask is not None
-        # The mapped tokens stand behind the image's, the real ones first.
+        # Order in a row: image places, then real mapped tokens, then padding.
         ends = None if mapped_lengths is None else [places + n for n in mapped_lengths]
         packs = not len(self.blocks) and image.packs_joined
         groups = groups_by_length(mask, ends, whole=packs or image.keeps_whole)
@@ -132,8 +132,7 @@ class Joint(Fusion):
     def _group_embedding(self, image: Tower, joined: Hidden, places: int) -> Tensor:
         walked = image.walk_joined(joined, self.at)
         if not len(self.blocks):
-            # An absent image holds its stand-in at every place, so a mean over places is that
-            # stand-in.
+            # All places of an absent image are equal, so a mean over them equals one of them.
             return image.pool_joined(Hidden(walked.values[:, :places])).pooled
         values = walked.values if self.at == self.depth else image.pool_joined(walked).tokens
         mask, lengths = joined.mask, joined.lengths

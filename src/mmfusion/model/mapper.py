@@ -42,8 +42,8 @@ class EmbeddingMapper(nn.Module):
         num_heads: attention heads of `cross_attention`, a divisor of inner_dim.
         inner_dim: width in which queries and text tokens meet in `cross_attention`; None means
             out_dim.
-        hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None
-            means 2 x and 4 x out_dim.
+        hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None:
+            2 * out_dim for `mlp`, 4 * out_dim for `cross_attention`.
         dropout: probability in [0, 1) while training.
 
     Raises:
@@ -131,8 +131,8 @@ class EmbeddingMapper(nn.Module):
         Args:
             text: tokens [B, L, in_dim] with at least one real token per row.
             image: tokens [B, N, out_dim], needed where the image's tokens are the queries.
-            lengths: how many real tokens each text has (`Tower.lengths_of`); None counts them where
-                that is needed, which waits for the device.
+            lengths: how many real tokens each text has (`Tower.lengths_of`); None: counted when
+                needed, which waits for the device.
 
         Raises:
             ValueError: when the image's tokens are the queries and no image is given.
@@ -147,7 +147,7 @@ class EmbeddingMapper(nn.Module):
         return Encoded(tokens, mask, masked_mean(tokens, mask))
 
     def check_widths(self, text_dim: int, image_dim: int) -> None:
-        """Refuses towers of other widths than the mapper's; `identity` leaves the image's aside.
+        """Refuses towers of other widths than the mapper's; `identity` is not checked.
 
         Args:
             text_dim: width of the text tower.
@@ -178,7 +178,7 @@ class EmbeddingMapper(nn.Module):
 
     @property
     def maps_the_mean(self) -> bool:
-        """Whether `pooled` needs the mean of the text tokens alone (an affine map, no dropout)."""
+        """Whether `pooled` can be computed from the mean text token (affine map, no dropout)."""
         is_linear = self.kind == "linear" and not self.options["dropout"]
         return is_linear and type(self.map[0]) is nn.Linear
 
@@ -196,7 +196,7 @@ class EmbeddingMapper(nn.Module):
             lengths: as for `forward`.
         """
         if self.maps_the_mean:
-            # Through forward all the same, so that its hooks run.
+            # Call the module and not `self.map`, so that forward hooks run.
             mean = masked_mean(text.tokens, text.mask)
             mask = text.mask.any(1, keepdim=True)
             text, lengths = Encoded(mean.unsqueeze(1), mask, text.pooled), None

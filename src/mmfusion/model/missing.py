@@ -1,8 +1,9 @@
 """A batch's inputs by modality, and which samples lack which modality.
 
-This file owns three rules. It names the inputs of each modality (`MODALITIES`). It completes and
-checks a batch (`complete_inputs`). It says when a text is missing (`is_blank`; an attention mask
-without a one).
+This file names the inputs of each modality (`MODALITIES`). It completes and checks a batch
+(`complete_inputs`). It says when a text is missing (`is_blank`; an attention mask without a one).
+It drops modalities while training (`drop_modalities`). What stands in for an absent modality is in
+`tower.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,10 +25,10 @@ class Modality:
     Attributes:
         name: "image" or "text".
         values: what the processor makes of the modality.
-        mask: which of its tokens are real, or None where all are.
+        mask: name of the input that marks the real tokens; None if the modality has no mask.
         present: which samples have it.
         state: what `mmfusion.cache_features` stored instead of `values`.
-        pooled: the pooled vectors that were stored with a `state` from behind the last block.
+        pooled: name of the stored pooled vectors; used if `state` was stored after the last block.
     """
 
     name: str
@@ -71,8 +72,8 @@ class BatchFacts:
         present: modality -> a flag per sample, for every modality with inputs in the batch.
         text_lengths: how many real tokens each sample's text has, 0 where it is missing; None
             without texts.
-        token_range: the smallest and the largest token id of the real tokens; None without token
-            ids.
+        token_range: the smallest and the largest token id; padding counts as id 0. None without
+            token ids.
         class_range: the smallest and the largest label, where labels are class indices; else None.
         odd_label: a multi-label label that is neither 1, 0 nor NaN; None if there is none.
         labelled: whether the batch had labels.
@@ -111,8 +112,7 @@ class BatchInputs:
     """A completed batch.
 
     Attributes:
-        tensors: input name -> tensor; what was not given is not there, but masks and presence
-            always are.
+        tensors: input name -> tensor; only what was given, and the mask of each given modality.
         present: modality -> True where a sample has it [B], on the device.
         facts: what the host knows of the batch; None while a graph is traced, which cannot look at
             values.
@@ -145,14 +145,15 @@ def complete_inputs(
 ) -> BatchInputs:
     """Returns a batch with every mask and presence flag filled in, after checking it.
 
-    This is the one place where a forward pass looks at values. A look waits for the device, so it
-    happens before any tower runs, and not at all where the caller brings `facts`.
+    A forward pass reads values here, before any tower runs, because reading waits for the device.
+    If the caller passes `facts`, nothing is read. (An encoder of one's own that returns another
+    mask is the exception: its lengths are read after it has run.)
 
     Args:
         modalities: those that the classifier has a tower for.
         given: input name -> tensor or None, as `FusionClassifier.forward` takes them, labels
             included.
-        facts: what the collator knows of this batch; None looks.
+        facts: what the collator knows of this batch. None: they are read from the tensors.
 
     Raises:
         ValueError: when an input has no tower, nothing is given, there is not one flag per sample,
@@ -206,7 +207,7 @@ def look(
         real = mask.bool() & present["text"].unsqueeze(1)
         parts.append(real.sum(1))
         if ids is not None and ids.numel():
-            # Zero is a token id of every vocabulary, so that padding never decides.
+            # Padding counts as id 0, which every vocabulary has, so it never fails the check.
             parts.append(torch.stack(torch.where(real, ids, 0).aminmax()))
     indices = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
     if indices and labels is not None and labels.numel():
@@ -229,9 +230,9 @@ def look(
 def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
     """Returns the batch after modality dropout.
 
-    A sample with both modalities loses one of them, either with half the probability.
-    The draw is made on the host, so that the host knows who is left without a look at the device. A
-    graph, which has no host, draws on the device.
+    With `probability`, a sample with both modalities loses one. Image and text are equally likely.
+    The host draws, so it knows the remaining modalities without waiting for the device. A graph
+    draws on the device.
 
     Args:
         batch: of two modalities.
@@ -280,7 +281,7 @@ def on_device(numbers: Sequence[int] | Sequence[bool], device: torch.device) -> 
 
 
 def _main_inputs(table: Mapping[str, Modality]) -> list[str]:
-    """Returns the names of the inputs of which one makes a modality a given one."""
+    """Returns the inputs that prove a modality is in the batch: its values or its state."""
     return [name for modality in table.values() for name in (modality.values, modality.state)]
 
 
@@ -292,6 +293,20 @@ def given_modalities(tensors: Iterable[str]) -> list[str]:
         for name, modality in MODALITIES.items()
         if modality.values in names or modality.state in names
     ]
+
+
+def describes_itself(tensors: Iterable[str]) -> bool:
+    """Returns whether each modality in the batch comes with its mask and its presence flags.
+
+    A user's processor may omit masks and flags; the classifier then adds them.
+
+    Args:
+        tensors: the names of the inputs.
+    """
+    names = set(tensors)
+    given = [MODALITIES[name] for name in given_modalities(names)]
+    companions = [name for one in given for name in (one.mask, one.present) if name is not None]
+    return bool(given) and names.issuperset(companions)
 
 
 def _check_names(modalities: Sequence[str], tensors: Mapping[str, Tensor]) -> None:

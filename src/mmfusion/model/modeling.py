@@ -128,13 +128,13 @@ class FusionClassifier(PreTrainedModel):
             text = TextEncoder.from_config(config.text_encoder, attn_implementation=attention)
         self.image_encoder: ImageEncoder | None = image
         self.text_encoder: TextEncoder | None = text
-        # One description of each part: what is frozen later is saved too.
+        # The config shares the encoders' own config objects, so a later freeze() is saved too.
         config.image_encoder = None if image is None else image.config
         config.text_encoder = None if text is None else text.config
         self._build(config, mapper, fusion)
         for part in composed:
-            # transformers draws every parameter anew that it did not load itself, also those of a
-            # pretrained tower. This mark keeps it from doing so.
+            # transformers re-initialises parameters that it did not load, even pretrained ones.
+            # This mark prevents that.
             for inner in part.modules():
                 inner.__dict__["_is_hf_initialized"] = True
         self.post_init()
@@ -280,8 +280,8 @@ class FusionClassifier(PreTrainedModel):
             pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image
                 means nothing.
             input_ids: token ids [B, L].
-            attention_mask: 1 where a token is real [B, L], on either side; None means all are. A
-                row without one is a missing text.
+            attention_mask: 1 where a token is real [B, L]; padding may be left or right. None means
+                all are. A row without one is a missing text.
             labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is
                 multi-label.
             image_present: False where a sample has no image [B]; None means all have one if
@@ -295,10 +295,11 @@ class FusionClassifier(PreTrainedModel):
                 says which of its tokens are real.
             text_pooled: as `image_pooled`.
             facts: what the host knows of this batch (`FusionCollator` adds it), which saves the
-                wait for the device; None looks. Leave it out of a call after you change the batch.
+                wait for the device. None: read from the tensors. Leave it out of a call after you
+                change the batch.
             output_embeddings: whether the output carries the fused, the image's and the text's
                 embedding.
-            return_dict: False returns a tuple, as transformers asks for at its boundary.
+            return_dict: False returns a tuple, as transformers models do.
 
         Raises:
             ValueError: when an input has no tower, a sample has neither modality, or a label is out
@@ -350,8 +351,8 @@ class FusionClassifier(PreTrainedModel):
     def cache_point(self, modality: str) -> CachePoint:
         """Returns up to where the frozen part of a tower may be stored.
 
-        That is the first block that trains or in which the strategy acts, or behind the pooling of
-        a tower that is frozen and left alone as a whole.
+        It is the first block that trains or in which the strategy acts. If there is none, it is
+        after the pooling.
 
         Args:
             modality: "image" or "text".

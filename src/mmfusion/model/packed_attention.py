@@ -26,18 +26,17 @@ PACKED_ATTENTION = "mmfusion_packed"
 def use_packed_attention(module: nn.Module) -> None:
     """Lets a backbone call `packed_attention` in the place of "sdpa".
 
-    A backbone that takes its attention otherwise, or was given another one, stays as it is.
+    A backbone without transformers' attention interface, or with another attention, is unchanged.
 
-    A user who chose "eager" wants the attention matrices. A user who chose flash attention lets it
-    unpad.
+    A user who chose "eager" wants the attention matrices. With flash attention, that kernel removes
+    the padding itself.
 
     Args:
         module: a text or image backbone.
     """
     if not isinstance(module, PreTrainedModel) or not module._supports_attention_backend:
         return
-    # A decoder's attention is causal, and "sdpa" learns that from a mask, which a packed row has
-    # not.
+    # A decoder's attention is causal. "sdpa" gets that from a mask, and a packed row has none.
     if getattr(module.config, "is_decoder", False):
         return
     if module.config._attn_implementation == "sdpa":
@@ -69,10 +68,10 @@ def packed_attention(
 ) -> tuple[Float[Tensor, "b T heads d"], None]:
     """Returns attention within each sequence of a row: softmax(Q K^T / sqrt(d)) V, one by one.
 
-    On a CPU each sequence is a call of its own, in a compiled graph without gradients too: nothing
+    On a CPU there is one call per sequence, also in a compiled graph if gradients are off. Nothing
     is padded, masked or copied. On CUDA in half precision it is torch's variable-length kernel,
-    which has no dropout. Elsewhere the sequences are padded inside the attention alone: on other
-    devices, with dropout or float32 on CUDA, where the kernel does not run, and in other graphs.
+    which has no dropout. In all other cases the sequences are padded, but only inside the
+    attention.
 
     Args:
         module: the layer that calls.
@@ -112,7 +111,7 @@ def packed_attention(
 
 
 def mask_of_padding(*args: Any, **kwargs: Any) -> Tensor | None:
-    """Returns the mask of "sdpa", or None where nothing is masked, without a look at values.
+    """Returns the mask of "sdpa", or None where nothing is masked; it reads no values.
 
     transformers' own function asks the device whether every token is real, and in an exported graph
     it always makes a mask. Here the caller leaves the mask out where every token is real.
@@ -130,8 +129,7 @@ def mask_of_padding(*args: Any, **kwargs: Any) -> Tensor | None:
     return mask
 
 
-# At import, not at the first use: a model that was sent to another process asks for the name
-# without having been built there.
+# Register at import: a model that was sent to another process needs the name there.
 AttentionInterface.register(PACKED_ATTENTION, packed_attention)
 AttentionMaskInterface.register(PACKED_ATTENTION, mask_of_padding)
 
@@ -164,7 +162,7 @@ def _text_by_text_operator(
     window: int | None,
     scale: float | None,
 ) -> Tensor:
-    """Returns `_text_by_text` as a compiled graph calls it, which cannot split by values."""
+    """Returns `_text_by_text` for compiled graphs; a graph cannot split by values itself."""
     return _text_by_text(query, key, value, lengths.tolist(), window, {"scale": scale})
 
 
@@ -181,7 +179,7 @@ def _(
 
 
 def _kernel_runs(query: Tensor) -> bool:
-    """Returns whether torch's variable-length kernel runs: half precision, CUDA from Ampere on."""
+    """Returns whether torch's variable-length kernel takes this type, device and head width."""
     if query.device.type != "cuda" or query.dtype not in (torch.float16, torch.bfloat16):
         return False
     width = query.shape[-1]

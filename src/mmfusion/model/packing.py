@@ -19,10 +19,13 @@ from .missing import on_device
 from .types import Lengths
 
 WORTH_PACKING = 0.9
-""""auto" packs a padded batch in which less than this share of the places holds a token."""
+""""auto" packs a batch in which less than this share of the places holds a token.
+
+Groups by length are made under the same condition.
+"""
 
 GROUPS, SMALLEST_GROUP = 4, 4
-"""The most groups of like length that a batch is cut into, and the fewest samples of a group."""
+"""`GROUPS`: the most groups per batch. `SMALLEST_GROUP`: the fewest samples of a group."""
 
 
 @final
@@ -31,13 +34,13 @@ class Packing:
 
     Args:
         mask: True where a token is real [B, L].
-        lengths: how many real tokens each sequence has; None counts them, which waits for the
+        lengths: how many real tokens each sequence has; None: counted here, which waits for the
             device (in a graph they stay unknown).
 
     Attributes:
         mask: as it was given.
         positions: the place of each token in its row of the batch [1, T], T tokens in all.
-        row_mask: what the model gets for an attention mask: nothing is masked in the row.
+        row_mask: the attention mask for the row: a single True, because nothing is masked.
 
     Example:
         >>> packing = Packing(torch.tensor([[True, True, False], [True, True, True]]))
@@ -57,7 +60,7 @@ class Packing:
         if lengths is None:
             rows, columns = mask.nonzero().unbind(1)
         else:
-            # With its number of results given, nonzero need not wait for the device to count them.
+            # With `size` given, nonzero_static does not wait for the device to count.
             rows, columns = torch.nonzero_static(mask, size=sum(lengths)).unbind(1)
         self._places = rows * self.width + columns
         self.positions: Int[Tensor, "1 T"] = columns.unsqueeze(0)
@@ -121,11 +124,11 @@ def packing_of(
     """Returns how to pack a batch; None where it is faster padded.
 
     A graph cannot look at lengths. An exported graph, which takes any number of tokens, is always
-    packed. A compiled one stays padded, unless it was asked for and has more than one sequence.
+    packed. A compiled graph is packed only with `in_graphs` and at least two sequences.
 
     Args:
         mask: True where a token is real [B, L], at least one per row.
-        lengths: how many real tokens each row has; None counts them, which waits for the device.
+        lengths: how many real tokens each row has; None: counted here, which waits for the device.
         always: pack even where less than a tenth is padding.
         in_graphs: pack in a compiled graph, where torch may compile shapes that depend on values.
     """
@@ -141,8 +144,7 @@ def packing_of(
 
 def _packing_in_a_graph(mask: Tensor) -> Packing:
     packing = Packing(mask)
-    # Every sequence has a token. If a single one in all were possible, the compiler could not tell
-    # how a row lies in memory.
+    # Rule out a row of one token: its memory layout is ambiguous for the compiler.
     torch._check(packing.positions.shape[1] >= mask.shape[0])
     return packing
 
@@ -161,7 +163,7 @@ def token_by_token(
         run: a function of tokens one by one: [..., D] -> [..., E].
         tokens: [B, L, D].
         mask: True where a token is real [B, L].
-        lengths: how many real tokens each row has; None counts them, which waits for the device.
+        lengths: how many real tokens each row has; None: counted here, which waits for the device.
 
     Example:
         >>> tokens, mask = torch.ones(1, 4, 1), torch.tensor([[True, True, False, False]])
@@ -180,17 +182,17 @@ def groups_by_length(
 ) -> list[tuple[Any, int]]:
     """Returns groups of samples that are about equally long, and the places each group needs.
 
-    Some sequences pass layers of other models, which take them padded: an image's tokens with a
-    text's tokens after them. Group by group, such a batch loses most of its padding.
+    Image and text tokens in one sequence run through layers that need padding. Group by group, such
+    a batch loses most of its padding.
 
     Args:
         mask: True where a token is real [B, L].
-        ends: the place behind the last real token of each row; None looks, which waits for the
-            device.
+        ends: the place behind the last real token of each row; None: read from `mask`, which waits
+            for the device.
         whole: keep the batch in one group.
 
     Returns:
-        For each group an index of its rows, and a length up to L that holds all its real tokens.
+        Per group: the row indices, and the number of places to keep (at most L).
         There is one group with every row where groups are no faster, while a graph is traced, and
         where several processes run.
 
@@ -246,7 +248,7 @@ def ungrouped(groups: list[tuple[Any, int]], values: list[Tensor]) -> Tensor:
 
 
 def attends_one_by_one(device: torch.device) -> bool:
-    """Returns whether attention is faster one sample after the other: on a CPU, outside a graph.
+    """Returns whether one attention call per sample is faster: on a CPU, outside a graph.
 
     Args:
         device: where the batch is.

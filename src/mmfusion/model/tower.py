@@ -2,8 +2,8 @@
 
 Absent samples are left out: only the rows that are present go through the encoder, and a learned
 token stands in for the others. A compiled or exported graph, whose shapes may not depend on values,
-encodes every row and replaces the absent ones afterwards. The answer is the same, for the compute
-of a full batch.
+encodes every row and replaces the absent ones afterwards. The result is the same, but every row is
+computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from .types import Encoded, Hidden, Lengths
 @final
 @dataclass(frozen=True)
 class CachePoint:
-    """Up to where a frozen tower may be stored.
+    """The last point of a frozen tower whose output may be stored.
 
     Attributes:
         block: the block that the stored state enters.
@@ -46,16 +46,15 @@ class Tower:
 
     Args:
         encoder: the image or text encoder.
-        inputs: what its forward takes; None where the whole batch lacks the modality, or `start` is
-            given.
+        inputs: what its forward takes; None if no sample has the modality, or if `start` is given.
         present: True where a sample has the modality [B].
         stand_in: the learned token that stands in for an absent sample [D]. None leaves zeros, for
             strategies that leave absent samples out themselves.
-        flags: `present` as the host knows it; None looks, which waits for the device.
-        lengths: how many real tokens each text has, 0 where it is absent; None counts where that is
+        flags: `present` as numbers on the host. None: read from `present`, which waits for the
+            device.
+        lengths: how many real tokens each text has, 0 where it is absent. None: counted when
             needed.
-        start: the state from which to walk instead of from the inputs, for the rows of the whole
-            batch (what a cache stored).
+        start: a cached state of all rows of the batch. The walk begins there, not at the inputs.
         start_at: where `start` was taken.
     """
 
@@ -90,8 +89,8 @@ class Tower:
     def encode(self) -> Encoded:
         """Returns the encoded modality for the whole batch, stand-ins included.
 
-        Shape: tokens [B, N, D]; an absent row holds the stand-in at every place and one of them is
-        real.
+        Shape: tokens [B, N, D]; in an absent row every place holds the stand-in, and the mask marks
+        only the first.
         """
         if self.is_empty:
             return self._all_absent()
@@ -142,16 +141,16 @@ class Tower:
         return self._fill(Encoded(values, mask, values[:, 0]))
 
     def walk_joined(self, joined: Hidden, start: int) -> Hidden:
-        """Returns a sequence of this tower's and foreign tokens after the rest of the blocks.
+        """Runs the remaining blocks on a sequence of own and foreign tokens; returns the result.
 
         Args:
             joined: the state that enters block `start`, for the whole batch.
-            start: the block; the number of blocks walks through none.
+            start: the first block to run; `num_blocks` runs none.
         """
         return self.encoder.walk(start, self.encoder.num_blocks, joined)
 
     def pool_joined(self, joined: Hidden) -> Encoded:
-        """Returns a walked sequence with the tower's last norm, and the tower's own pooling of it.
+        """Applies the tower's last norm and its own pooling to a walked sequence.
 
         Args:
             joined: what `walk_joined` returned, or its first places.
@@ -165,7 +164,7 @@ class Tower:
 
     @property
     def keeps_whole(self) -> bool:
-        """Whether batches may not be passed group by group (see `Encoder.whole_batches`)."""
+        """Whether a batch must pass the blocks as a whole (see `Encoder.whole_batches`)."""
         return self.encoder.whole_batches
 
     def lengths_of(self, encoded: Encoded) -> Lengths:
@@ -222,7 +221,7 @@ class Tower:
         self._hidden = self._hidden._replace(values=values * shaped.to(values.dtype))
 
     def _run(self, encode: Callable[..., Any]) -> Any:
-        """Returns what the encoder, or its embedding, makes of the inputs."""
+        """Calls `encode` on the inputs, with the lengths if they are known."""
         assert self._inputs is not None
         if self._lengths is None:
             return encode(*self._inputs)
@@ -263,7 +262,7 @@ class Tower:
         return spread.index_put((self.rows,), values)
 
     def _fill(self, encoded: Encoded) -> Encoded:
-        """Returns the encoded rows among the stand-ins of the absent ones."""
+        """Returns the whole batch: encoded rows, and stand-ins in the absent rows."""
         if self.rows is None and not is_tracing():
             return encoded
         mask = encoded.mask
@@ -300,7 +299,7 @@ def start_tower(
         name: "image" or "text".
         batch: the completed batch.
         stand_in: as for `Tower`.
-        cache_point: where a stored state without pooled vectors was taken.
+        cache_point: the block that a stored state enters, if the state has no pooled vectors.
     """
     modality, tensors, facts = MODALITIES[name], batch.tensors, batch.facts
     present = batch.present[name]
@@ -337,7 +336,7 @@ def _rows_of(present: Tensor, flags: Sequence[bool]) -> Tensor | None:
     """Returns the rows that are present; None where all are."""
     if all(flags):
         return None
-    # With its number of results given, nonzero need not wait for the device to count them.
+    # With `size` given, nonzero_static does not wait for the device to count.
     return torch.nonzero_static(present, size=sum(flags)).squeeze(1)
 
 
@@ -347,7 +346,7 @@ def _first_place(places: int, device: torch.device) -> Tensor:
 
 
 def _chosen(condition: Tensor, this: Tensor, other: Tensor) -> Tensor:
-    """Returns torch.where of truth values, which onnxruntime has for numbers alone."""
+    """Returns torch.where for bool tensors; onnxruntime has it only for numbers."""
     return (condition & this) | (~condition & other)
 
 

@@ -1,4 +1,4 @@
-"""What encoders, mappers and strategies pass to each other, and the axis letters of all docstrings.
+"""What encoders, mappers and strategies pass to each other, and the axis letters of docstrings.
 
 | letter | axis |
 | --- | --- |
@@ -22,8 +22,8 @@ from transformers.utils.generic import ModelOutput
 Lengths = Sequence[int] | None
 """How many real tokens each row of a batch has, as numbers on the host; None if not known.
 
-A device computes behind the host's back. To ask it for a number means to wait for it, so these
-numbers are asked for once and then handed on.
+The device works asynchronously. Reading a number from it waits, so these numbers are read once and
+then passed on.
 """
 
 
@@ -61,9 +61,10 @@ class Hidden(NamedTuple):
     """The state of a tower between two of its blocks.
 
     Attributes:
-        values: tokens [B, N, D], or a feature map [B, C, H, W].
+        values: tokens [B, N, D], or a feature map [B, C, H, W]; before a tower whose inside is
+            unknown, its inputs.
         mask: True where a token is real [B, N]; None where every place is real.
-        pooled: [B, D] once a tower whose inside is unknown has run as one block, else None.
+        pooled: [B, D] after a tower whose inside is unknown, or from a cache; else None.
         lengths: how many real tokens each row has; None where the host does not know.
     """
 
@@ -86,7 +87,8 @@ class Fused(NamedTuple):
         embedding: the fused representation, one vector per sample [B, D].
         logits: [B, C]. Single-label: log-probabilities up to a constant per sample. Multi-label:
             log-odds.
-        image_embedding: the image's own pooled vector [B, D].
+        image_embedding: the image's own vector [B, D]: pooled, or for `joint` the mean of the
+            tokens that enter block `at`.
         text_embedding: the mapped text's pooled vector [B, D].
     """
 

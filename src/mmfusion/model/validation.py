@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 
 
-def did_you_mean(name: object, allowed: Iterable[str]) -> str:
+def did_you_mean(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str:
     """Returns " Did you mean '...'?" with the closest allowed name, or "" where none is close.
 
     The leading space lets it follow another sentence.
@@ -12,14 +12,15 @@ def did_you_mean(name: object, allowed: Iterable[str]) -> str:
     Args:
         name: what was written.
         allowed: what could have been meant.
+        cutoff: how alike two names must be, from 0 to 1, as for `difflib.get_close_matches`.
 
     Example:
         >>> did_you_mean("imgae", ["image", "text"])
         " Did you mean 'image'?"
-        >>> did_you_mean("age", ["image", "text"])
+        >>> did_you_mean("patient", ["image", "text"])
         ''
     """
-    matches = difflib.get_close_matches(str(name), list(allowed), n=1)
+    matches = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=cutoff)
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 

@@ -2,8 +2,8 @@
 
 With frozen towers, most of an epoch repeats itself. `cache_features` encodes every sample once, up
 to the first block that trains or in which the fusion strategy acts. It stores the result (Arrow,
-half precision). The Trainer then reads that instead of pictures and texts, and gets the same
-results.
+half precision). The Trainer then reads that instead of pictures and texts. Results are the same up
+to the rounding of half precision.
 """
 
 import os
@@ -87,7 +87,7 @@ class CachedCollator:
 
     Args:
         processor: makes the inputs of a modality that is not cached.
-        modalities: those that are.
+        modalities: the cached modalities.
     """
 
     def __init__(self, processor: FusionProcessor, modalities: Sequence[str]):
@@ -109,11 +109,11 @@ class CachedCollator:
         elif any("label" in row for row in raw):
             batch["labels"] = label_tensor([row.get("label") for row in raw])
         for name in self.modalities:
-            # The processor also makes inputs of the modality that no row gave it.
+            # The processor returns empty inputs also for the cached modality. Remove them.
             for processed in MODALITIES[name].processed:
                 batch.pop(processed, None)
             batch |= _batch_of(name, [row[f"{name}_cached"] for row in rows])
-        # Those of the collator did not know the cached modality.
+        # The collator made its facts without the cached modality, so make them again.
         batch.pop("facts", None)
         return batch | {"facts": look(batch)}
 

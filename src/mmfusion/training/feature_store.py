@@ -74,7 +74,7 @@ class TowerCache:
         if not missing:
             return
         if self.modality == "text":
-            # Texts of one length share a batch, so that little padding is computed.
+            # Texts of similar length share a batch, so that little padding is computed.
             missing.sort(key=lambda key: len(sources[key]))
         self.folder.mkdir(parents=True, exist_ok=True)
         # Written under another name and renamed when complete: a run that is killed leaves no file
@@ -133,20 +133,20 @@ class TowerCache:
             yield state, None if hidden.pooled is None else hidden.pooled[row]
 
     def _whole(self, encoded: Encoded) -> Hidden:
-        """Returns what is stored of a tower that is stored as a whole."""
+        """Returns what to store if the whole tower is cached."""
         needed = self._needed()
         if needed == "all":
             return Hidden(encoded.tokens, encoded.mask, encoded.pooled)
         vector = encoded.pooled
         if needed == "mean":
             vector = masked_mean(encoded.tokens, encoded.mask)
-        # A text without a token keeps none here, so that it stays a missing text.
+        # If no token is real, the single place is masked too: the text stays missing.
         return Hidden(vector[:, None], encoded.mask.any(1, keepdim=True), encoded.pooled)
 
     def _needed(self) -> str:
         """Returns what the rest of the model needs of this tower.
 
-        That is "all" its tokens, or one vector: their "mean" or the "pooled" one.
+        "all": every token. "mean": the mean token. "pooled": the pooled vector.
         """
         if len(self.model.modalities) < 2:
             return "pooled"
@@ -159,7 +159,7 @@ class TowerCache:
 
     def _fingerprint(self) -> str:
         """Returns a digest of all that decides what is stored, except for the content itself."""
-        # What trains and how padding is computed changes no stored number.
+        # These options do not change the stored values.
         left_out = ("trainable", "lora", "padding")
         config = self.encoder.config.to_dict()
         described = {
@@ -207,7 +207,7 @@ def _entry(key: str, state: Tensor, pooled: Tensor | None) -> dict[str, Any]:
 def _from_bytes(buffer: Any) -> Tensor:
     content = bytearray(buffer)
     if not content:
-        # torch reads no empty buffer. A text without a token is one.
+        # torch.frombuffer rejects an empty buffer, which a text without tokens gives.
         return torch.empty(0, dtype=torch.float16)
     return torch.frombuffer(content, dtype=torch.float16)
 
@@ -236,10 +236,15 @@ def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
 
 
 def _frozen_tensors(encoder: Encoder) -> Iterator[tuple[str, Tensor]]:
-    """Yields the parameters and buffers of what is frozen, in a fixed order."""
-    frozen = {id(module) for module in encoder.frozen_modules()}
+    """Yields every parameter and buffer that training leaves as it is, in a fixed order.
+
+    A buffer changes where the parameters of its own module train: batch statistics are one.
+    """
     for name, module in encoder.backbone.named_modules():
-        if id(module) in frozen:
-            parameters = module.named_parameters(recurse=False)
-            for leaf, value in (*parameters, *module.named_buffers(recurse=False)):
+        parameters = list(module.named_parameters(recurse=False))
+        for leaf, value in parameters:
+            if not value.requires_grad:
+                yield f"{name}.{leaf}", value
+        if not any(value.requires_grad for _, value in parameters):
+            for leaf, value in module.named_buffers(recurse=False):
                 yield f"{name}.{leaf}", value

@@ -1,0 +1,159 @@
+"""How an encoder is made: names, sources, options, and rebuilding from a config."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mmfusion.model.encoder_image import ImageEncoder
+from mmfusion.model.encoder_text import TextEncoder
+from mmfusion.model.registry import register_backbone
+
+
+def pixels(size: int = 16) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+class Stem(nn.Module):
+    dim = 6
+
+    def __init__(self, width: int = 6):
+        super().__init__()
+        self.dim = width
+        self.conv = nn.Conv2d(3, width, 8, stride=8)
+
+    def get_config(self) -> dict[str, int]:
+        return {"width": self.dim}
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.conv(pixel_values)
+
+
+class Widthless(nn.Module):
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return pixel_values
+
+
+register_backbone("test-stem", Stem)
+register_backbone("test-widthless", Widthless)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "resnet81",
+            r"image encoder must be a timm model, .* got 'resnet81'\. Did you mean 'resnet",
+        ),
+        ("", "name must be a model name, a transformers config or an nn.Module, got ''"),
+    ],
+)
+def test_unknown_image_names(name: Any, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        ImageEncoder(name)
+
+
+def test_a_name_of_another_type() -> None:
+    # The run-time check of the annotations may raise its own error first.
+    with pytest.raises(TypeError, match=r"name must be a model name, .* got 3|parameter 'name'"):
+        ImageEncoder(3)  # type: ignore[arg-type]
+
+
+def test_a_name_without_network_is_refused_in_words() -> None:
+    with pytest.raises(
+        ValueError,
+        match="name must be a timm model whose weights can be read and fit, got 'resnet10t'",
+    ):
+        ImageEncoder("resnet10t")
+    with pytest.raises(
+        ValueError,
+        match="name must be a transformers checkpoint .* got 'no-such-owner/no-such-model'",
+    ):
+        TextEncoder("no-such-owner/no-such-model")
+
+
+def test_unknown_options_are_refused_and_the_right_one_named(bert: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"backbone_options must be what 'resnet10t' takes, got \['img_sise'\]"
+    ):
+        ImageEncoder("resnet10t", pretrained=False, img_sise=64)
+    with pytest.raises(
+        ValueError,
+        match="BertConfig has no option 'hidden_dropout'. Did you mean 'hidden_dropout_prob'",
+    ):
+        TextEncoder(bert(), hidden_dropout=0.1)
+
+
+def test_options_reach_the_backbone(bert: Any) -> None:
+    assert TextEncoder(bert(), hidden_dropout_prob=0.3).backbone.config.hidden_dropout_prob == 0.3
+    image = ImageEncoder("resnet10t", pretrained=False, in_chans=1)
+    assert image.input_spec["channels"] == 1 and len(image.input_spec["mean"]) == 1
+    assert image(torch.zeros(1, 1, 64, 64)).tokens.shape == (1, 4, 512)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"source": "tim"},
+            r"source must be one of \['timm', 'transformers', 'custom'\], got 'tim'\. "
+            "Did you mean 'timm'",
+        ),
+        (
+            {"pretrained": True, "weights": {}},
+            "pretrained must be False or None when weights are given",
+        ),
+    ],
+)
+def test_contradicting_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ImageEncoder("resnet10t", **options)
+
+
+def test_a_config_has_no_pretrained_weights(bert: Any) -> None:
+    with pytest.raises(
+        ValueError, match="pretrained must be False or None for BertConfig, got True"
+    ):
+        TextEncoder(bert(), pretrained=True)
+
+
+@pytest.mark.parametrize("key", ["poling", "traineble"])
+def test_a_misspelt_entry_of_an_encoders_config_is_refused(key: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"an encoder's config has no option '{key}'. Did you mean"
+    ):
+        TextEncoder.from_config({"name": "bert", key: 1})
+
+
+def test_a_module_of_ones_own_is_one_block_and_is_rebuilt_by_its_name() -> None:
+    module = Stem(4)
+    encoder = ImageEncoder(module)
+    assert (encoder.dim, encoder.num_blocks, encoder.block_dims, encoder.takes_tokens) == (
+        4,
+        1,
+        [],
+        False,
+    )
+    assert encoder.config.source == "custom" and encoder.config.options == {"width": 4}
+    assert encoder(pixels()).tokens.shape == (2, 4, 4)
+    rebuilt = ImageEncoder.from_config(json.loads(json.dumps(encoder.config.to_dict())))
+    rebuilt.load_state_dict(encoder.state_dict())
+    assert torch.equal(rebuilt(pixels()).pooled, encoder(pixels()).pooled)
+    assert ImageEncoder("test-stem", width=3).dim == 3
+
+
+def test_modules_that_do_not_keep_the_contract() -> None:
+    with pytest.raises(ValueError, match=r"Widthless\.dim must be its output's width, got None"):
+        ImageEncoder(Widthless())
+    with pytest.raises(
+        ValueError, match=r"options must be given to the module's own constructor, got \['width'\]"
+    ):
+        ImageEncoder(Stem(), width=3)
+    with pytest.raises(ValueError, match="registered class, got Flatten"):
+        ImageEncoder(nn.Flatten())
+    with pytest.raises(
+        ValueError, match=r"source must be one of \['transformers', 'custom'\], got 'timm'"
+    ):
+        TextEncoder("bert", source="timm")

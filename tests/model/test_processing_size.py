@@ -1,0 +1,74 @@
+"""The check of an input spec, and the ways in which a picture is brought to its size."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmfusion.model.processing import FusionProcessor
+from mmfusion.model.processing_size import checked_spec, fitted
+
+COLOUR = {"channels": 3, "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+SPEC = {"size": [8, 12], "interpolation": "bilinear"} | COLOUR
+
+
+def picture(width: int = 24, height: int = 10, mode: str = "RGB") -> Image.Image:
+    array = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(array).convert(mode)
+
+
+RAW = {"size": [6, 6], "channels": 1, "mean": [0.0], "std": [1.0], "interpolation": "nearest"}
+
+
+def halves(width: int, height: int) -> Image.Image:
+    """Returns a picture that is black on the left and white on the right."""
+    array = np.zeros((height, width), np.uint8)
+    array[:, width // 2 :] = 255
+    return Image.fromarray(array)
+
+
+def test_squash_takes_each_side_by_itself() -> None:
+    pixels = FusionProcessor(input_spec=RAW)(images=halves(12, 6))["pixel_values"][0, 0]
+    assert pixels.tolist() == [[0, 0, 0, 1, 1, 1]] * 6
+
+
+def test_pad_keeps_the_shape_and_adds_black() -> None:
+    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (12, 6), 255))[
+        "pixel_values"
+    ][0, 0]
+    assert pixels.mean(1).tolist() == [0, 1, 1, 1, 0, 0]
+    pixels = FusionProcessor(input_spec=RAW, fit="pad")(images=Image.new("L", (600, 1), 255))[
+        "pixel_values"
+    ][0, 0]
+    assert pixels.sum() == 6
+
+
+def test_crop_keeps_the_shape_and_the_middle() -> None:
+    pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=halves(24, 6))["pixel_values"][0, 0]
+    assert pixels.tolist() == [[0, 0, 0, 1, 1, 1]] * 6
+    stripes = Image.fromarray(
+        np.repeat(np.array([0, 9, 255, 9, 0], np.uint8), 6)[:, None].repeat(6, 1)
+    )
+    pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=stripes)["pixel_values"][0, 0]
+    assert bool((pixels == 1).all())
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (7, 5)])
+def test_every_fit_gives_the_size(fit: str, size: tuple[int, int]) -> None:
+    pixels = FusionProcessor(input_spec=SPEC, fit=fit)(images=picture(*size))["pixel_values"]
+    assert pixels.shape == (1, 3, 8, 12) and bool(pixels.isfinite().all())
+
+
+def test_a_checked_spec_is_a_copy_with_integer_sizes() -> None:
+    spec = SPEC | {"size": (8.0, 12)}
+    checked = checked_spec(spec)
+    assert checked == SPEC and checked is not spec and spec["size"] == (8.0, 12)
+    assert all(type(side) is int for side in checked["size"])
+
+
+def test_the_interpolation_is_the_one_that_is_named() -> None:
+    grey = Image.fromarray(np.array([[0, 200]], np.uint8))
+    assert np.asarray(fitted(grey, [1, 4], "nearest", "squash")).tolist() == [[0, 0, 200, 200]]
+    # The new pixels lie at -1/4, 1/4, 3/4 and 5/4 of the way from the first value to the second.
+    bilinear = np.asarray(fitted(grey, [1, 4], "bilinear", "squash"))
+    assert bilinear.tolist() == [[0, 50, 150, 200]]
