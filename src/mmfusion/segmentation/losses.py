@@ -5,6 +5,7 @@ The losses take probabilities. The metrics compare masks and agree with `mmfusio
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Any, final
 
 import keras
@@ -144,7 +145,7 @@ def segmentation_loss(name: str, num_classes: int = 1) -> keras.losses.Loss:
     raise ValueError(f"name must be one of {LOSSES}, got {name!r}.")
 
 
-class _MeanOverMasks(keras.metrics.Metric):
+class _MeanOverMasks(keras.metrics.Metric, ABC):
     """The base of the metrics: the mean of a score of two masks over all samples and classes."""
 
     def __init__(self, threshold: float = 0.5, name: str | None = None, dtype: Any = None):

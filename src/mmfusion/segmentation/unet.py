@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC
 from typing import Any, Literal, final, get_args
 
 import keras
@@ -132,7 +133,7 @@ def _convolved(inputs: Any, kernel: Any, bias: Any, data_format: str) -> Any:
     return ops.relu(ops.conv(inputs, kernel, padding="same", data_format=data_format) + bias)
 
 
-class _Squares(keras.layers.Layer):
+class _Squares(keras.layers.Layer, ABC):
     """The base of the two layers that rearrange squares of pixels."""
 
     def __init__(self, size: int, **layer_options: Any):
