@@ -40,4 +40,3 @@ def test_the_api_page_lists_every_strategy(part_tables: ModuleType) -> None:
     assert [f".. autoclass:: {FUSIONS[name].__name__}" in entries for name in BUILT_IN] == [
         True
     ] * len(BUILT_IN)
-

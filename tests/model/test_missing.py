@@ -11,6 +11,7 @@ from mmfusion.model.missing import (
     BatchFacts,
     BatchInputs,
     complete_inputs,
+    describes_itself,
     drop_modalities,
     is_blank,
     look,
@@ -265,3 +266,17 @@ def test_dropped_modalities_are_the_same_in_facts_and_tensors(
 )  # fmt: skip
 def test_what_is_blank(value: object, blank: bool) -> None:
     assert is_blank(value) == blank
+
+
+def test_inputs_of_unlike_batches_are_refused() -> None:
+    given = {"pixel_values": torch.zeros(2, 3, 8, 8), "input_ids": torch.ones(3, 4).long()}
+    with pytest.raises(ValueError, match=r"input_ids must have one row per sample \(2\), got"):
+        complete_inputs(("image", "text"), given)
+
+
+def test_a_batch_describes_itself_with_its_masks_and_flags_alone() -> None:
+    assert not describes_itself(["labels"])
+    assert describes_itself(["pixel_values", "image_present", "labels"])
+    assert not describes_itself(["pixel_values"])
+    assert not describes_itself(["input_ids", "text_present"])
+    assert describes_itself(["input_ids", "attention_mask", "text_present"])

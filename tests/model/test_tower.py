@@ -69,3 +69,13 @@ def test_a_tower_whose_mask_may_change_has_unknown_lengths() -> None:
     assert walked.lengths_of(walked.encode()) is None
     empty = Tower(encoder, inputs, torch.tensor([False, False]), torch.ones(encoder.dim))
     assert empty.lengths_of(empty.encode()) == [1, 1]
+
+
+def test_a_tower_that_was_not_told_the_lengths_does_not_guess_them() -> None:
+    encoder = kit.tiny_text_encoder("bert").eval()
+    ids, mask = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]]).bool()
+    present = torch.ones(2, dtype=torch.bool)
+    tower = Tower(encoder, (ids, mask), present, None)
+    assert tower.lengths_of(tower.encode()) is None
+    told = Tower(encoder, (ids, mask), present, None, lengths=(3, 1))
+    assert told.lengths_of(told.encode()) == [3, 1]

@@ -164,6 +164,8 @@ def complete_inputs(
     first = next(tensors[name] for name in _main_inputs(MODALITIES) if name in tensors)
     # Not len(first): an exported graph would hold the batch size that it was traced with.
     rows, device = first.shape[0], first.device
+    if not is_tracing():
+        _check_rows(tensors, rows)
     for modality in (MODALITIES[name] for name in given_modalities(tensors)):
         if modality.mask is not None and modality.mask not in tensors:
             tokens = tensors[modality.values if modality.values in tensors else modality.state]
@@ -322,6 +324,16 @@ def _check_names(modalities: Sequence[str], tensors: Mapping[str, Tensor]) -> No
             "pixel_values or input_ids must be given, got neither. A sample needs an image or a "
             "text."
         )
+
+
+def _check_rows(tensors: Mapping[str, Tensor], rows: int) -> None:
+    for modality in MODALITIES.values():
+        for name in (*modality.encoded, modality.state, modality.pooled):
+            if name in tensors and tensors[name].shape[0] != rows:
+                raise ValueError(
+                    f"{name} must have one row per sample ({rows}), got "
+                    f"{tuple(tensors[name].shape)}."
+                )
 
 
 def _presence(

@@ -83,6 +83,8 @@ class Tower:
         self._start_at = CachePoint(0) if start_at is None else start_at
         self._block = self._start_at.block
         self._lengths = self._of_present(lengths)
+        has_mask = inputs is not None and len(inputs) > 1
+        self._is_masked = has_mask or (start is not None and start.mask is not None)
         self._inputs = None if inputs is None or self.is_empty else self._select(inputs)
         self._hidden = None if start is None or self.is_empty else self._select_hidden(start)
 
@@ -180,6 +182,8 @@ class Tower:
         if not self.encoder.adapter.keeps_mask:
             return None
         if self._lengths is None:
+            if self._is_masked:
+                return None
             real = [encoded.tokens.shape[1]] * sum(self._flags)
         else:
             real = list(self._lengths)
@@ -314,6 +318,7 @@ def start_tower(
             cache_point, pooled = CachePoint(encoder.num_blocks, pooled=True), pooled.to(dtype)
             if mask is None:
                 mask = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
+                lengths = None if flags is None else (state.shape[1],) * len(flags)
         start = Hidden(state, mask, pooled)
         return Tower(
             encoder,
