@@ -206,10 +206,12 @@ def test_facts_are_what_plain_python_counts(seed: int, labels: str) -> None:
     assert complete_inputs(BOTH, inputs).facts == expected
 
 
-def test_facts_that_fit_are_believed_and_others_are_looked_up() -> None:
+def test_facts_that_fit_are_taken_and_others_are_looked_up() -> None:
     inputs = random_inputs(0)
-    facts = replace(look(inputs), token_range=(1, 2))
+    facts = look(inputs)
     assert complete_inputs(BOTH, inputs, facts).facts is facts
+    with pytest.raises(ValueError, match="facts must be those of this batch"):
+        complete_inputs(BOTH, inputs, replace(facts, token_range=(1, 2)))
     part = {name: value[:4] for name, value in inputs.items()}
     assert complete_inputs(BOTH, part, facts).facts == look(part)
 

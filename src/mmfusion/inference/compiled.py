@@ -185,6 +185,7 @@ class CompiledClassifier(nn.Module):
         attention_mask: Tensor | None = None,
         image_present: Tensor | None = None,
         text_present: Tensor | None = None,
+        facts: BatchFacts | None = None,
     ) -> FusionOutput:
         """Returns the logits that `FusionClassifier.forward` returns.
 
@@ -195,6 +196,7 @@ class CompiledClassifier(nn.Module):
             attention_mask: as `FusionClassifier.forward` takes it.
             image_present: as `FusionClassifier.forward` takes it.
             text_present: as `FusionClassifier.forward` takes it.
+            facts: as `FusionClassifier.forward` takes it.
 
         Raises:
             ValueError: if an input has no tower, if the input of a tower is missing, if a sample
@@ -207,8 +209,8 @@ class CompiledClassifier(nn.Module):
             "image_present": image_present,
             "text_present": text_present,
         }
-        inputs, facts = self._completed(
-            {name: value for name, value in arguments.items() if value is not None}
+        inputs, known = self._completed(
+            {name: value for name, value in arguments.items() if value is not None}, facts
         )
         largest = self.batch_sizes[-1]
         rows = next(iter(inputs.values())).shape[0]
@@ -222,7 +224,7 @@ class CompiledClassifier(nn.Module):
             torch.no_grad(),
         ):
             pieces = [
-                self._piece(inputs, facts, start, min(start + largest, rows))
+                self._piece(inputs, known, start, min(start + largest, rows))
                 for start in range(0, rows, largest)
             ]
         return FusionOutput(logits=torch.cat(pieces))
@@ -244,7 +246,9 @@ class CompiledClassifier(nn.Module):
             self(**inputs)
         return self
 
-    def _completed(self, arguments: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], BatchFacts]:
+    def _completed(
+        self, arguments: Mapping[str, Tensor], facts: BatchFacts | None
+    ) -> tuple[dict[str, Tensor], BatchFacts]:
         """Returns every input of the graph, and the facts of the batch.
 
         Every input is filled in, so that there is one graph, instead of one for each combination of
@@ -265,7 +269,7 @@ class CompiledClassifier(nn.Module):
                 "image_present or text_present."
             )
         # Check the inputs here, because a graph cannot raise.
-        batch = complete_inputs(self.modalities, arguments)
+        batch = complete_inputs(self.modalities, arguments, facts)
         assert batch.facts is not None
         if self.model.text_encoder is not None:
             self.model.text_encoder.check_texts(None, batch.facts.token_range)

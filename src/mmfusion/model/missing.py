@@ -15,6 +15,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from .graph import is_tracing
+from .types import on_device
 
 
 @final
@@ -87,23 +88,32 @@ class BatchFacts:
     labelled: bool = False
 
     def fits(self, inputs: Mapping[str, Tensor]) -> bool:
-        """Returns whether these can be the facts of `inputs`, judged by shapes alone.
+        """Returns whether these can be the facts of `inputs`, judged by shapes and types alone.
 
         `nn.DataParallel` hands the facts of a whole batch to each of its parts, where they do not
         fit.
 
         Args:
-            inputs: the tensors of a batch.
+            inputs: the tensors of a batch, masks included.
         """
-        rows = len(next(iter(inputs.values())))
-        mask = inputs.get("attention_mask")
-        longest = max(self.text_lengths or (0,), default=0)
+        given = given_modalities(inputs)
+        rows = next(inputs[name].shape[0] for name in _main_inputs(MODALITIES) if name in inputs)
+        mask = inputs.get("attention_mask") if "text" in given else None
+        lengths = () if self.text_lengths is None else self.text_lengths
         return (
-            all(len(flags) == rows for flags in self.present.values())
-            and set(self.present) == set(given_modalities(inputs))
-            and (mask is None or longest <= mask.shape[1])
+            set(self.present) == set(given)
+            and all(len(flags) == rows for flags in self.present.values())
+            and (self.text_lengths is None) == (mask is None)
+            and (
+                mask is None or (len(lengths) == rows and max(lengths, default=0) <= mask.shape[1])
+            )
             and self.labelled == ("labels" in inputs)
+            and (self.class_range is None) == (not _are_classes(inputs.get("labels")))
         )
+
+    def to(self, *_: object, **__: object) -> "BatchFacts":
+        """Returns these facts, which stay on the host, so that a batch moves as its tensors do."""
+        return self
 
 
 @final
@@ -179,6 +189,12 @@ def complete_inputs(
         return BatchInputs(tensors, present, None)
     if facts is None or not facts.fits(tensors):
         facts = look(tensors, present)
+    elif device.type == "cpu" and facts != look(tensors, present):
+        # On a CPU a look costs next to nothing, so facts of another batch are found out there.
+        raise ValueError(
+            "facts must be those of this batch, got those of another one. Leave them out of a "
+            "call after you change the batch."
+        )
     _check_somebody(modalities, facts, rows)
     return BatchInputs(tensors, present, facts)
 
@@ -208,22 +224,21 @@ def look(
     if mask is not None:
         real = mask.bool() & present["text"].unsqueeze(1)
         parts.append(real.sum(1))
-        if ids is not None and ids.numel():
+        if _are_ids(ids) and ids is not None:
             # Padding counts as id 0, which every vocabulary has, so it never fails the check.
             parts.append(torch.stack(torch.where(real, ids, 0).aminmax()))
-    indices = labels is not None and labels.ndim == 1 and not labels.is_floating_point()
-    if indices and labels is not None and labels.numel():
+    if labels is not None and _are_classes(labels):
         parts.append(torch.stack(labels.long().aminmax()))
     device = parts[0].device
     numbers = iter(torch.cat([part.to(device) for part in parts]).tolist() if parts else [])
     rows = len(parts[0]) if parts else 0
     flags = {name: tuple(bool(next(numbers)) for _ in range(rows)) for name in names}
-    has_ids = mask is not None and ids is not None and bool(ids.numel())
+    has_ids = mask is not None and _are_ids(ids)
     return BatchFacts(
         present=flags,
         text_lengths=None if mask is None else tuple(next(numbers) for _ in range(rows)),
         token_range=(next(numbers), next(numbers)) if has_ids else None,
-        class_range=(next(numbers), next(numbers)) if indices and rows else None,
+        class_range=(next(numbers), next(numbers)) if _are_classes(labels) else None,
         odd_label=_odd_label(labels),
         labelled=labels is not None,
     )
@@ -268,18 +283,10 @@ def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
     facts = replace(
         batch.facts, present={"image": has_image, "text": has_text}, text_lengths=lengths
     )
-    present = {name: on_device(flags, image.device) for name, flags in facts.present.items()}
+    present = {
+        name: on_device(flags, image.device, torch.bool) for name, flags in facts.present.items()
+    }
     return replace(batch, present=present, facts=facts)
-
-
-def on_device(numbers: Sequence[int] | Sequence[bool], device: torch.device) -> Tensor:
-    """Returns numbers of the host as a tensor on a device, without waiting for the device.
-
-    Args:
-        numbers: a few integers or flags.
-        device: where the tensor is to lie.
-    """
-    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 def _main_inputs(table: Mapping[str, Modality]) -> list[str]:
@@ -366,6 +373,18 @@ def _check_somebody(modalities: Sequence[str], facts: BatchFacts, rows: int) -> 
             f"every sample must have {needed}, got none in rows {empty[:10]} of the batch. Leave "
             "them out."
         )
+
+
+def _are_classes(labels: Tensor | None) -> bool:
+    """Returns whether labels are class indices, one at least."""
+    if labels is None or labels.ndim != 1:
+        return False
+    return not labels.is_floating_point() and labels.numel() > 0
+
+
+def _are_ids(ids: Tensor | None) -> bool:
+    """Returns whether there are token ids; ids of another type are refused by the embedding."""
+    return ids is not None and not ids.is_floating_point() and ids.numel() > 0
 
 
 def _odd_label(labels: Tensor | None) -> float | None:

@@ -15,8 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from .graph import is_exporting, is_tracing, runs_in_several_processes
-from .missing import on_device
-from .types import Lengths
+from .types import Lengths, on_device
 
 WORTH_PACKING = 0.9
 """"auto" packs a batch in which less than this share of the places holds a token.

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers.utils.generic import ModelOutput
@@ -39,6 +40,21 @@ def is_full(lengths: Lengths, places: int) -> bool:
         (True, False, False)
     """
     return lengths is not None and all(length == places for length in lengths)
+
+
+def on_device(
+    numbers: Sequence[int] | Sequence[bool],
+    device: torch.device,
+    dtype: torch.dtype = torch.int64,
+) -> Tensor:
+    """Returns numbers of the host as a tensor on a device, without waiting for the device.
+
+    Args:
+        numbers: a few integers or flags.
+        device: where the tensor is to lie.
+        dtype: of the tensor.
+    """
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
 
 
 @final
