@@ -15,14 +15,6 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
-from pydicom.uid import (
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGLSLossless,
-    RLELossless,
-    SecondaryCaptureImageStorage,
-)
 
 from mmfusion.model.images import ImageError, load_image
 
@@ -38,12 +30,14 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def dicom(
-    pixels: np.ndarray, syntax: pydicom.uid.UID = ExplicitVRLittleEndian, **attributes: Any
+    pixels: np.ndarray,
+    syntax: pydicom.uid.UID = pydicom.uid.ExplicitVRLittleEndian,
+    **attributes: Any,
 ) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = "1.2.3"
     dataset.Modality = "DX"
     dataset.Rows, dataset.Columns = pixels.shape[:2]
@@ -181,7 +175,7 @@ BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "DICOM too short": (dicom(RAMP, Rows=7), ImageError, "must be whole and decodable"),
     "DICOM broken JPEG": (
-        dicom(RAMP, JPEGBaseline8Bit, PixelData=encapsulate([b"\xff\xd8\xff\xd9"])),
+        dicom(RAMP, pydicom.uid.JPEGBaseline8Bit, PixelData=encapsulate([b"\xff\xd8\xff\xd9"])),
         ImageError,
         "JPEG Baseline.*more decoders may help: pip install",
     ),
@@ -198,11 +192,11 @@ def test_bad_object_is_refused(source, error, message):
 
 
 def test_compressed_dicom_without_decoder_names_syntax_and_packages(monkeypatch):
-    monkeypatch.setattr(get_decoder(JPEGLSLossless), "_available", {})
+    monkeypatch.setattr(get_decoder(pydicom.uid.JPEGLSLossless), "_available", {})
     with pytest.raises(
         ImageError, match=r"JPEG-LS Lossless .*1\.2\.840.* run: pip install pylibjpeg"
     ):
-        load_image(dicom(RAMP, JPEGLSLossless))
+        load_image(dicom(RAMP, pydicom.uid.JPEGLSLossless))
 
 
 def test_dicom_without_pydicom_names_the_extra(tmp_path, monkeypatch):
@@ -229,7 +223,7 @@ GOOD_FILES: dict[str, tuple[str, bytes, np.ndarray]] = {
     "DICOM without preamble": (".DCM", GOOD_DICOM[132:], RAMP),
     "DICOM, implicit": (
         ".dicom",
-        written(dicom(DEEP.astype(np.uint16), ImplicitVRLittleEndian)),
+        written(dicom(DEEP.astype(np.uint16), pydicom.uid.ImplicitVRLittleEndian)),
         DEEP_SEEN,
     ),
 }
@@ -331,7 +325,9 @@ def test_dicom_of_twelve_bits_without_window_is_stretched_and_padding_left_out()
 
 def test_dicom_padding_works_in_implicit_encoding(tmp_path):
     stored = np.array([[100, 600, 1100, 4095]], np.uint16)
-    content = written(dicom(stored, ImplicitVRLittleEndian, BitsStored=12, PixelPaddingValue=4095))
+    content = written(
+        dicom(stored, pydicom.uid.ImplicitVRLittleEndian, BitsStored=12, PixelPaddingValue=4095)
+    )
     assert pixels_of(load_image(with_file("i.dcm", content)(tmp_path))).tolist() == [
         [0, 128, 255, 255]
     ]
@@ -394,10 +390,10 @@ def test_dicom_palette():
 
 def test_dicom_compressed():
     lossless = dicom(DEEP.astype(np.uint16))
-    lossless.compress(RLELossless)
+    lossless.compress(pydicom.uid.RLELossless)
     np.testing.assert_array_equal(pixels_of(load_image(lossless)), DEEP_SEEN)
     stream = encoded(Image.fromarray(RAMP), "JPEG", quality=95)
-    lossy = dicom(RAMP, JPEGBaseline8Bit, PixelData=encapsulate([stream]))
+    lossy = dicom(RAMP, pydicom.uid.JPEGBaseline8Bit, PixelData=encapsulate([stream]))
     expected = np.asarray(Image.open(io.BytesIO(stream)), dtype=int)
     np.testing.assert_allclose(pixels_of(load_image(lossy)).astype(int), expected, atol=1)
 

@@ -1,7 +1,7 @@
 """Each law catches a model that breaks it."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
@@ -10,36 +10,13 @@ from torch import Tensor, nn
 from mmfusion import (
     EmbeddingMapper,
     Fused,
-    Fusion,
     FusionClassifier,
     ImageEncoder,
 )
 from mmfusion import testing as kit
-from mmfusion.model.fusion import register_fusion
-from mmfusion.model.fusion_base import TowerShapes
 from mmfusion.model.tower import Tower
 
 Act = Callable[[Any, Tower, Tower, EmbeddingMapper], Fused]
-
-
-def _plug_in(name: str, act: Act, *, spare: bool = False) -> FusionClassifier:
-    """Returns a classifier whose strategy is `concat` with another forward pass.
-
-    `spare` adds a parameter that nothing uses.
-    """
-
-    class PlugIn(Fusion):
-        def build(self, shapes: TowerShapes) -> Self:
-            super().build(shapes)
-            if spare:
-                self.spare = nn.Parameter(torch.zeros(3))
-            return self
-
-        def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
-            return act(self, image, text, mapper)
-
-    register_fusion(name, PlugIn)
-    return kit.tiny_classifier(name, image="custom", text="custom")
 
 
 def _fused(fusion: Any, image: Tensor, text: Tensor) -> Fused:
@@ -71,8 +48,8 @@ def _leaves_the_text_out(fusion: Any, image: Tower, text: Tower, mapper: Embeddi
     return _fused(fusion, image.encode().pooled, mapper(text.encode()).pooled.detach())
 
 
-def test_a_lawful_plug_in_passes() -> None:
-    model = _plug_in("lawful", _plain)
+def test_a_lawful_plug_in_passes(plug_in: Any) -> None:
+    model = plug_in("lawful", _plain)
     batch = kit.tiny_batch(model)
     kit.check_batch_law(model, batch)
     kit.check_padding_law(model, batch)
@@ -81,22 +58,22 @@ def test_a_lawful_plug_in_passes() -> None:
     kit.check_static_law(model, batch)
 
 
-def test_the_batch_law_catches_attention_across_samples() -> None:
-    model = _plug_in("across", _across_the_batch)
+def test_the_batch_law_catches_attention_across_samples(plug_in: Any) -> None:
+    model = plug_in("across", _across_the_batch)
     with pytest.raises(
         AssertionError, match=r"batch law \(alone and in a batch\): answers differ by \d"
     ):
         kit.check_batch_law(model, kit.tiny_batch(model))
 
 
-def test_the_padding_law_catches_what_reads_padding() -> None:
-    model = _plug_in("padding", _reads_padding)
+def test_the_padding_law_catches_what_reads_padding(plug_in: Any) -> None:
+    model = plug_in("padding", _reads_padding)
     with pytest.raises(AssertionError, match="padding law"):
         kit.check_padding_law(model, kit.tiny_batch(model, missing=False))
 
 
-def test_the_missing_law_catches_compute_for_absent_samples() -> None:
-    model = _plug_in("wasteful", _encodes_the_absent)
+def test_the_missing_law_catches_compute_for_absent_samples(plug_in: Any) -> None:
+    model = plug_in("wasteful", _encodes_the_absent)
     with pytest.raises(AssertionError, match=r"missing law: image tower computed \d+ numbers"):
         kit.check_missing_law(model, kit.tiny_batch(model))
 
@@ -122,9 +99,9 @@ def test_the_missing_law_wants_an_error_for_neither(monkeypatch: pytest.MonkeyPa
     ("no-text", _leaves_the_text_out, False, r"absent_text .*mapper\.map\.0\.weight"),
 ])  # fmt: skip
 def test_the_gradient_law_names_the_parameter(
-    name: str, act: Act, spare: bool, culprit: str
+    plug_in: Any, name: str, act: Act, spare: bool, culprit: str
 ) -> None:
-    model = _plug_in(name, act, spare=spare)
+    model = plug_in(name, act, spare=spare)
     with pytest.raises(AssertionError, match=f"gradient law: no gradient for .*{culprit}"):
         kit.check_gradient_law(model, kit.tiny_batch(model))
 

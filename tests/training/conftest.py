@@ -3,13 +3,22 @@
 import os
 import subprocess
 
+import datasets
 import pytest
 import torch
 
-from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder, load_manifest
+from mmfusion import (
+    FusionClassifier,
+    FusionCollator,
+    FusionProcessor,
+    ImageEncoder,
+    TextEncoder,
+    load_manifest,
+)
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.testing import tiny_config
 from mmfusion.training.arguments import training_arguments
+from mmfusion.training.feature_cache import cache_features
 
 SMALL = {
     "hidden_size": 16,
@@ -71,3 +80,61 @@ def run():
         return done.stdout
 
     return output_of
+
+
+FROZEN = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+}
+
+
+@pytest.fixture(scope="module")
+def few_rows(tmp_path_factory: pytest.TempPathFactory) -> datasets.Dataset:
+    """Returns 24 rows, some of which lack their image or their text."""
+    return load_manifest(draw_shapes(tmp_path_factory.mktemp("shapes"), 24, missing=0.15, size=32))
+
+
+@pytest.fixture(scope="session")
+def compose_frozen():
+    """Returns a function that builds a small classifier with both towers frozen."""
+    return _compose_frozen
+
+
+@pytest.fixture(scope="session")
+def both_ways():
+    """Returns a function that gives the answers of a model without and with the cache."""
+    return _both_ways
+
+
+def _compose_frozen(
+    rows: datasets.Dataset,
+    fusion: object = "concat",
+    image: str = "vit",
+    seed: int = 0,
+    **options: object,
+):
+    torch.manual_seed(seed)
+    tokenizer = word_tokenizer(text for text in rows["text"] if text)
+    vit = tiny_config("vit", **FROZEN, image_size=32, patch_size=8)
+    encoder = ImageEncoder(vit) if image == "vit" else ImageEncoder("resnet10t", pretrained=False)
+    text = TextEncoder(tiny_config("bert", **FROZEN, vocab_size=len(tokenizer)))
+    model = FusionClassifier(
+        image_encoder=encoder.freeze(),
+        text_encoder=text.freeze(),
+        fusion=fusion,
+        num_labels=4,
+        **options,
+    )
+    return model.eval(), FusionProcessor.from_encoders(encoder, text, tokenizer=tokenizer)
+
+
+@torch.no_grad()
+def _both_ways(model, processor, rows, folder):
+    plain = FusionCollator(processor)([rows[i] for i in range(len(rows))])
+    cached, collate = cache_features(model, processor, rows, folder, batch_size=5)
+    stored = collate([cached[i] for i in range(len(rows))])
+    assert "pixel_values" not in stored or "image" not in collate.modalities
+    assert torch.equal(plain["labels"], stored["labels"])
+    return model(**plain), model(**stored)
