@@ -12,13 +12,14 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
 from mmfusion.model.images import ImageError, load_image
 
-MPEG2 = pydicom.uid.UID("1.2.840.10008.1.2.4.100")
+MPEG2 = uid.UID("1.2.840.10008.1.2.4.100")
 RAMP = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
 COLOUR = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -30,14 +31,12 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def dicom(
-    pixels: np.ndarray,
-    syntax: pydicom.uid.UID = pydicom.uid.ExplicitVRLittleEndian,
-    **attributes: Any,
+    pixels: np.ndarray, syntax: uid.UID = uid.ExplicitVRLittleEndian, **attributes: Any
 ) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
+    dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
     dataset.SOPInstanceUID = "1.2.3"
     dataset.Modality = "DX"
     dataset.Rows, dataset.Columns = pixels.shape[:2]
@@ -175,7 +174,7 @@ BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
     ),
     "DICOM too short": (dicom(RAMP, Rows=7), ImageError, "must be whole and decodable"),
     "DICOM broken JPEG": (
-        dicom(RAMP, pydicom.uid.JPEGBaseline8Bit, PixelData=encapsulate([b"\xff\xd8\xff\xd9"])),
+        dicom(RAMP, uid.JPEGBaseline8Bit, PixelData=encapsulate([b"\xff\xd8\xff\xd9"])),
         ImageError,
         "JPEG Baseline.*more decoders may help: pip install",
     ),
@@ -192,11 +191,11 @@ def test_bad_object_is_refused(source, error, message):
 
 
 def test_compressed_dicom_without_decoder_names_syntax_and_packages(monkeypatch):
-    monkeypatch.setattr(get_decoder(pydicom.uid.JPEGLSLossless), "_available", {})
+    monkeypatch.setattr(get_decoder(uid.JPEGLSLossless), "_available", {})
     with pytest.raises(
         ImageError, match=r"JPEG-LS Lossless .*1\.2\.840.* run: pip install pylibjpeg"
     ):
-        load_image(dicom(RAMP, pydicom.uid.JPEGLSLossless))
+        load_image(dicom(RAMP, uid.JPEGLSLossless))
 
 
 def test_dicom_without_pydicom_names_the_extra(tmp_path, monkeypatch):
@@ -223,7 +222,7 @@ GOOD_FILES: dict[str, tuple[str, bytes, np.ndarray]] = {
     "DICOM without preamble": (".DCM", GOOD_DICOM[132:], RAMP),
     "DICOM, implicit": (
         ".dicom",
-        written(dicom(DEEP.astype(np.uint16), pydicom.uid.ImplicitVRLittleEndian)),
+        written(dicom(DEEP.astype(np.uint16), uid.ImplicitVRLittleEndian)),
         DEEP_SEEN,
     ),
 }
@@ -326,7 +325,7 @@ def test_dicom_of_twelve_bits_without_window_is_stretched_and_padding_left_out()
 def test_dicom_padding_works_in_implicit_encoding(tmp_path):
     stored = np.array([[100, 600, 1100, 4095]], np.uint16)
     content = written(
-        dicom(stored, pydicom.uid.ImplicitVRLittleEndian, BitsStored=12, PixelPaddingValue=4095)
+        dicom(stored, uid.ImplicitVRLittleEndian, BitsStored=12, PixelPaddingValue=4095)
     )
     assert pixels_of(load_image(with_file("i.dcm", content)(tmp_path))).tolist() == [
         [0, 128, 255, 255]
@@ -390,10 +389,10 @@ def test_dicom_palette():
 
 def test_dicom_compressed():
     lossless = dicom(DEEP.astype(np.uint16))
-    lossless.compress(pydicom.uid.RLELossless)
+    lossless.compress(uid.RLELossless)
     np.testing.assert_array_equal(pixels_of(load_image(lossless)), DEEP_SEEN)
     stream = encoded(Image.fromarray(RAMP), "JPEG", quality=95)
-    lossy = dicom(RAMP, pydicom.uid.JPEGBaseline8Bit, PixelData=encapsulate([stream]))
+    lossy = dicom(RAMP, uid.JPEGBaseline8Bit, PixelData=encapsulate([stream]))
     expected = np.asarray(Image.open(io.BytesIO(stream)), dtype=int)
     np.testing.assert_allclose(pixels_of(load_image(lossy)).astype(int), expected, atol=1)
 
