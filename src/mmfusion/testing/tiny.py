@@ -249,6 +249,7 @@ def tiny_classifier(
         seed: the seed from which every parameter is drawn.
 
     Example:
+        >>> from mmfusion.testing import tiny_batch
         >>> model = tiny_classifier(fusion="late", image="custom", text="custom")
         >>> model(**tiny_batch(model)).logits.shape
         torch.Size([4, 3])
