@@ -156,8 +156,8 @@ def complete_inputs(
     """Returns a batch with every mask and presence flag filled in, after checking it.
 
     A forward pass reads values here, before any tower runs, because reading waits for the device.
-    If the caller passes `facts`, nothing is read. (An encoder of one's own that returns another
-    mask is the exception: its lengths are read after it has run.)
+    If the caller passes `facts`, only a CPU reads, to compare them with the batch. (A custom encoder
+    that returns another mask is the exception: its lengths are read after it has run.)
 
     Args:
         modalities: those that the classifier has a tower for.
@@ -167,7 +167,7 @@ def complete_inputs(
 
     Raises:
         ValueError: when an input has no tower, nothing is given, there is not one flag per sample,
-            or a sample has none of the modalities.
+            or a sample has none of the modalities, or facts (on a CPU) are another's.
     """
     tensors = {name: value for name, value in given.items() if value is not None}
     _check_names(modalities, tensors)
