@@ -156,7 +156,7 @@ def complete_inputs(
     """Returns a batch with every mask and presence flag filled in, after checking it.
 
     A forward pass reads values here, before any tower runs, because reading waits for the device.
-    If the caller passes `facts`, only a CPU reads, to compare them with the batch. (A custom encoder
+    If the caller passes `facts`, only a CPU reads, to compare them with the batch. (An own encoder
     that returns another mask is the exception: its lengths are read after it has run.)
 
     Args:
