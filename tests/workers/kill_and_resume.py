@@ -88,53 +88,71 @@ def wait_for_a_half_written_checkpoint(folder: Path, child: int, done: set[Path]
     return False
 
 
+def kill_once(folder: Path, data: Path, whole: float, half_written: bool) -> bool:
+    """Returns True if a training in `folder` was killed, and False if it ended before the kill."""
+    child = attempt(folder, data)
+    if half_written:
+        alive = wait_for_a_half_written_checkpoint(folder, child, set(folder.glob("checkpoint-*")))
+    else:
+        time.sleep(random.uniform(0.02, 0.5) * whole)
+        alive = os.waitpid(child, os.WNOHANG) == (0, 0)
+    if alive:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return alive
+
+
+def newest_is_half_written(folder: Path) -> bool:
+    """Returns True if the newest checkpoint of `folder` is not complete."""
+    newest = max(
+        folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), default=None
+    )
+    return newest is not None and str(newest) != last_complete_checkpoint(folder)
+
+
+def run_through(folder: Path, data: Path) -> dict[str, torch.Tensor]:
+    """Returns the weights at the end of a training that is not killed, begun anew or resumed."""
+    _, status = os.waitpid(attempt(folder, data), 0)
+    if status:
+        raise SystemExit((folder / "fault.txt").read_text())
+    return load_file(folder / "model.safetensors")
+
+
 def main() -> None:
     """Runs both trainings and prints how their weights differ."""
     base, kills = Path(sys.argv[1]), int(sys.argv[2])
     data = base / "data"
     rows_in(data)
     random.seed(1)
-    straight, broken = base / "straight", base / "broken"
-    for folder in (straight, broken):
-        folder.mkdir()
+    straight = base / "straight"
+    straight.mkdir()
     started = time.perf_counter()
-    _, status = os.waitpid(attempt(straight, data), 0)
-    if status:
-        raise SystemExit((straight / "fault.txt").read_text())
+    expected = run_through(straight, data)
     whole = time.perf_counter() - started
-    half_written, killed = 0, 0
+    half_written = killed = trainings = 0
+    different: set[str] = set()
+    # How far a training comes between two kills depends on the machine's load. One that ends
+    # before its last kill is compared, and the kills that are left go to another training.
     while killed < kills:
-        child = attempt(broken, data)
+        if trainings == kills:
+            raise SystemExit(f"{trainings} trainings ended, but only {killed} kills came in time.")
+        broken = base / f"broken-{trainings}"
+        broken.mkdir()
         # Every second kill waits for a half-written checkpoint; random moments seldom meet one.
-        if killed % 2:
-            alive = wait_for_a_half_written_checkpoint(
-                broken, child, set(broken.glob("checkpoint-*"))
-            )
-        else:
-            time.sleep(random.uniform(0.02, 0.5) * whole)
-            alive = os.waitpid(child, os.WNOHANG) == (0, 0)
-        if not alive:
-            break
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        killed += 1
-        newest = max(
-            broken.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), default=None
-        )
-        if newest is not None and str(newest) != last_complete_checkpoint(broken):
-            half_written += 1
-    _, status = os.waitpid(attempt(broken, data), 0)
-    if status:
-        raise SystemExit((broken / "fault.txt").read_text())
-    first, second = (load_file(folder / "model.safetensors") for folder in (straight, broken))
-    different = [key for key in first if not torch.equal(first[key], second[key])]
+        while killed < kills and kill_once(broken, data, whole, half_written=bool(killed % 2)):
+            killed += 1
+            half_written += newest_is_half_written(broken)
+        weights = run_through(broken, data)
+        different |= {key for key in expected if not torch.equal(expected[key], weights[key])}
+        trainings += 1
     print(
         json.dumps(
             {
                 "killed": killed,
                 "half_written": half_written,
-                "tensors": len(first),
-                "different": different,
+                "trainings": trainings,
+                "tensors": len(expected),
+                "different": sorted(different),
             }
         )
     )
