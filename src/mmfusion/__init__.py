@@ -73,7 +73,10 @@ _HOME = {
     "LungMask": "segmentation.lungs",
     "NotAChestXrayWarning": "segmentation.lungs",
 }
-"""Public name -> the module that holds it. Other strategies are looked up in `model.fusion`."""
+"""Public name -> the module that holds it.
+
+Strategies that are not listed here are looked up in the table of `model.fusion`.
+"""
 
 __all__ = ["__version__", *_HOME]
 
@@ -147,7 +150,7 @@ def __getattr__(name: str) -> Any:
     else:
         value = _strategy(name)
     if module in _AUTO:
-        # Someone who holds one of the three classes may go on with AutoModel or AutoProcessor.
+        # Register all three: a user of one class may call AutoModel or AutoProcessor next.
         for other in _AUTO:
             importlib.import_module(f".{other}", __name__)
     globals()[name] = value
@@ -165,7 +168,8 @@ def _strategy(name: str) -> Any:
     Raises:
         AttributeError: when there is none.
     """
-    # Only a class can be a strategy. Other misspelt names need not load torch.
+    # The name of a strategy's class begins with a capital letter. All other names are refused
+    # without loading torch.
     if name[:1].isupper():
         from .model.fusion import FUSIONS
 

@@ -216,7 +216,8 @@ def export(
         ]
     try:
         report = export_model(classifier, output, batches=batches)
-    # `export_model` raises this if the graph differs from the model. For the user this is one line.
+    # `export_model` raises this if the graph differs from the model. `user_errors` prints a
+    # ValueError as one line.
     except RuntimeError as error:
         raise ValueError(str(error)) from error
     where = "drawn samples" if manifest is None else f"samples of {manifest}"

@@ -31,7 +31,7 @@ def user_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except (ValueError, TypeError, OSError, ImportError) as error:
-            # For bug reports, the variable keeps the traceback.
+            # With MMFUSION_DEBUG set, the user sees the traceback, which a bug report needs.
             if os.environ.get("MMFUSION_DEBUG"):
                 raise
             Console(stderr=True, highlight=False, soft_wrap=True).print(
@@ -198,7 +198,8 @@ def report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:
     model and each of the others.
 
     Args:
-        evaluations: the evaluations by name; the first is that of the fused model.
+        evaluations: the evaluations by name; the first is that of the model that the user asked
+            for.
         output: the folder for results.json.
     """
     from ..metrics.bootstrap import paired_bootstrap
@@ -289,7 +290,7 @@ def predict_many(
 ) -> None:
     """Writes one line per row of the manifest; a row that cannot be read gets its error there.
 
-    Each line is written as soon as its prediction is there, so memory does not grow with the rows.
+    Each line is written as soon as its prediction is there, so predictions are not kept in memory.
 
     Args:
         classifier: the classifier; it is moved to the GPU if there is one.

@@ -95,8 +95,8 @@ class FusionCollator:
 
     Raises:
         TypeError: if `augment` returns something other than a PIL image.
-        ValueError: if it is called on no row, on rows with neither column, or on labels that differ
-            in kind.
+        ValueError: if it is called on no row, on rows with neither `image` nor `text`, or on labels
+            that differ in kind.
 
     Shape:
         that of the processor: pixel_values [B, 3, H, W], input_ids and attention_mask [B, L],

@@ -51,10 +51,10 @@ def load_manifest(
             there are no pictures, and the result has no such column.
         text: the column of texts. None: there are no texts, and the result has no such column.
         label: a column of class names or whole numbers, which gives a `ClassLabel`; or a list of
-            columns of 0, 1 or nothing, which gives multi-label rows of 1, 0 and NaN (unknown), in
-            that order. None: there are no labels, as for prediction.
+            columns of 1, 0 or nothing, which gives multi-label rows of 1, 0 and NaN (unknown) in
+            the order of the columns. None: there are no labels, as for prediction.
         group: the column that names the patient. A row with an empty cell is a group of its own.
-            None: every row is. The default name may be absent; then every row is, too.
+            None: each row is a group of its own. The same holds if the default column is absent.
         label_names: the classes in order, for one label column. The cells then hold these names or
             their numbers from 0. None: the names that occur, sorted (by value if all are whole
             numbers).
@@ -151,7 +151,7 @@ def _check_roles(
             hint = (
                 f"{did_you_mean(name, names)} Pass {role}=None if there is no such column.".strip()
             )
-            # A single column with such a mark in its name is a header with another separator.
+            # A single column with ";", "|" or a tab in its name is a header with another separator.
             if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                 hint = "The columns must be separated by commas."
             raise ValueError(
@@ -343,10 +343,10 @@ def _groups(path: Path, values: Sequence[object]) -> list[str]:
 def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
     """Returns the feature and the values of a further column of the manifest."""
     kind = column.type
-    # pandas writes a categorical as a dictionary column, and datasets has no such column.
     if pa.types.is_null(kind):
         kind = pa.string()
     elif pa.types.is_dictionary(kind):
+        # pandas writes a categorical as a dictionary column. datasets has no such column.
         kind = kind.value_type
     try:
         feature = datasets.Features.from_arrow_schema(pa.schema([(name, kind)]))[name]

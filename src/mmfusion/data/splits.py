@@ -34,7 +34,7 @@ def components(
     """Returns for each row the number of its inseparable set.
 
     The sets are numbered in the order in which they first appear. A row without a group (None, NaN
-    or blank) shares its group with no other row. A row without a text shares its text with none.
+    or blank) is a group of its own. A row without a text is tied to no row by its text.
 
     Args:
         dataset: the samples.
@@ -90,9 +90,10 @@ def split(
     the smallest. Each goes to the part p with the least sum over the labels c of
     x_c (2 a_pc + x_c) / (T_c f_p). Here x_c, a_pc and T_c are the rows of label c in the set, in
     the part and in the dataset, and f_p is the fraction that `sizes` asks for. All rows together
-    count as one more label. For single rows of one label this is the Webster / Sainte-Lague
-    apportionment. scikit-learn's StratifiedGroupKFold spreads the labels of equal parts just as
-    well, but it has neither unequal parts nor several labels per row.
+    count as one more label. If every set is a single row and all rows have the same label, this is
+    the Webster / Sainte-Lague apportionment. For parts of equal size, scikit-learn's
+    StratifiedGroupKFold spreads the labels just as well, but it has neither unequal parts nor
+    several labels per row.
 
     Args:
         dataset: the samples.
@@ -274,7 +275,10 @@ def _column(dataset: datasets.Dataset, name: str | None, role: str) -> list[obje
 
 
 def _strata(dataset: datasets.Dataset, label: str | None) -> NDArray[np.float64]:
-    """Returns what to spread evenly, one column each: all rows, then the rows of each label."""
+    """Returns what to spread evenly, one column each: all rows, then the rows of each label.
+
+    In a multi-label problem, each label has two columns: the rows with 1, and the rows with 0.
+    """
     everything = np.ones((len(dataset), 1))
     values = _column(dataset, label, "label")
     if values and isinstance(values[0], list):

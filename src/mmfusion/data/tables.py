@@ -163,7 +163,7 @@ def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
 
 
 def _read_parquet(path: Path, content: bytes) -> pa.Table:
-    # The metadata is dropped, because it describes the file's columns and not those of a result.
+    # The metadata is dropped: it describes the file's columns, and `load_manifest` changes them.
     try:
         return (
             pyarrow.parquet.ParquetFile(pa.BufferReader(content))

@@ -1,6 +1,6 @@
 """Made-up samples to try things on, without a download and without medical data.
 
-A sample is a picture of a grey shape and a text that names the shape's colour.
+A sample is a grey picture of a shape, and a text that names a colour.
 """
 
 import csv
@@ -41,9 +41,9 @@ def draw_shapes(
 ) -> Path:
     """Draws `n` made-up samples, writes them, and returns the path of their manifest.
 
-    A sample is a grey picture of a circle or a square, and a text that names its colour. The four
+    A sample is a grey picture of a circle or a square, and a text that names a colour. The four
     classes are "red circle", "blue circle", "red square" and "blue square". The picture shows the
-    shape and the text names the colour. Therefore a model with one modality gets half of the
+    shape, and only the text names the colour. Therefore a model with one modality gets half of the
     samples right, and a model with both gets all of them right.
 
     Args:

@@ -24,11 +24,11 @@ class CompiledClassifier(nn.Module):
     A compiled graph works for one shape, and compiling takes from seconds to minutes. Therefore a
     batch is padded to the next of a few batch sizes, and its texts to the next of a few lengths.
     The padding is cut off the logits. The padding does not change the logits (docs/laws.md). At
-    most `len(batch_sizes) * len(lengths)` graphs are compiled, each when it is first needed.
+    most `len(shapes)` graphs are compiled, each when it is first needed.
 
     On a CPU with torch 2.14 or newer, the text tower of a graph computes only real tokens, as that
     of the classifier does (see `TextEncoder.padding`). Batches of one stay padded. torch also
-    brings the weights into the layout that suits the processor. A graph keeps such copies, so it
+    brings the weights into the layout that suits the CPU. A graph keeps such copies, so it
     does not see weights that are changed in place afterwards. On other devices and with older
     versions, texts are padded inside a graph. If their lengths differ much, the classifier itself
     may be faster: `python -m benchmarks --case compiled` measures both. The graphs are compiled
@@ -319,7 +319,7 @@ class CompiledClassifier(nn.Module):
         return self.model(**inputs).logits
 
 
-# The numbers of the compiled copies of a function, which make their names differ.
+# This counter gives each compiled copy of a function its own name.
 _numbers = itertools.count()
 
 

@@ -1,4 +1,4 @@
-"""Attention matrices of transformers per layer and head, their rollout, and maps over the image."""
+"""Attention matrices of transformer models, their rollout, and maps over the image."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -110,7 +110,7 @@ def _recording_timm(backbone: Any, maps: list[Tensor]) -> Iterator[None]:
 
 
 def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Tensor, "B N N"]:
-    """Returns the share of each input token in each token of the last layer by attention alone.
+    """Returns how much of each input token reaches each token of the last layer, by attention.
 
     The rollout is the product of the matrices (I + A) / 2 of all layers, with the last layer on the
     left. A is the mean over the heads, and I stands for the residual connection. Each row sums to
@@ -130,7 +130,7 @@ def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Ten
         >>> attention_rollout([half])[0].tolist()
         [[0.75, 0.25], [0.25, 0.75]]
     """
-    # Layers with other numbers of tokens cannot be multiplied.
+    # Matrices of layers with different numbers of tokens cannot be multiplied.
     shapes = sorted({tuple(matrix.shape) for matrix in maps})
     if len(shapes) != 1:
         raise ValueError(

@@ -235,7 +235,7 @@ AttentionMaskInterface.register(EXPORTED_ATTENTION, mask_of_padding)
 
 @contextmanager
 def _without_idle_masks(model: FusionClassifier) -> Iterator[None]:
-    """Yields while the image tower's backbone makes no masks that hide nothing."""
+    """Yields while "sdpa" makes no attention masks in the image tower, which needs none."""
     backbone = None if model.image_encoder is None else model.image_encoder.backbone
     if (
         not isinstance(backbone, PreTrainedModel)
@@ -322,7 +322,7 @@ def _draw(
         ).to(model.dtype)
     if model.text_encoder is not None:
         lengths = torch.randint(1, length + 1, (batch, 1), generator=draw)
-        # One text of the full length, so that the axis has that length without padding.
+        # One text has the full length, so that the last column holds a real token.
         lengths[-1] = length
         # Every vocabulary has the first ids.
         made["input_ids"] = torch.randint(

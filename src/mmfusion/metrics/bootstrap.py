@@ -1,7 +1,8 @@
 """Bootstrap intervals of metrics, and paired bootstrap tests of two models.
 
-Two images of one patient are not independent samples. Pass the patients as `groups`. Each patient
-is then drawn with all samples, so the width of the interval fits the number of patients.
+Two images of one patient are not independent samples. Pass the patients as `groups`. A patient is
+then drawn together with all samples of this patient, so the width of the interval fits the number
+of patients.
 """
 
 import math
@@ -19,8 +20,8 @@ from .functional import (
 )
 from .weighted import Array, WeightedMetric, as_tensor
 
-# Half a MiB of weights. A batch of resamples that fits into the processor's cache is several times
-# as fast as a larger one.
+# Half a MiB of weights. A batch of resamples that fits into the CPU's cache is several times as
+# fast as a larger one.
 _WEIGHTS_AT_ONCE = 2**16
 
 
@@ -92,9 +93,9 @@ def bootstrap_interval(
     compute all resamples in a few matrix operations. Any other function is called once per
     resample.
 
-    A resample in which the metric is NaN is left out, such as AUROC if only one class was drawn.
-    The bounds are NaN if the spread is unknown. This is so with only one group, and with a metric
-    that is NaN on all samples.
+    A resample in which the metric is NaN is left out. AUROC, for example, is NaN if only one class
+    was drawn. The bounds are NaN if the spread is unknown. This is so with only one group, and with
+    a metric that is NaN on all samples.
 
     Args:
         metric: a function of scores and labels, such as `accuracy` or `auroc`.

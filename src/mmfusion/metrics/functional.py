@@ -1,14 +1,15 @@
 """The metrics of segmentation and classification as pure functions.
 
-Every function takes torch tensors on any device, or numpy arrays. It computes in double precision
-on the CPU and returns a Python float. Labels have one of two forms, which differ in shape:
+Every metric takes torch tensors on any device, or numpy arrays. It returns a Python float. It
+computes in double precision on the CPU. Only `dice` counts pixels on the device of the prediction.
+Labels have one of two forms, which differ in shape:
 
 - single-label: `[B]`, class numbers from 0 to C - 1;
 - multi-label: `[B, C]`, 1 (yes), 0 (no) or NaN (unknown; left out of every metric).
 
 A metric is NaN if all labels are NaN. Without any sample it raises an error. The classes for
-streams are in `mmfusion.metrics.streaming`. Intervals and paired tests are in
-`mmfusion.metrics.bootstrap`.
+streams are in `mmfusion.metrics.streaming`. Bootstrap intervals and the paired bootstrap are in
+`mmfusion.metrics.bootstrap`. McNemar's test and Holm's correction are in `mmfusion.metrics.tests`.
 """
 
 from collections.abc import Callable
@@ -249,7 +250,7 @@ def dice_per_mask(prediction: Array, target: Array) -> Float[Tensor, "M"]:
     # copied to the CPU. The counts are integers, so nothing is rounded.
     shared, size = (first & second).sum((-2, -1)), first.sum((-2, -1)) + second.sum((-2, -1))
     score = 2 * shared.cpu().double() / size.cpu().double()
-    # 0 / 0, which is NaN, are two empty masks.
+    # Two empty masks give 0 / 0, which is NaN. They score 1.
     return rearrange(score.nan_to_num(1.0), "... -> (...)")
 
 

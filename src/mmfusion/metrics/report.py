@@ -20,9 +20,9 @@ def evaluate_predictions(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Returns accuracy, balanced_accuracy, auroc, cross_entropy and ece with 95 % intervals.
+    """Returns every metric of the table `METRICS` with its 95 % interval.
 
-    The metrics are defined in `mmfusion.metrics.functional`, and the intervals in
+    The table and the metrics are in `mmfusion.metrics.functional`. The intervals are those of
     `bootstrap_interval`. ece is the expected calibration error, in 15 bins, of the softmax
     (single-label) or the sigmoid (multi-label).
 

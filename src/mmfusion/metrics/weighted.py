@@ -124,7 +124,8 @@ def calibration_form(probabilities: Array, labels: Array, *, bins: int = 15) -> 
     else:
         confidence = values.maximum(1 - values)
         correct, known = judge(values - 0.5, truth)
-    # The bins are summed by sample weights, so each sample adds its gap to its own bin.
+    # `gap[i, m]` sums correct - confidence of sample i in bin m. So `weights @ gap` gives the sum
+    # of each bin in each resample.
     inner_edges = torch.arange(1, bins, dtype=torch.float64) / bins
     gap = torch.zeros(len(values), bins, dtype=torch.float64)
     gap.scatter_add_(1, torch.bucketize(confidence, inner_edges), (correct - confidence) * known)

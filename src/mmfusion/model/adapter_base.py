@@ -71,7 +71,10 @@ class Adapter(ABC):
 
     @abstractmethod
     def block_dims(self) -> list[int]:
-        """Returns the width of the state that enters each block; empty if none can be entered."""
+        """Returns the width of the state that enters each block.
+
+        The list is empty if the backbone can only run as a whole.
+        """
 
     def walk(self, start: int, stop: int, hidden: Hidden) -> Hidden:
         """Returns the state that enters block `stop`, from the one that enters block `start`."""
@@ -159,8 +162,10 @@ def features_to_encoded(features: Tensor, dim: int, pooled: Tensor | None = None
 def prefix_tokens(module: Any) -> tuple[int, bool]:
     """Returns how many tokens stand before the patches, and whether the first is a class token.
 
-    timm says so in `num_prefix_tokens`, as a module of one's own may. transformers' vision models
-    say so by their embeddings' parameters. A backbone with neither has none.
+    If the module has `num_prefix_tokens`, the number is read from it. timm's vision transformers
+    have this attribute, and a custom module may have it. Otherwise the parameters of the embeddings
+    are counted, and the config's registers are added. transformers' vision models have these. Most
+    other backbones have no such tokens.
 
     Args:
         module: an image or text backbone.

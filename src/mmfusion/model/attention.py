@@ -24,13 +24,13 @@ class Attention(nn.Module):
     Args:
         dim: width of queries and output.
         context_dim: width of the context; None means `dim`.
-        num_heads: a divisor of the width in which queries and keys meet.
-        inner_dim: that width; None means `dim`. A smaller one makes attention between wide
-            embeddings cheap.
+        num_heads: a divisor of `inner_dim`.
+        inner_dim: width of queries, keys and values over all heads; None means `dim`. A smaller one
+            makes attention between wide embeddings cheap.
         dropout: probability in [0, 1) of dropping an attention weight while training.
 
     Raises:
-        ValueError: when that width is not a multiple of `num_heads`.
+        ValueError: when `inner_dim` is not a multiple of `num_heads`.
 
     Example:
         >>> import torch
@@ -144,10 +144,10 @@ class FeedForward(nn.Sequential):
 
     @property
     def ends_linearly(self) -> bool:
-        """Whether the mean of the outputs is the last layer's output of the mean.
+        """Whether the mean of the outputs equals the last layer applied to the mean of its inputs.
 
-        It is not where an adapter such as LoRA's has taken the last layer's place, which may drop
-        features token by token, nor while dropout acts behind that layer.
+        False if an adapter has replaced the last layer: LoRA's may drop features token by token.
+        False, too, while the dropout after the last layer is active.
         """
         drops = self.training and isinstance(self[4], nn.Dropout) and self[4].p > 0
         return type(self[3]) is nn.Linear and not drops
@@ -163,8 +163,8 @@ class AttentionBlock(nn.Module):
     Args:
         dim: width of the tokens.
         context_dim: width of the context; None builds a block of self-attention.
-        num_heads: a divisor of the attention's width.
-        inner_dim: width in which queries and keys meet; None means `dim`.
+        num_heads: a divisor of `inner_dim`.
+        inner_dim: width of queries, keys and values over all heads; None means `dim`.
         hidden_dim: width of the feed-forward layer; None means 4 x dim.
         dropout: probability in [0, 1).
     """
@@ -203,9 +203,9 @@ class AttentionBlock(nn.Module):
 
         Args:
             tokens: [B, Q, D].
-            mask: which tokens of the context (or of `tokens`, without one) are real; at least one
-                per row.
-            context: [B, K, E], exactly where the block was built with a `context_dim`.
+            mask: which tokens of the context are real, or of `tokens` if there is no context; at
+                least one per row.
+            context: [B, K, E]; required if the block was built with a `context_dim`, else None.
             over: the tokens whose mean is asked for, at least one per row; None asks for all
                 tokens.
             lengths: how many tokens of `mask` are real in each row; None: counted here on a CPU.

@@ -36,7 +36,7 @@ def named_options(value: str | Mapping[str, Any], *, field: str) -> dict[str, An
 
     Args:
         value: a name, or a mapping with `name` and options.
-        field: what the user calls it.
+        field: the name of the argument, for the error message.
 
     Raises:
         TypeError: when it is neither a string nor a mapping.
@@ -68,7 +68,7 @@ class EncoderConfig:
     Attributes:
         name: the name that the encoder was made with.
         source: "timm", "transformers" or "custom". None: derived from the name.
-        architecture: a timm model's architecture, for names of hubs and folders.
+        architecture: the timm name from which the model is rebuilt, without its hub or folder.
         options: what a timm model or a registered class was made with.
         backbone: the config of a transformers backbone.
         input_spec: of an image encoder: `size`, `channels`, `mean`, `std`, `interpolation`.
@@ -112,7 +112,7 @@ class EncoderConfig:
         return cls(**value)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the entries that say something, as JSON."""
+        """Returns the entries that differ from their defaults, as a dict for JSON."""
         said = {key: value for key, value in asdict(self).items() if value is not None}
         if self.trainable == "all":
             del said["trainable"]
@@ -120,7 +120,7 @@ class EncoderConfig:
 
     @property
     def trainable_blocks(self) -> int | None:
-        """How many blocks at the end train, adapters apart; None where the whole encoder does."""
+        """How many blocks at the end train, not counting LoRA; None if the whole encoder trains."""
         if self.trainable == "all":
             return None
         return 0 if self.trainable == "frozen" else int(self.trainable)
@@ -196,7 +196,7 @@ class FusionConfig(PreTrainedConfig):
         self._check_ranges()
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the config as JSON."""
+        """Returns the config as a dict for JSON."""
         entries: dict[str, Any] = super().to_dict()
         for field in ("image_encoder", "text_encoder"):
             value = getattr(self, field)

@@ -79,7 +79,10 @@ class Encoder(nn.Module, ABC):
 
     @cached_property
     def block_dims(self) -> list[int]:
-        """The width of the state that enters each block; empty where none can be entered."""
+        """The width of the state that enters each block.
+
+        The list is empty if the backbone can only run as a whole.
+        """
         return self.adapter.block_dims()
 
     @property
@@ -189,8 +192,8 @@ class Encoder(nn.Module, ABC):
             kept = {id(inner) for module in training for inner in module.modules()}
             for module in training:
                 module.requires_grad_(True)
-            # A module that holds a training one is not pinned, because its eval() would reach into
-            # it.
+            # A module that holds a training one is not pinned. For the backbone, `train` calls
+            # eval(), which would reach into it.
             self._frozen = [
                 module
                 for module in self.backbone.modules()
@@ -201,7 +204,7 @@ class Encoder(nn.Module, ABC):
     def unfreeze(self) -> Self:
         """Returns this encoder with every parameter training.
 
-        With LoRA's adapters, those alone go on training, and the weights beside them stay frozen.
+        With LoRA, only the adapters train, and the weights beside them stay frozen.
         """
         if self.config.lora:
             return self.train(self.training)

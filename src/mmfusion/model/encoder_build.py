@@ -37,8 +37,7 @@ def rebuild(
 ) -> Any:
     """Returns an encoder with random weights, rebuilt from the config of another.
 
-    A config that is only a name
-    builds random weights under that name.
+    If the config holds only a name, the backbone of that name gets random weights.
 
     Args:
         kind: ImageEncoder or TextEncoder.
@@ -55,14 +54,13 @@ def rebuild(
     if config.backbone is not None:
         backbone = dict(config.backbone)
         name = AutoConfig.for_model(backbone.pop("model_type"), **backbone)
-        # A backbone chooses "sdpa" by itself where it has it. MPNet, which has not, would refuse
-        # it.
+        # A backbone that supports "sdpa" chooses it by default. MPNet lacks it and would refuse it.
         if attn_implementation not in (None, "sdpa"):
             name._attn_implementation = attn_implementation
     texts = {"pooling": config.pooling, "padding": config.padding}
     extra = {key: value for key, value in texts.items() if value is not None}
-    # from_pretrained builds on the meta device. There the buffers that are not saved would never
-    # get their values, so backbones that have such buffers are built on a real one.
+    # from_pretrained builds on the meta device. There, unsaved buffers would never get values. So
+    # timm's models, custom ones and those of an unknown source are built on the CPU.
     on_cpu = config.source in ("timm", "custom", None)
     with torch.device("cpu") if on_cpu else torch.get_default_device():
         encoder = kind(

@@ -54,8 +54,8 @@ class ImageEncoder(Encoder):
             [0, 1], `interpolation`.
 
     Raises:
-        ValueError: for a name that nobody knows (the closest one is named), an option the backbone
-            does not take, or weights that do not fit.
+        ValueError: for an unknown name (the closest one is named), an option the backbone does not
+            take, or weights that do not fit.
 
     Shape:
         pixel_values [B, C, H, W] -> tokens [B, N, D], mask [B, N], pooled [B, D].
@@ -124,7 +124,7 @@ class ImageEncoder(Encoder):
     def gradient_checkpointing(self) -> bool:
         """Whether activations are recomputed in the backward pass.
 
-        transformers sets it; timm models are told by the setter.
+        transformers sets this attribute. The setter passes the value on to timm models.
         """
         own = getattr(self.backbone, "gradient_checkpointing", False)
         return bool(getattr(self.backbone, "grad_checkpointing", own))

@@ -55,10 +55,10 @@ class TextEncoder(Encoder):
         padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded"
             every place up to the longest text. "auto" packs a batch where that is faster: where
             less than 90 % of its places hold a token. All give the same answer, and `tokens` that
-            are equal at the real places. Three kinds stay padded: backbones that do not take their
-            attention from transformers' interface (MPNet, one's own), a chosen attention other than
-            "sdpa", and compiled graphs (but see `pack_in_graphs`). Graphs of `export_model` pack,
-            except with "padded".
+            are equal at the real places. Texts stay padded in three cases: the backbone is of a
+            family that does not pack (MPNet, custom modules and others), its attention is not
+            "sdpa", or the graph is compiled (but see `pack_in_graphs`). Graphs of `export_model`
+            pack, except with "padded".
         **backbone_options: fields of the transformers config, or options of the registered class.
 
     Attributes:
@@ -134,7 +134,8 @@ class TextEncoder(Encoder):
     def padding(self, value: str) -> None:
         check_choice("padding", value, ["auto", "packed", "padded"])
         if value != "padded" and self.adapter.packs:
-            # The attention may have been changed since construction, so register it again.
+            # The attention may have been changed since construction. So choose the packed attention
+            # again.
             use_packed_attention(self.backbone)
         if value == "packed" and not self.can_pack:
             logger.warning(
@@ -147,8 +148,9 @@ class TextEncoder(Encoder):
     def pack_in_graphs(self, wanted: bool = True) -> Self:
         """Returns this encoder, whose compiled graphs compute the real tokens alone.
 
-        They do so where it can pack and `padding` is not "padded". torch must then be told that
-        shapes may depend on values (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
+        They do so if the encoder can pack and `padding` is not "padded". torch must then be told
+        that shapes may depend on values
+        (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
         `CompiledClassifier` does that on a CPU (from torch 2.14 on).
 
         Args:

@@ -21,8 +21,8 @@ class TowerShapes:
     Attributes:
         image_dim: width of the image tower's output.
         mapped_dim: width of the mapped text.
-        image_block_dims: width of the state entering each image block; empty where the tower cannot
-            be entered.
+        image_block_dims: width of the state that enters each image block; empty if the tower can
+            only run as a whole.
         text_block_dims: the same of the text tower.
         image_blocks: number of blocks of the image tower.
         text_blocks: number of blocks of the text tower.
@@ -87,7 +87,7 @@ class Fusion(nn.Module, ABC):
     laws (docs/laws.md).
 
     Attributes:
-        scheme: "early", "intermediate" or "late", for documentation.
+        scheme: "early", "early to intermediate", "intermediate" or "late", for documentation.
         summary: what it does, in half a sentence, for documentation.
         options: the options it was made with, as they are saved.
         first_image_block: the first image block in which the strategy acts; `image_blocks` if it

@@ -16,7 +16,7 @@ from .types import Fused
 
 @final
 class CrossAttention(Fusion):
-    """Image tokens attend to the mapped text tokens, and a gate says how much of that they take.
+    """Image tokens attend to the mapped text tokens, and a gate scales the change.
 
     x' = x + tanh(g) (block(x, text) - x), with g starting at `gate`: small, but not zero, so that
     both sides learn from the first step. The embedding is the tower's pooled vector, moved by the

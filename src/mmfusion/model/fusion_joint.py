@@ -19,9 +19,9 @@ class Joint(Fusion):
     """Mapped text tokens join the image tower's sequence before block `at`.
 
     `at=0` is early fusion, later blocks are intermediate. In the later blocks all tokens attend to
-    each other. Then the image tower pools its own places to the embedding. With `shared_blocks`,
-    the strategy runs that many transformer blocks of its own after the tower, and the embedding is
-    the mean over all real tokens.
+    each other. Then the image tower pools the places of its own tokens. The result is the
+    embedding. With `shared_blocks`, the strategy runs that many transformer blocks of its own after
+    the tower, and the embedding is the mean over all real tokens.
 
     Args:
         at: 0 .. number of image blocks. None: before the last quarter if the tower takes foreign
@@ -132,7 +132,8 @@ class Joint(Fusion):
     def _group_embedding(self, image: Tower, joined: Hidden, places: int) -> Tensor:
         walked = image.walk_joined(joined, self.at)
         if not len(self.blocks):
-            # All places of an absent image are equal, so a mean over them equals one of them.
+            # No mask is passed: all tokens of an absent image are equal, so their mean equals each
+            # of them.
             return image.pool_joined(Hidden(walked.values[:, :places])).pooled
         values = walked.values if self.at == self.depth else image.pool_joined(walked).tokens
         mask, lengths = joined.mask, joined.lengths

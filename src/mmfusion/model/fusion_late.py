@@ -18,7 +18,7 @@ from .validation import check_choice
 class Late(Fusion):
     """A head per modality (the text's after the mapper), their probabilities joined.
 
-    An absent modality has no say.
+    An absent modality is left out of the combination.
 
     | combine | p(class) |
     | --- | --- |
@@ -27,8 +27,8 @@ class Late(Fusion):
     | `product` | product of experts: prod_m p_m, normalised (Hinton 2002, eq. 1) |
 
     p_m is the softmax of the modality's logits, or the sigmoid of each of them where labels are
-    multi-label. The logits that come back are log p (single-label), or log p - log(1 - p)
-    (multi-label).
+    multi-label. The logits that come back are log p (single-label; for `product` up to a constant
+    per sample), or log p - log(1 - p) (multi-label).
 
     Args:
         combine: "mean", "learned" or "product".
@@ -74,7 +74,7 @@ class Late(Fusion):
         return Fused(torch.cat([own, mapped], dim=-1), logits, own, mapped)
 
     def _combined(self, scores: Float[Tensor, "2 B C"], present: Tensor) -> Float[Tensor, "B C"]:
-        """Returns the joint logits of the modalities' logits; `present` [2, B]."""
+        """Returns the combined logits, from the logits of both heads; `present` [2, B]."""
         here = present[:, :, None]
         if self.combine == "product":
             experts = scores if self.multi_label else F.log_softmax(scores, dim=-1)

@@ -38,7 +38,7 @@ class MMTM(Fusion):
         ratio: the width of Z is (C_A + C_B) / ratio.
 
     Raises:
-        ValueError: (from `build`) if a tower cannot be entered, or has no such block.
+        ValueError: (from `build`) if a tower can only run as a whole, or has no such block.
     """
 
     summary = "both towers are squeezed and re-weighted at paired blocks"
@@ -62,7 +62,7 @@ class MMTM(Fusion):
             shapes: the widths and blocks of both towers.
 
         Raises:
-            ValueError: if a tower cannot be entered, or has no such block.
+            ValueError: if a tower can only run as a whole, or has no such block.
         """
         for side, dims in (("image", shapes.image_block_dims), ("text", shapes.text_block_dims)):
             if not dims:

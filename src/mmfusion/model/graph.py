@@ -1,4 +1,4 @@
-"""How a model runs for a while: in evaluation mode, or traced into a graph."""
+"""Evaluation mode inside a `with` block, and checks of how the model runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +27,8 @@ def is_tracing() -> bool:
 def is_exporting() -> bool:
     """Returns whether a graph is being exported and not compiled.
 
-    torch 2.11 says that it exports while it compiles, so the tracer is asked too. What dynamo
-    traces counts as compiled, also where torch.export uses dynamo (`strict=True`).
+    In torch 2.11, `torch.compiler.is_exporting()` is True while a graph is compiled, too. So what
+    dynamo traces counts as compiled here, also if torch.export uses dynamo (`strict=True`).
     """
     return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
 

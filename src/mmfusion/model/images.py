@@ -108,8 +108,8 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
 class _StrictDecoding:
     """The context in which PIL completes no truncated file, and PIL and pydicom do not warn.
 
-    Both are settings of the whole process. Entries are counted, so that the last of several threads
-    restores the earlier settings, and no thread decodes with them.
+    Both are settings of the whole process. The earlier settings come back only when the last of
+    several threads has left, so no thread decodes with them.
     """
 
     def __init__(self) -> None:
@@ -165,8 +165,8 @@ def _from_path(path: str, max_pixels: int) -> Image.Image:
 @contextmanager
 def _opened(path: str, name: str) -> Iterator[BinaryIO]:
     """Yields a regular file, open for binary reading."""
-    # Look before opening, because to open a pipe would wait for its writer. Opening stands outside
-    # of a `with`, because only its own errors are explained here.
+    # Look before opening, because to open a pipe would wait for its writer. The file is opened
+    # outside of a `with`: only errors of opening are explained here.
     try:
         mode = os.stat(path).st_mode
         file = open(path, "rb") if stat.S_ISREG(mode) else None  # noqa: SIM115

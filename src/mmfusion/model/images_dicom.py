@@ -76,7 +76,8 @@ def from_dicom(dataset: Any, name: str, max_pixels: int) -> Image.Image:
 
 def _pydicom(module: str, name: str) -> Any:
     """Returns a module of pydicom, or raises an ImportError that says how to install it."""
-    # importlib, because transformers would make an import statement a requirement of every model.
+    # The module's name is a variable. transformers does not require a package that is imported like
+    # this. It would require one that an import statement at the top of this file names.
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -87,9 +87,8 @@ def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]
     size = options.get("img_size")
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
-    # An `in_chans` among the options overrides the published number of channels.
-    first = next(model.parameters())
-    channels = getattr(model, "in_chans", channels if first.ndim != 4 else None) or channels
+    # The model's own `in_chans` comes first: an option may have changed the published number.
+    channels = getattr(model, "in_chans", None) or channels
     mean, std = list(data["mean"]), list(data["std"])
     # Statistics of three colours do not fit another number of channels: each gets their average.
     if channels != len(mean):

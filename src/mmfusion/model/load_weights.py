@@ -33,7 +33,10 @@ _HEADS = (
     "conv_head",
     "norm_head",
 )
-"""First parts of the keys of heads and poolers, which checkpoints hold and backbones here lack."""
+"""Parts of the keys of heads and poolers, which checkpoints hold and backbones here lack.
+
+`load_weights` compares the first part of a key. `raise_for_loading_info` compares every part.
+"""
 
 _WRAPPERS = (
     "module.",
@@ -216,7 +219,7 @@ def load_strictly(
 
 
 def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: bool) -> None:
-    """Raises an error that lists the keys that do not fit by transformers' loading report.
+    """Raises an error that lists the keys that, by transformers' report, do not fit.
 
     Args:
         info: the report of `from_pretrained`.

@@ -15,8 +15,8 @@ def checked_labels(
 
     Args:
         labels: int [B], or 1, 0, NaN float [B, C].
-        logits: what they are the labels of.
-        multi_label: which of the two they must be.
+        logits: the logits of the same samples.
+        multi_label: whether labels must be float [B, C]; if not, int [B].
         facts: what is known of their values; None in a graph, which takes them as they are.
 
     Raises:
@@ -55,9 +55,10 @@ def classification_loss(
     """Returns the mean loss of a batch.
 
     Single-label: -1/B sum_i w_{y_i} log softmax(z_i)_{y_i}. Multi-label: the mean over known labels
-    of w_j BCE(z_ij, y_ij). Weights scale a sample's loss and do not enter the denominator. Batches
-    of one size therefore weigh the same, and the mean over processes is the mean of the whole. A
-    batch without a known label gives zero, with a gradient of zero.
+    of w_j BCE(z_ij, y_ij). Weights scale a sample's loss and do not enter the denominator. If no
+    label is unknown and every row counts, batches of one size therefore weigh the same. The mean
+    over processes is then the mean of the whole. A batch without a known label gives zero, with a
+    gradient of zero.
 
     Args:
         logits: [B, C].

@@ -17,7 +17,7 @@ MAPPERS: dict[str, str] = {
     "linear": "one affine map per token",
     "mlp": "two layers with GELU per token",
     "cross_attention": "learned queries, or the image's tokens, attend to the text tokens",
-    "identity": 'nothing: the row "before mapping" of a comparison',
+    "identity": "nothing: the text stays as its encoder returned it",
 }
 """The table of mappers: name -> what it does to the text."""
 
@@ -40,7 +40,7 @@ class EmbeddingMapper(nn.Module):
         num_queries: how many learned queries, hence mapped tokens M, `cross_attention` has.
         queries: "learned", or "image" for one mapped token per image token.
         num_heads: attention heads of `cross_attention`, a divisor of inner_dim.
-        inner_dim: width in which queries and text tokens meet in `cross_attention`; None means
+        inner_dim: width of queries, keys and values over all heads in `cross_attention`; None means
             out_dim.
         hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None:
             2 * out_dim for `mlp`, 4 * out_dim for `cross_attention`.

@@ -1,9 +1,9 @@
 """A batch's inputs by modality, and which samples lack which modality.
 
 This file names the inputs of each modality (`MODALITIES`). It completes and checks a batch
-(`complete_inputs`). It says when a text is missing (`is_blank`; an attention mask without a one).
-It drops modalities while training (`drop_modalities`). What stands in for an absent modality is in
-`tower.py`.
+(`complete_inputs`). It says which texts are missing: blank ones (`is_blank`), and those whose
+attention mask holds only zeros. It drops modalities while training (`drop_modalities`). What stands
+in for an absent modality is in `tower.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +64,7 @@ MODALITIES: dict[str, Modality] = {
 @final
 @dataclass(frozen=True)
 class BatchFacts:
-    """What the host knows of a batch, so that nobody has to wait for the device to say it.
+    """Facts of a batch, known on the CPU, so that no code waits for the GPU to read them.
 
     `FusionCollator` adds them to its batches. They hold for that batch alone: leave them out of a
     call after you change the batch.
@@ -112,7 +112,7 @@ class BatchFacts:
         )
 
     def to(self, *_: object, **__: object) -> "BatchFacts":
-        """Returns these facts, which stay on the host, so that a batch moves as its tensors do."""
+        """Returns these facts unchanged, so that code may call `.to` on each value of a batch."""
         return self
 
 
@@ -134,7 +134,7 @@ class BatchInputs:
 
 
 def is_blank(value: object) -> bool:
-    """Returns whether a cell says nothing: None, NaN, or a string of white space.
+    """Returns whether a cell is blank: None, NaN, or a string of white space.
 
     A blank text is a missing text.
 
@@ -155,9 +155,9 @@ def complete_inputs(
 ) -> BatchInputs:
     """Returns a batch with every mask and presence flag filled in, after checking it.
 
-    A forward pass reads values here, before any tower runs, because reading waits for the device.
-    If the caller passes `facts`, only a CPU reads, to compare them with the batch. (An own encoder
-    that returns another mask is the exception: its lengths are read after it has run.)
+    A forward pass reads values only here, before any tower runs, because each read waits for the
+    device. With fitting `facts`, only a batch on a CPU is read, to check them. (Exception: a custom
+    encoder that returns another mask. Its lengths are read after it has run.)
 
     Args:
         modalities: those that the classifier has a tower for.
@@ -167,7 +167,8 @@ def complete_inputs(
 
     Raises:
         ValueError: when an input has no tower, nothing is given, there is not one flag per sample,
-            or a sample has none of the modalities, or facts (on a CPU) are another's.
+            a sample has none of the modalities, or `facts` belong to another batch (checked on a
+            CPU only).
     """
     tensors = {name: value for name, value in given.items() if value is not None}
     _check_names(modalities, tensors)
@@ -383,7 +384,7 @@ def _are_classes(labels: Tensor | None) -> bool:
 
 
 def _are_ids(ids: Tensor | None) -> bool:
-    """Returns whether there are token ids; ids of another type are refused by the embedding."""
+    """Returns whether there are integer token ids; the embedding refuses ids of other types."""
     return ids is not None and not ids.is_floating_point() and ids.numel() > 0
 
 

@@ -36,8 +36,7 @@ class FusionClassifier(PreTrainedModel):
     text-only classifier.
 
     Args:
-        config: a FusionConfig to rebuild from. Parts that are given beside it take the place of its
-            own.
+        config: a FusionConfig to rebuild from. Parts that are given beside it replace its own.
         image_encoder: an `ImageEncoder`, or what its first argument takes (a name, a transformers
             config, a module).
         text_encoder: a `TextEncoder`, or what its first argument takes.
@@ -79,7 +78,7 @@ class FusionClassifier(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # transformers changes a copy of this list.
+    # A class attribute may be a list here, because transformers changes only a copy of it.
     _no_split_modules = ["AttentionBlock", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012
 
     class_weights: Tensor | None
@@ -246,9 +245,9 @@ class FusionClassifier(PreTrainedModel):
             *args: as transformers takes them.
             **kwargs: as transformers takes them.
         """
-        # transformers would write a tower under the names of older checkpoints, which the Trainer,
-        # loading its best checkpoint or resuming, does not translate back: it would go on with
-        # other weights and log a warning.
+        # By default, transformers saves a tower under the key names of older checkpoints. The
+        # Trainer does not translate them back when it loads its best checkpoint or resumes. It
+        # would log a warning and continue with other weights.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -281,7 +280,7 @@ class FusionClassifier(PreTrainedModel):
                 means nothing.
             input_ids: token ids [B, L].
             attention_mask: 1 where a token is real [B, L]; padding may be left or right. None means
-                all are. A row without one is a missing text.
+                all are. A row of zeros is a missing text.
             labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is
                 multi-label.
             image_present: False where a sample has no image [B]; None means all have one if
@@ -349,10 +348,10 @@ class FusionClassifier(PreTrainedModel):
         return start_tower(encoder, name, batch, stand_in, self.cache_point(name))
 
     def cache_point(self, modality: str) -> CachePoint:
-        """Returns up to where the frozen part of a tower may be stored.
+        """Returns the point up to which the output of a tower may be stored.
 
-        It is the first block that trains or in which the strategy acts. If there is none, it is
-        after the pooling.
+        It lies before the first block that trains or in which the strategy acts. If there is no
+        such block, it lies after the pooling.
 
         Args:
             modality: "image" or "text".

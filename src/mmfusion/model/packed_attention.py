@@ -20,7 +20,10 @@ from .graph import is_exporting, is_tracing
 from .packing import Packing, attends_one_by_one
 
 PACKED_ATTENTION = "mmfusion_packed"
-"""The name of the attention function in transformers; without a `Packing` it is "sdpa"."""
+"""The name of the attention function in transformers.
+
+Without a `Packing`, the function computes what "sdpa" computes.
+"""
 
 
 def use_packed_attention(module: nn.Module) -> None:

@@ -2,7 +2,7 @@
 
 Linear layers and normalisations act on tokens one by one. They need no padding: when the sequences
 of a batch lie one after the other in a single row, only real tokens are computed. Attention must
-know where a sequence ends; `packed_attention` is told by a `Packing`.
+know where a sequence ends. `packed_attention` reads this from a `Packing`.
 """
 
 from collections.abc import Callable, Sequence

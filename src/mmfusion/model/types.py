@@ -77,10 +77,10 @@ class Hidden(NamedTuple):
     """The state of a tower between two of its blocks.
 
     Attributes:
-        values: tokens [B, N, D], or a feature map [B, C, H, W]; before a tower whose inside is
-            unknown, its inputs.
+        values: tokens [B, N, D], or a feature map [B, C, H, W]; for a backbone that is a single
+            block, the pixels or token ids before it runs.
         mask: True where a token is real [B, N]; None where every place is real.
-        pooled: [B, D] after a tower whose inside is unknown, or from a cache; else None.
+        pooled: [B, D] after a backbone that is a single block, or from a cache; else None.
         lengths: how many real tokens each row has; None where the host does not know.
     """
 
@@ -103,9 +103,11 @@ class Fused(NamedTuple):
         embedding: the fused representation, one vector per sample [B, D].
         logits: [B, C]. Single-label: log-probabilities up to a constant per sample. Multi-label:
             log-odds.
-        image_embedding: the image's own vector [B, D]: pooled, or for `joint` the mean of the
-            tokens that enter block `at`.
-        text_embedding: the mapped text's pooled vector [B, D].
+        image_embedding: the image's own pooled vector [B, D]. For `joint`, if `at` is a block of
+            the tower: the mean of the tokens that enter it. For `late`: zeros if the image is
+            absent.
+        text_embedding: the mapped text's pooled vector [B, D]. For `late`: zeros if the text is
+            absent.
     """
 
     embedding: Float[Tensor, "B D"]
@@ -123,8 +125,8 @@ class FusionOutput(ModelOutput):
         loss: mean loss over the batch, a scalar; only where labels were given.
         logits: [B, C].
         embedding: the fused embedding [B, D]; only with `output_embeddings=True`.
-        image_embedding: the image tower's pooled vector [B, D]; only with `output_embeddings=True`.
-        text_embedding: the pooled vector of the mapped text [B, D]; only with
+        image_embedding: as in `Fused` [B, D]; only with `output_embeddings=True`.
+        text_embedding: as in `Fused` [B, D], not mapped if there is no image encoder; only with
             `output_embeddings=True`.
     """
 

@@ -1,4 +1,4 @@
-"""Checks of what a user passes, and the sentences with which they are refused."""
+"""Checks of what a user passes, and the sentences that propose the closest allowed name."""
 
 import difflib
 from collections.abc import Iterable
@@ -43,7 +43,7 @@ def check_choice(field: str, value: object, allowed: Iterable[str]) -> None:
     """Refuses a value that is not one of the allowed names.
 
     Args:
-        field: what the user calls it.
+        field: the name of the argument, for the error message.
         value: what was given.
         allowed: the names.
 
@@ -67,7 +67,7 @@ def check_probability(field: str, value: float | int) -> None:
     """Refuses a probability outside [0, 1).
 
     Args:
-        field: what the user calls it.
+        field: the name of the argument, for the error message.
         value: what was given.
 
     Raises:

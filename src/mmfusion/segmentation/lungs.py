@@ -226,7 +226,9 @@ class LungSegmenter:
                 f"A picture of {size[0]} x {size[1]} does not look like a frontal chest X-ray: "
                 f"{'; '.join(reasons)}.",
                 NotAChestXrayWarning,
-                # The warning names the line that called `__call__`, three calls above this one.
+                # The warning names the line that called `__call__`, three calls above this one. For
+                # `masked` and `cropped`, this is a line of this file. If a function of the user
+                # iterates over `segment`, the warning names the line that called this function.
                 stacklevel=4,
             )
         return LungMask(mask, expected, not reasons, reasons)

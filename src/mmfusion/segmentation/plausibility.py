@@ -80,7 +80,7 @@ def features(probability: NDArray[np.float32]) -> NDArray[np.float64] | None:
         return None
     areas = np.bincount(parts.ravel(), minlength=3)[1:] / mask.size
     centres = np.asarray(ndimage.center_of_mass(mask, parts, (1, 2))) / mask.shape
-    # scipy numbers the parts by their first row, but the features need the left lung first.
+    # scipy numbers the parts by their first row, but the features need the left-hand lung first.
     order = np.argsort(centres[:, 1])
     boxes = ndimage.find_objects(parts)
     rows = [(boxes[i][0].start / mask.shape[0], boxes[i][0].stop / mask.shape[0]) for i in order]

@@ -1,4 +1,4 @@
-"""Batches for classifiers of any kind, and the same batches padded or damaged otherwise."""
+"""Batches for classifiers of any kind, and copies with other padding or damaged inputs."""
 
 import torch
 from torch import Tensor, nn

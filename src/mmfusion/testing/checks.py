@@ -1,4 +1,4 @@
-"""The checks of whole plug-ins, each of which runs all laws of the library that apply.
+"""The checks of whole plug-ins. Each runs the laws that its docstring names.
 
 `check_encoder`, `check_mapper`, `check_fusion` and `check_classifier` work as scikit-learn's
 `check_estimator` does for estimators. They draw every parameter anew, because a gate at zero would
@@ -18,7 +18,8 @@ hide a fault, and then run the laws. Each law is also a function of its own:
 | composing | a tower keeps its weights to the bit when it becomes part of a classifier |
 | repeatable | the same seed gives the same weights |
 
-A check returns nothing, or raises an AssertionError that names the law and the measured value.
+A check returns nothing, or raises an AssertionError that names the law and the measured value. No
+check of a plug-in runs the compiled law. Call `check_compiled_law` for it.
 """
 
 import copy
@@ -54,7 +55,7 @@ from .tiny import redraw_parameters, tiny_classifier
 
 
 def check_encoder(encoder: Encoder, *, setup: str = "") -> None:
-    """Checks an image or text encoder against every law that applies to encoders.
+    """Checks an image or text encoder against the walk law and the laws of `check_classifier`.
 
     Args:
         encoder: the encoder; the check works on a copy.
@@ -136,7 +137,7 @@ def check_fusion(
     text: str = "bert",
     setup: str = "",
 ) -> None:
-    """Checks a fusion strategy between two tiny towers against every law.
+    """Checks a fusion strategy between two tiny towers against the laws of `check_classifier`.
 
     Args:
         fusion: a strategy of a registered class that is not yet built; the check works on a copy.
@@ -150,7 +151,7 @@ def check_fusion(
 
 
 def check_classifier(model: FusionClassifier, *, setup: str = "") -> None:
-    """Checks a classifier against every law except the compiled one (`check_compiled_law`).
+    """Checks a classifier against every law except the walk and the compiled one.
 
     Args:
         model: the classifier; the check works on a copy.

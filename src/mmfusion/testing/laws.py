@@ -65,8 +65,8 @@ def check_missing_law(
 
     The contents of the inputs of an absent modality must not change the logits, and the towers must
     compute nothing for them. In a tower the count stops before the first block in which the
-    strategy acts, because tokens of the other modality may pass through later blocks. A sample
-    without both modalities must raise a ValueError.
+    strategy acts, because tokens of the other modality may pass through later blocks. A batch whose
+    samples have neither modality must raise a ValueError.
     """
     _check_neither(model, batch)
     if len(model.modalities) < 2:
@@ -83,7 +83,7 @@ def check_missing_law(
     unmarked = {name: value for name, value in batch.items() if name != "text_present"}
     mask = torch.where(batch["text_present"][:, None], batch["attention_mask"], 0)
     agree(
-        "missing law (a mask without a one)",
+        "missing law (a mask of zeros)",
         expected,
         logits_of(model, unmarked | {"attention_mask": mask}),
         tolerance,
@@ -165,7 +165,8 @@ def check_frozen_law(model: FusionClassifier, batch: Batch) -> None:
         copied.freeze(modality)
     towers = [tower for tower in (copied.image_encoder, copied.text_encoder) if tower is not None]
     before = [state_of(tower) for tower in towers]
-    # `train` must not undo the eval mode of frozen towers. Batch statistics would change in it.
+    # `train` must leave frozen towers in eval mode. In training mode, batch statistics would
+    # change.
     copied.train()(**batch).loss.backward()
     for tower, state in zip(towers, before, strict=True):
         training = [name for name, module in tower.backbone.named_modules() if module.training]

@@ -1,4 +1,4 @@
-"""Tiny encoders and classifiers of every kind with random weights, and batches for them."""
+"""Tiny encoders and classifiers of every kind with random weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -184,7 +184,7 @@ TEXT_KINDS = tuple(_TEXTS)
 
 
 def tiny_image_encoder(kind: str) -> ImageEncoder:
-    """Returns an image encoder of width 32 with a few thousand random parameters.
+    """Returns an image encoder of width 32 with at most 60,000 random parameters.
 
     Args:
         kind: "timm_vit" or "transformers_vit" (4 blocks each), "cnn" (4 stages), "opaque" (a Swin,
@@ -202,7 +202,7 @@ def tiny_image_encoder(kind: str) -> ImageEncoder:
 
 
 def tiny_text_encoder(kind: str) -> TextEncoder:
-    """Returns a text encoder of width 24 with a few thousand random parameters.
+    """Returns a text encoder of width 24 with at most 30,000 random parameters.
 
     It has 3 blocks; "custom" has one.
 
@@ -236,7 +236,9 @@ def tiny_classifier(
     auxiliary_loss_weight: float | None = None,
     seed: int = 0,
 ) -> FusionClassifier:
-    """Returns a classifier in eval mode with a few thousand parameters, all drawn from `seed`.
+    """Returns a classifier in eval mode, all of whose parameters are drawn from `seed`.
+
+    The default one has about 84,000 parameters.
 
     Args:
         fusion: a name, a dict with `name` and options, or a strategy that is not yet built.

@@ -1,4 +1,4 @@
-"""Trainer callbacks: keep the best weights in memory, time epochs, and set the row epoch."""
+"""Trainer callbacks: keep the best weights in memory, time epochs, and tell the rows the epoch."""
 
 import time
 from typing import Any, final

@@ -25,8 +25,8 @@ class Evaluation:
     """The results of a model on a dataset.
 
     Attributes:
-        metrics: a mapping of name to Interval(estimate, low, high). The names are accuracy,
-            balanced_accuracy, auroc, cross_entropy and ece.
+        metrics: a mapping of name to Interval(estimate, low, high). It holds every metric of the
+            table `METRICS` in `mmfusion.metrics.functional`.
         logits: the logits, float32 [B, C].
         labels: the labels, [B], or [B, C] for multi-label problems.
         groups: the group (patient) of each sample; the intervals were resampled by group. None if

@@ -1,8 +1,8 @@
-"""The features of one frozen tower on disk, found by what they were made from.
+"""The features of one frozen tower on disk, under a digest of all that they were made from.
 
-An entry is found by the tower's frozen weights and options, the preprocessing, and the content of
-the file or text. If any of them changes, it is another entry. A stale entry is therefore never
-read.
+The name of the folder holds a digest of the tower's frozen weights and options, and of the
+preprocessing. The key of an entry is a digest of the content of the file or text. If any of them
+changes, it is another entry. A stale entry is therefore never read.
 """
 
 import hashlib
@@ -238,7 +238,7 @@ def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
 def _frozen_tensors(encoder: Encoder) -> Iterator[tuple[str, Tensor]]:
     """Yields every parameter and buffer that training leaves as it is, in a fixed order.
 
-    A buffer changes where the parameters of its own module train: batch statistics are one.
+    Buffers of a module whose own parameters train are left out: batch statistics change.
     """
     for name, module in encoder.backbone.named_modules():
         parameters = list(module.named_parameters(recurse=False))
