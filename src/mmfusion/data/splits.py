@@ -190,6 +190,7 @@ def fold_indices(
     group: str | None = "group",
     text: str | None = "text",
     label: str | None = "label",
+    warns: bool = True,
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Returns the row numbers of the parts that `folds` gives.
 
@@ -203,6 +204,7 @@ def fold_indices(
         group: as in `folds`.
         text: as in `folds`.
         label: as in `folds`.
+        warns: whether a warning says that identical texts tie many rows together.
 
     Returns:
         for each fold the sorted train indices and the sorted test indices.
@@ -221,7 +223,9 @@ def fold_indices(
             f"n must be a whole number of at least 2, got {n!r}. Five folds are customary."
         )
     names = [f"fold {number}" for number in range(n)]
-    part = _parts(dataset, names, [1 / n] * n, seed=seed, group=group, text=text, label=label)
+    part = _parts(
+        dataset, names, [1 / n] * n, seed=seed, group=group, text=text, label=label, warns=warns
+    )
     return [(np.flatnonzero(part != number), np.flatnonzero(part == number)) for number in range(n)]
 
 
@@ -300,6 +304,7 @@ def _parts(
     group: str | None,
     text: str | None,
     label: str | None,
+    warns: bool = True,
 ) -> NDArray[np.int64]:
     """Returns the number of each row's part, after checking that every part has enough rows."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -318,7 +323,7 @@ def _parts(
             "If the text says too little to give a sample away, such as 'male, 45', pass text=None "
             f"(the largest set then has {untied} rows)."
         )
-        if largest > GLUED_SHARE * len(component):
+        if warns and largest > GLUED_SHARE * len(component):
             logger.warning(
                 "Identical texts tie %d of %d rows together. %s", largest, len(component), way_out
             )

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .missing import BatchFacts
+from .types import Fused
 
 
 def checked_labels(
@@ -46,6 +47,30 @@ def checked_labels(
     return labels.long()
 
 
+def fused_loss(
+    fused: Fused, labels: Tensor, class_weights: Tensor | None = None, *, training: bool
+) -> Float[Tensor, ""]:
+    """Returns the mean loss of a fused batch.
+
+    While training, a strategy that combines answers gets the sum of the losses of its answers. The
+    loss of the combination is added if the combination has parameters.
+
+    Args:
+        fused: what the strategy returned.
+        labels: as for `classification_loss`.
+        class_weights: as for `classification_loss`.
+        training: whether the loss is to be minimised.
+    """
+    loss = classification_loss(fused.logits, labels, class_weights)
+    if not (training and fused.answers):
+        return loss
+    alone = [
+        classification_loss(logits, labels, class_weights, present)
+        for logits, present in fused.answers
+    ]
+    return sum(alone, loss if fused.logits.requires_grad else loss.new_zeros(()))
+
+
 def classification_loss(
     logits: Float[Tensor, "B C"],
     labels: Tensor,
@@ -66,7 +91,8 @@ def classification_loss(
         class_weights: [C], or None.
         present: rows that count [B]; None means all.
     """
-    logits = logits.float()
+    # In half precision, the sum over the classes would lose small differences.
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if labels.is_floating_point():
         counted = ~labels.isnan()
         weights = logits.new_ones(()) if class_weights is None else class_weights

@@ -108,12 +108,16 @@ class Fused(NamedTuple):
             absent.
         text_embedding: the mapped text's pooled vector [B, D]. For `late`: zeros if the text is
             absent.
+        answers: the logits [B, C] of classifiers that are trained each by itself, with flags [B]
+            that say which rows count for it. `logits` combines them, and the loss of `logits`
+            trains only the parameters of the combination.
     """
 
     embedding: Float[Tensor, "B D"]
     logits: Float[Tensor, "B C"]
     image_embedding: Tensor
     text_embedding: Tensor
+    answers: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 @final
