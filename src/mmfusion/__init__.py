@@ -26,6 +26,7 @@ _HOME = {
     "CrossAttention": "model.fusion",
     "MMTM": "model.fusion",
     "Late": "model.fusion",
+    "Guarded": "model.fusion",
     "register_fusion": "model.fusion",
     "FusionClassifier": "model.modeling",
     "BatchFacts": "model.missing",
@@ -40,11 +41,13 @@ _HOME = {
     "Augmented": "data.collate",
     "cache_features": "training.feature_cache",
     "training_arguments": "training.arguments",
+    "FusionArguments": "training.recipe",
     "fit": "training.fit",
     "evaluate": "training.evaluate",
     "score": "training.evaluate",
     "Evaluation": "training.evaluate",
     "Head": "model.fusion_base",
+    "Probe": "model.fusion_base",
     "TowerShapes": "model.fusion_base",
     "holm": "metrics.tests",
     "predict": "training.evaluate",
@@ -118,6 +121,7 @@ if TYPE_CHECKING:
     from .model.fusion import register_fusion as register_fusion
     from .model.fusion_base import Fusion as Fusion
     from .model.fusion_base import Head as Head
+    from .model.fusion_base import Probe as Probe
     from .model.fusion_base import TowerShapes as TowerShapes
     from .model.images import ImageError as ImageError
     from .model.images import load_image as load_image
@@ -140,6 +144,7 @@ if TYPE_CHECKING:
     from .training.evaluate import score as score
     from .training.feature_cache import cache_features as cache_features
     from .training.fit import fit as fit
+    from .training.recipe import FusionArguments as FusionArguments
 
 
 def __getattr__(name: str) -> Any:

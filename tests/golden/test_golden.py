@@ -20,9 +20,10 @@ STRATEGIES: dict[str, Any] = {
     "joint after the tower": {"name": "joint", "at": 4},
     "cross_attention": "cross_attention",
     "mmtm": "mmtm",
-    "late mean": "late",
+    "late mean": {"name": "late", "combine": "mean"},
     "late learned": {"name": "late", "combine": "learned"},
-    "late product": {"name": "late", "combine": "product"},
+    "late product": "late",
+    "guarded": "guarded",
 }
 
 

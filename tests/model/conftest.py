@@ -76,6 +76,7 @@ def shapes() -> Callable[..., TowerShapes]:
     def made(**options: Any) -> TowerShapes:
         usual: dict[str, Any] = {
             "image_dim": 16,
+            "text_dim": 12,
             "mapped_dim": 16,
             "image_block_dims": [16] * 8,
             "text_block_dims": [12] * 4,

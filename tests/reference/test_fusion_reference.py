@@ -57,6 +57,11 @@ def layer_norm(x: Array, norm: nn.LayerNorm) -> Array:
     return (x - mean) / np.sqrt(variance + norm.eps) * array(norm.weight) + array(norm.bias)
 
 
+def plain_norm(x: Array) -> Array:
+    """Returns x after a LayerNorm without parameters."""
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+
+
 def affine(x: Array, layer: nn.Linear) -> Array:
     return x @ array(layer.weight).T + (array(layer.bias) if layer.bias is not None else 0)
 
@@ -73,6 +78,19 @@ def softmax(x: Array) -> Array:
 def head(part: Any, *vectors: Array) -> Array:
     normed = [layer_norm(vector, norm) for vector, norm in zip(vectors, part.norms, strict=True)]
     return affine(np.concatenate(normed, -1), part.out)
+
+
+def probe(part: Any, *vectors: Array | None) -> Array:
+    """Returns the logits of a probe; None stands for an absent modality."""
+    features = [
+        np.zeros(dim) if vector is None else plain_norm(vector)
+        for vector, dim in zip(vectors, part.dims, strict=True)
+    ]
+    flags = [
+        np.sqrt(dim) if vector is None else 0.0
+        for vector, dim in zip(vectors, part.dims, strict=True)
+    ]
+    return affine(np.concatenate([*features, flags]), part.out)
 
 
 def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
@@ -99,10 +117,21 @@ def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
 
 
 def encoded(model: FusionClassifier, inputs: dict[str, Tensor]) -> tuple[Encoded, Encoded]:
+    """Returns what both towers hand on: each token and each pooled vector is normalised."""
     with torch.no_grad():
-        return model.image_encoder(inputs["pixel_values"]), model.text_encoder(
-            inputs["input_ids"], inputs["attention_mask"]
+        both = (
+            model.image_encoder(inputs["pixel_values"]),
+            model.text_encoder(inputs["input_ids"], inputs["attention_mask"]),
         )
+    image, text = (
+        Encoded(
+            torch.from_numpy(plain_norm(array(one.tokens))),
+            one.mask,
+            torch.from_numpy(plain_norm(array(one.pooled))),
+        )
+        for one in both
+    )
+    return image, text
 
 
 def real(encoded: Encoded, row: int) -> Array:
@@ -122,6 +151,7 @@ def test_concat() -> None:
     image, text = encoded(model, inputs)
     expected = [
         head(model.fusion.head, array(image.pooled[row]), mapped(model, real(text, row)).mean(0))
+        + probe(model.probe, array(image.pooled[row]), array(text.pooled[row]))
         for row in range(3)
     ]
     close(model(**inputs).logits, expected)
@@ -137,6 +167,7 @@ def test_cross_attention() -> None:
         gated = x + np.tanh(array(model.fusion.gate)) * (moved - x)
         expected.append(
             head(model.fusion.head, array(image.pooled[row]) + gated.mean(0) - x.mean(0))
+            + probe(model.probe, array(image.pooled[row]), array(text.pooled[row]))
         )
     close(model(**inputs).logits, expected)
 
@@ -152,7 +183,8 @@ def test_joint_after_the_tower() -> None:
         sequence = np.concatenate([real(image, row), mapped(model, real(text, row))])
         for block in model.fusion.blocks:
             sequence = attention_block(block, sequence, sequence, heads=4)
-        expected.append(head(model.fusion.head, sequence.mean(0)))
+        start = probe(model.probe, array(image.pooled[row]), array(text.pooled[row]))
+        expected.append(head(model.fusion.head, sequence.mean(0)) + start)
     close(model(**inputs).logits, expected)
 
 
@@ -172,7 +204,9 @@ def test_joint_inside_the_tower(at: int) -> None:
             sequence = torch.cat([sequence, words], 1)
             for layer in vit.layers[at:]:
                 sequence = layer(sequence)
-            expected.append(head(model.fusion.head, array(vit.layernorm(sequence)[0, 0])))
+            embedding = array(vit.layernorm(sequence)[0, 0])
+            start = probe(model.probe, embedding, array(text.pooled[row]))
+            expected.append(head(model.fusion.head, embedding) + start)
     close(model(**inputs).logits, expected)
 
 
@@ -183,6 +217,13 @@ def gates(unit: Any, image: Array, text: Array) -> tuple[Array, Array]:
     """
     z = np.maximum(affine(np.concatenate([image, text]), unit.squeeze), 0)
     return 2 * sigmoid(affine(z, unit.excite_image)), 2 * sigmoid(affine(z, unit.excite_text))
+
+
+def _side_by_side(model: FusionClassifier, image: Tensor, text: Encoded) -> Array:
+    """Returns the logits of one sample after both towers."""
+    own, words = plain_norm(array(image)), plain_norm(array(text.pooled[0]))
+    meant = mapped(model, plain_norm(array(text.tokens[0]))).mean(0)
+    return head(model.fusion.head, own, meant) + probe(model.probe, own, words)
 
 
 def test_mmtm_with_a_vit() -> None:
@@ -206,10 +247,8 @@ def test_mmtm_with_a_vit() -> None:
                 image = image._replace(values=image.values * torch.from_numpy(for_image).float())
                 text = text._replace(values=text.values * torch.from_numpy(for_text).float())
             seen = image_encoder.pool(image_encoder.block(2, image)).pooled[0]
-            read = text_encoder.pool(text_encoder.block(2, text)).tokens[0]
-            expected.append(
-                head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0))
-            )
+            read = text_encoder.pool(text_encoder.block(2, text))
+            expected.append(_side_by_side(model, seen, read))
     close(model(**inputs).logits, expected)
 
 
@@ -243,10 +282,8 @@ def test_mmtm_scales_the_channels_of_a_cnn() -> None:
                 encoder.block(3, Hidden(torch.from_numpy(scaled).float().unsqueeze(0)))
             ).pooled[0]
             text = text._replace(values=text.values * torch.from_numpy(for_text).float())
-            read = model.text_encoder.pool(model.text_encoder.block(2, text)).tokens[0]
-            expected.append(
-                head(model.fusion.head, array(seen), mapped(model, array(read)).mean(0))
-            )
+            read = model.text_encoder.pool(model.text_encoder.block(2, text))
+            expected.append(_side_by_side(model, seen, read))
     close(model(**inputs).logits, expected)
 
 
@@ -254,12 +291,25 @@ def probabilities(scores: Array, multi_label: bool) -> Array:
     return sigmoid(scores) if multi_label else softmax(scores)
 
 
-def joined(combine: str, experts: list[Array], weights: list[float], multi_label: bool) -> Array:
-    """Returns the joint probabilities of the modalities that are present."""
+def joined(
+    combine: str,
+    experts: list[Array],
+    weights: list[float],
+    multi_label: bool,
+    prior: Array,
+    absence: list[Array],
+) -> Array:
+    """Returns the joint probabilities of the modalities that are present.
+
+    A product divides the prior out, once for each modality but the first.
+    """
     if combine == "product":
-        product = np.prod(experts, axis=0)
-        against = np.prod([1 - p for p in experts], axis=0) if multi_label else product.sum()
-        return product / (product + against) if multi_label else product / against
+        if multi_label:
+            odds = [p / (1 - p) for p in experts] + absence
+            product = np.prod(odds, axis=0) / (prior / (1 - prior)) ** (len(experts) - 1)
+            return product / (1 + product)
+        product = np.prod(experts + absence, axis=0) / prior ** (len(experts) - 1)
+        return product / product.sum()
     if combine == "mean":
         weights = [1.0] * len(experts)
     share = (
@@ -279,6 +329,12 @@ def test_late(combine: str, problem: str) -> None:
         batch(),
     )
     image, text = encoded(model, inputs)
+    prior = np.array([0.2, 0.3, 0.5])
+    absence = np.array([[0.5, 2.0, 1.5], [3.0, 0.25, 1.0]])
+    with torch.no_grad():
+        log_prior = np.log(prior / (1 - prior)) if multi_label else np.log(prior)
+        model.fusion.log_prior.copy_(torch.from_numpy(log_prior))
+        model.fusion.log_absence.copy_(torch.from_numpy(np.log(absence)))
     present = {
         "image_present": torch.tensor([True, False, True]),
         "text_present": torch.tensor([True, True, False]),
@@ -287,12 +343,14 @@ def test_late(combine: str, problem: str) -> None:
     learned = array(model.fusion.weights) if combine == "learned" else np.zeros(2)
     for row in range(3):
         scores = [
-            head(model.fusion.image_head, array(image.pooled[row])),
-            head(model.fusion.text_head, mapped(model, real(text, row)).mean(0)),
+            probe(model.fusion.image_probe, array(image.pooled[row])),
+            probe(model.fusion.text_probe, array(text.pooled[row]))
+            + head(model.fusion.text_head, mapped(model, real(text, row)).mean(0)),
         ]
         here = [i for i, name in enumerate(("image_present", "text_present")) if present[name][row]]
         experts = [probabilities(scores[i], multi_label) for i in here]
-        expected = joined(combine, experts, [learned[i] for i in here], multi_label)
+        gone = [absence[i] for i in (0, 1) if i not in here]
+        expected = joined(combine, experts, [learned[i] for i in here], multi_label, prior, gone)
         ours = probabilities(array(logits[row]), multi_label)
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
         if not multi_label:
@@ -303,7 +361,7 @@ def test_late_is_exact_where_probabilities_underflow() -> None:
     late = Late("mean")
     late.multi_label = False
     scores = torch.tensor([[[0.0, -300.0]], [[0.0, -200.0]]])
-    joint = late._combined(scores, torch.ones(2, 1, dtype=torch.bool)).log_softmax(-1)
+    joint = late.combined(scores, torch.ones(2, 1, dtype=torch.bool)).log_softmax(-1)
     torch.testing.assert_close(
         joint[0, 1], torch.tensor(-200.0 - float(np.log(2))), rtol=1e-6, atol=0
     )

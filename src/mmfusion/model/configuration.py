@@ -145,6 +145,11 @@ class FusionConfig(PreTrainedConfig):
         auxiliary_loss_weight: weight (at least 0) of an extra classification loss on each modality
             alone.
         head_dropout: probability in [0, 1) of dropping a feature in front of a head while training.
+        normalize_embeddings: whether a LayerNorm without parameters is applied to the tokens and
+            the pooled vector of each tower before they meet mapper, strategy and head. Embeddings
+            of two encoders have unlike scales; with it they share one.
+        temperature: number above 0 that logits are divided by outside of training. `fit` chooses it
+            on validation data (Guo et al. 2017, arXiv 1706.04599). 1 leaves them as they are.
         **kwargs: what every transformers config takes: `num_labels`, `id2label`, `label2id`,
             `problem_type`, `dtype` ...
 
@@ -174,6 +179,8 @@ class FusionConfig(PreTrainedConfig):
     modality_dropout: float | int = 0.0
     auxiliary_loss_weight: float | int = 0.0
     head_dropout: float | int = 0.0
+    normalize_embeddings: bool = True
+    temperature: float | int = 1.0
     problem_type: Literal["single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -235,6 +242,11 @@ class FusionConfig(PreTrainedConfig):
             raise ValueError(
                 f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. "
                 "0 switches it off."
+            )
+        if not 0 < self.temperature < float("inf"):
+            raise ValueError(
+                f"temperature must be a number above 0, got {self.temperature!r}. 1 changes "
+                "nothing."
             )
         weights = self.class_weights
         if weights is None:

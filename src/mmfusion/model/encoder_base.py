@@ -192,8 +192,8 @@ class Encoder(nn.Module, ABC):
             kept = {id(inner) for module in training for inner in module.modules()}
             for module in training:
                 module.requires_grad_(True)
-            # A module that holds a training one is not pinned. For the backbone, `train` calls
-            # eval(), which would reach into it.
+            # A module that holds a training one, such as the backbone, is not pinned: `train` would
+            # also put the training one in evaluation mode.
             self._frozen = [
                 module
                 for module in self.backbone.modules()

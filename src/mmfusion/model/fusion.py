@@ -9,6 +9,7 @@ from typing import Any
 from .fusion_base import Fusion
 from .fusion_concat import Concat as Concat
 from .fusion_cross_attention import CrossAttention as CrossAttention
+from .fusion_guarded import Guarded as Guarded
 from .fusion_joint import Joint as Joint
 from .fusion_late import Late as Late
 from .fusion_mmtm import MMTM as MMTM
@@ -20,6 +21,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "cross_attention": CrossAttention,
     "mmtm": MMTM,
     "late": Late,
+    "guarded": Guarded,
 }
 """The table of strategies: name -> class."""
 

@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self, final
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .encoder_image import ImageEncoder
+from .encoder_text import TextEncoder
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
@@ -20,6 +24,7 @@ class TowerShapes:
 
     Attributes:
         image_dim: width of the image tower's output.
+        text_dim: width of the text tower's output.
         mapped_dim: width of the mapped text.
         image_block_dims: width of the state that enters each image block; empty if the tower can
             only run as a whole.
@@ -34,6 +39,7 @@ class TowerShapes:
     """
 
     image_dim: int
+    text_dim: int
     mapped_dim: int
     image_block_dims: Sequence[int]
     text_block_dims: Sequence[int]
@@ -43,6 +49,28 @@ class TowerShapes:
     num_labels: int
     multi_label: bool = False
     head_dropout: float = 0.0
+
+    @classmethod
+    def of(cls, image: ImageEncoder, text: TextEncoder, mapped_dim: int, **options: Any) -> Self:
+        """Returns the shapes of two encoders.
+
+        Args:
+            image: the image encoder.
+            text: the text encoder.
+            mapped_dim: width of the mapped text.
+            **options: `num_labels`, `multi_label` and `head_dropout`.
+        """
+        return cls(
+            image_dim=image.dim,
+            text_dim=text.dim,
+            mapped_dim=mapped_dim,
+            image_block_dims=image.block_dims,
+            text_block_dims=text.block_dims,
+            image_blocks=image.num_blocks,
+            text_blocks=text.num_blocks,
+            takes_tokens=image.takes_tokens,
+            **options,
+        )
 
 
 @final
@@ -76,10 +104,58 @@ class Head(nn.Module):
         return self.out(self.dropout(torch.cat(normed, dim=-1)))
 
 
+@final
+class Probe(nn.Module):
+    """A linear classifier of the pooled vectors of the towers, for a warm start.
+
+        logits = W [LN(v_1), ..., LN(v_k), sqrt(D_1) a_1, ..., sqrt(D_k) a_k] + b
+
+    LN is a LayerNorm without parameters. Where modality i is absent, a_i is 1 and LN(v_i) is
+    replaced by zeros; elsewhere a_i is 0. The factor sqrt(D_i) gives a_i the norm of LN(v_i), so
+    that one strength of regularisation suits both. `mmfusion.fit` solves W and b as a regularised
+    regression (linear probing, Kumar et al. 2022, arXiv 2202.10054).
+
+    Args:
+        dims: width D_i of each vector.
+        num_labels: C.
+        dropout: probability in [0, 1) of dropping a feature while training.
+
+    Example:
+        >>> import torch
+        >>> both = torch.ones(5, dtype=torch.bool)
+        >>> Probe([3], 4)([torch.zeros(5, 3)], [both]).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(self, dims: Sequence[int], num_labels: int, dropout: float = 0.0):
+        super().__init__()
+        self.dims = tuple(dims)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(sum(dims) + len(dims), num_labels)
+
+    def forward(self, vectors: Sequence[Tensor], present: Sequence[Tensor]) -> Tensor:
+        """Returns the logits [B, C].
+
+        Args:
+            vectors: [B, D_i] each, in the order of `dims`.
+            present: True where a sample has the modality, [B] each.
+        """
+        parts, flags = [], []
+        for vector, here in zip(vectors, present, strict=True):
+            normed = F.layer_norm(vector, vector.shape[-1:])
+            here = here[:, None]
+            parts.append(torch.where(here, normed, normed.new_zeros(())))
+            flags.append((~here).to(normed.dtype) * vector.shape[-1] ** 0.5)
+        return self.out(self.dropout(torch.cat([*parts, *flags], dim=-1)))
+
+
 class Fusion(nn.Module, ABC):
     """How two towers become logits.
 
-    A strategy is made with its options, and gets its parameters by `build`.
+    A strategy is made with its options, and gets its parameters by `build`. Unless
+    `has_own_probes` is set, the classifier adds the logits of a `Probe` of both towers' pooled
+    vectors to those of the strategy. The strategy's own head then starts at zero. So a classifier
+    starts with the answer of the probe, and the strategy learns what is missing in it.
 
     To add one of your own: subclass, pass your options to `super().__init__`, implement `forward`
     (and `build`, where you need other parameters than a head on both pooled vectors), and
@@ -99,6 +175,10 @@ class Fusion(nn.Module, ABC):
             enough.
         needs_stand_in: whether a learned token must stand in for an absent modality.
         acts_in_both_towers: whether it needs two encoders that can be walked block by block.
+        has_own_probes: whether the strategy brings the probes that it starts from, so that the
+            classifier adds none.
+        answers: the names of its probes whose logits `combined` combines; empty if it does not
+            combine answers.
     """
 
     scheme: ClassVar[str] = "intermediate"
@@ -107,6 +187,8 @@ class Fusion(nn.Module, ABC):
     uses_text_tokens = True
     needs_stand_in = True
     acts_in_both_towers = False
+    has_own_probes = False
+    answers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, **options: Any):
         super().__init__()
@@ -130,6 +212,25 @@ class Fusion(nn.Module, ABC):
         dims = [shapes.image_dim, shapes.mapped_dim]
         self.head = Head(dims, shapes.num_labels, shapes.head_dropout)
         return self
+
+    def is_linear(self, mapper: EmbeddingMapper) -> bool:
+        """Returns whether the logits are a linear function of the pooled vectors of frozen towers.
+
+        Such a classifier has learned all it can once its probes are solved.
+
+        Args:
+            mapper: of the same classifier.
+        """
+        return False
+
+    def combined(self, scores: Float[Tensor, "K B C"], present: Bool[Tensor, "2 B"]) -> Tensor:
+        """Returns the logits [B, C] that combine the logits of several answers.
+
+        Args:
+            scores: the logits of each of `answers`.
+            present: whether a sample has its image, and its text.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not combine answers.")
 
     @abstractmethod
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:

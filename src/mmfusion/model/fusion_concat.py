@@ -26,6 +26,10 @@ class Concat(Fusion):
     def __init__(self) -> None:
         super().__init__()
 
+    def is_linear(self, mapper: EmbeddingMapper) -> bool:
+        """Returns whether the mapper is linear, as the head is."""
+        return mapper.is_linear
+
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """Returns the fused batch."""
         image_encoded, text_encoded = image.encode(), text.encode()

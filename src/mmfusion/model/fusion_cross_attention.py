@@ -19,7 +19,7 @@ class CrossAttention(Fusion):
     """Image tokens attend to the mapped text tokens, and a gate scales the change.
 
     x' = x + tanh(g) (block(x, text) - x), with g starting at `gate`: small, but not zero, so that
-    both sides learn from the first step. The embedding is the tower's pooled vector, moved by the
+    gradients reach the text. The embedding is the tower's pooled vector, moved by the
     mean of what the tokens took: p + mean(x') - mean(x). The gate is that of Flamingo (Alayrac et
     al. 2022, arXiv 2204.14198, section 2.2), which starts it at zero.
 

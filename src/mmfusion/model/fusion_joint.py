@@ -18,8 +18,8 @@ from .types import Encoded, Fused, Hidden, Lengths
 class Joint(Fusion):
     """Mapped text tokens join the image tower's sequence before block `at`.
 
-    `at=0` is early fusion, later blocks are intermediate. In the later blocks all tokens attend to
-    each other. Then the image tower pools the places of its own tokens. The result is the
+    `at=0` is early fusion, a larger `at` is intermediate fusion. From block `at` on, all tokens
+    attend to each other. Then the image tower pools the places of its own tokens. The result is the
     embedding. With `shared_blocks`, the strategy runs that many transformer blocks of its own after
     the tower, and the embedding is the mean over all real tokens.
 
@@ -105,6 +105,9 @@ class Joint(Fusion):
         mapped_lengths = mapper.mapped_lengths(text_lengths, image_lengths)
         joined = _side_by_side(own, mapped, image_lengths, mapped_lengths)
         embedding = self._embedding(image, joined, own.tokens.shape[1], mapped_lengths)
+        if image.pooled is None:
+            # The tower was walked on with foreign tokens, so only this vector came out of it.
+            image.pooled = embedding
         return Fused(embedding, self.head(embedding), alone, mapped.pooled)
 
     def _embedding(

@@ -39,8 +39,8 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
 
     Each kind of source has one rule for its brightness. x is the stored value:
 
-    - 8-bit pictures and uint8 arrays keep their values. 1-bit pictures and bool arrays become 0 and
-      255.
+    - 8-bit pictures, and uint8 arrays and tensors, keep their values. 1-bit pictures, and bool
+      arrays and tensors, become 0 and 255.
     - Float arrays and tensors within [0, 1] become round(255 x).
     - 16-bit, 32-bit and float pictures in grey, and all other arrays and tensors, are stretched by
       their own range: round(255 (x - min) / (max - min)). If all values are equal, they become 0.

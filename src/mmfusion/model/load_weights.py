@@ -218,6 +218,33 @@ def load_strictly(
     return model, info
 
 
+def load_classifier(load: Callable[..., Any], what: str, options: dict[str, Any]) -> Any:
+    """Returns a classifier that transformers loads strictly.
+
+    Gradient flags and unsaved buffers, which a checkpoint cannot hold, are restored afterwards.
+
+    Args:
+        load: a function that passes its keyword arguments to `from_pretrained`.
+        what: the checkpoint, for the error.
+        options: the user's keyword arguments.
+
+    Raises:
+        ValueError: as `load_strictly` does.
+    """
+    options = {"use_safetensors": True} | options
+    wants_info = options.pop("output_loading_info", False)
+    forgiven = options.pop("ignore_mismatched_sizes", False)
+    model, info = load_strictly(
+        lambda **strict: load(**(options | strict)), what=what, forgives_shapes=forgiven
+    )
+    draw_anew(model, [key for key, *_ in info["mismatched_keys"]])
+    for tower in (model.image_encoder, model.text_encoder):
+        if tower is not None:
+            tower.restore_gradient_flags()
+            tower.restore_unsaved_buffers()
+    return (model, info) if wants_info else model
+
+
 def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: bool) -> None:
     """Raises an error that lists the keys that, by transformers' report, do not fit.
 

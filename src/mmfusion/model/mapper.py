@@ -177,6 +177,11 @@ class EmbeddingMapper(nn.Module):
         return [self.queries.shape[0]] * len(text)
 
     @property
+    def is_linear(self) -> bool:
+        """Whether the mapped text is a linear function of the text."""
+        return self.kind in ("linear", "identity")
+
+    @property
     def maps_the_mean(self) -> bool:
         """Whether `pooled` can be computed from the mean text token (affine map, no dropout)."""
         is_linear = self.kind == "linear" and not self.options["dropout"]

@@ -1,8 +1,11 @@
-"""Arithmetic with masks: means over real tokens, zeros in the padding, real tokens first."""
+"""Arithmetic on tokens: means over real ones, zeros in the padding, and normalisation."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from .types import Encoded
 
 
 def masked_mean(values: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"]) -> Float[Tensor, "B D"]:
@@ -64,3 +67,17 @@ def real_tokens_first(
     places = torch.where(mask, mask.cumsum(1), counts + (~mask).cumsum(1)) - 1
     moved = torch.zeros_like(input_ids).scatter(1, places, input_ids)
     return moved, torch.arange(mask.shape[1], device=mask.device) < counts
+
+
+def normalized(encoded: Encoded) -> Encoded:
+    """Returns an encoder's output after a LayerNorm without parameters.
+
+    Each token and the pooled vector x become (x - mean(x)) / sqrt(var(x) + 1e-5) over their width
+    (Ba et al. 2016, arXiv 1607.06450).
+
+    Args:
+        encoded: tokens [B, N, D] and pooled [B, D].
+    """
+    width = (encoded.pooled.shape[-1],)
+    tokens, pooled = (F.layer_norm(x, width) for x in (encoded.tokens, encoded.pooled))
+    return Encoded(tokens, encoded.mask, pooled)

@@ -157,7 +157,7 @@ def complete_inputs(
 
     A forward pass reads values only here, before any tower runs, because each read waits for the
     device. With fitting `facts`, only a batch on a CPU is read, to check them. (Exception: a custom
-    encoder that returns another mask. Its lengths are read after it has run.)
+    encoder may return another mask. Its lengths are read after it has run.)
 
     Args:
         modalities: those that the classifier has a tower for.

@@ -15,9 +15,9 @@ from .encoder_build import as_encoder
 from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .fusion import fusion_options, make_fusion
-from .fusion_base import Fusion, Head, TowerShapes
-from .load_weights import draw_anew, load_strictly
-from .loss import checked_labels, classification_loss
+from .fusion_base import Fusion, Head, Probe, TowerShapes
+from .load_weights import load_classifier
+from .loss import checked_labels, classification_loss, fused_loss
 from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
 from .tower import CachePoint, Tower, start_tower
@@ -53,6 +53,8 @@ class FusionClassifier(PreTrainedModel):
         modality_dropout: probability that a training sample with both modalities loses one of them.
         auxiliary_loss_weight: weight of a classification loss on each modality alone, added while
             training.
+        normalize_embeddings: whether embeddings are normalised before they meet (True by default;
+            see `FusionConfig`).
 
     Raises:
         ValueError: when neither encoder is given, or an option does not exist or fit.
@@ -97,6 +99,7 @@ class FusionClassifier(PreTrainedModel):
         class_weights: list[float] | None = None,
         modality_dropout: float | None = None,
         auxiliary_loss_weight: float | None = None,
+        normalize_embeddings: bool | None = None,
     ):
         image = as_encoder(ImageEncoder, image_encoder)
         text = as_encoder(TextEncoder, text_encoder)
@@ -111,6 +114,7 @@ class FusionClassifier(PreTrainedModel):
             "class_weights": class_weights,
             "modality_dropout": modality_dropout,
             "auxiliary_loss_weight": auxiliary_loss_weight,
+            "normalize_embeddings": normalize_embeddings,
         }
         config = merged_config(
             config, {key: value for key, value in given.items() if value is not None}
@@ -158,7 +162,7 @@ class FusionClassifier(PreTrainedModel):
         )
         if image is None or text is None:
             (tower,) = (tower for tower in (image, text) if tower is not None)
-            self.head = Head([tower.dim], config.num_labels, config.head_dropout)
+            self.head = Probe([tower.dim], config.num_labels, config.head_dropout)
             return
         self.mapper = (
             mapper
@@ -167,19 +171,22 @@ class FusionClassifier(PreTrainedModel):
         )
         self.mapper.check_widths(text.dim, image.dim)
         strategy = fusion if isinstance(fusion, Fusion) else make_fusion(**config.fusion)
-        shapes = TowerShapes(
-            image_dim=image.dim,
-            mapped_dim=self.mapper.out_dim,
-            image_block_dims=image.block_dims,
-            text_block_dims=text.block_dims,
-            image_blocks=image.num_blocks,
-            text_blocks=text.num_blocks,
-            takes_tokens=image.takes_tokens,
+        shapes = TowerShapes.of(
+            image,
+            text,
+            self.mapper.out_dim,
             num_labels=config.num_labels,
             multi_label=self.multi_label,
             head_dropout=config.head_dropout,
         )
         self.fusion = strategy.build(shapes)
+        if not strategy.has_own_probes:
+            widths = [image.dim, text.dim]
+            self.probe = Probe(widths, config.num_labels, config.head_dropout)
+        # A head of the strategy starts at zero: the classifier then starts as its probe.
+        for head in (module for module in strategy.modules() if isinstance(module, Head)):
+            nn.init.zeros_(head.out.weight)
+            nn.init.zeros_(head.out.bias)
         if strategy.needs_stand_in:
             self.absent_image = nn.Parameter(torch.randn(image.dim) * 0.02)
             self.absent_text = nn.Parameter(torch.randn(text.dim) * 0.02)
@@ -218,22 +225,9 @@ class FusionClassifier(PreTrainedModel):
             ValueError: listing the keys that do not fit.
             OSError: when there is no checkpoint, or one that is no safetensors file.
         """
-        kwargs.setdefault("use_safetensors", True)
-        wants_info = kwargs.pop("output_loading_info", False)
-        forgiven = kwargs.pop("ignore_mismatched_sizes", False)
-        what = f"checkpoint {os.fspath(pretrained_model_name_or_path)!r}"
-        load: Any = super().from_pretrained
-        model, info = load_strictly(
-            lambda **strict: load(pretrained_model_name_or_path, *args, **(kwargs | strict)),
-            what=what,
-            forgives_shapes=forgiven,
-        )
-        draw_anew(model, [key for key, *_ in info["mismatched_keys"]])
-        for tower in (model.image_encoder, model.text_encoder):
-            if tower is not None:
-                tower.restore_gradient_flags()
-                tower.restore_unsaved_buffers()
-        return (model, info) if wants_info else model
+        name, load = pretrained_model_name_or_path, super().from_pretrained
+        what = f"checkpoint {os.fspath(name)!r}"
+        return load_classifier(lambda **options: load(name, *args, **options), what, kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
@@ -322,6 +316,8 @@ class FusionClassifier(PreTrainedModel):
         if self.training and self.config.modality_dropout and len(self.modalities) == 2:
             batch = drop_modalities(batch, self.config.modality_dropout)
         fused = self._fuse(self._tower("image", batch), self._tower("text", batch))
+        if not self.training and self.config.temperature != 1:
+            fused = fused._replace(logits=fused.logits / self.config.temperature)
         loss = None if labels is None else self._loss(fused, labels, batch)
         embeddings: dict[str, Any] = {}
         if output_embeddings:
@@ -335,9 +331,14 @@ class FusionClassifier(PreTrainedModel):
 
     def _fuse(self, image: Tower | None, text: Tower | None) -> Fused:
         if image is not None and text is not None:
-            return self.fusion(image, text, self.mapper)
-        encoded = (image or text).encode()  # type: ignore[union-attr]  # one of the two is there
-        return Fused(encoded.pooled, self.head(encoded.pooled), encoded.pooled, encoded.pooled)
+            fused: Fused = self.fusion(image, text, self.mapper)
+            if self.fusion.has_own_probes:
+                return fused
+            start = self.probe([image.pooled, text.pooled], [image.present, text.present])
+            return fused._replace(logits=fused.logits + start)
+        (tower,) = (tower for tower in (image, text) if tower is not None)
+        pooled = tower.encode().pooled
+        return Fused(pooled, self.head([pooled], [tower.present]), pooled, pooled)
 
     def _tower(self, name: str, batch: BatchInputs) -> Tower | None:
         """Returns a modality's tower for a batch, or None without such an encoder."""
@@ -345,7 +346,8 @@ class FusionClassifier(PreTrainedModel):
         if encoder is None:
             return None
         stand_in = getattr(self, f"absent_{name}", None)
-        return start_tower(encoder, name, batch, stand_in, self.cache_point(name))
+        point, normalize = self.cache_point(name), self.config.normalize_embeddings
+        return start_tower(encoder, name, batch, stand_in, point, normalize=normalize)
 
     def cache_point(self, modality: str) -> CachePoint:
         """Returns the point up to which the output of a tower may be stored.
@@ -369,7 +371,7 @@ class FusionClassifier(PreTrainedModel):
             labels, fused.logits, multi_label=self.multi_label, facts=batch.facts
         )
         weights = self.class_weights
-        loss = classification_loss(fused.logits, labels, weights)
+        loss = fused_loss(fused, labels, weights, training=self.training)
         auxiliary = self.config.auxiliary_loss_weight
         if not (self.training and auxiliary and len(self.modalities) == 2):
             return loss

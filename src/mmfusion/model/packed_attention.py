@@ -72,9 +72,9 @@ def packed_attention(
     """Returns attention within each sequence of a row: softmax(Q K^T / sqrt(d)) V, one by one.
 
     On a CPU there is one call per sequence, also in a compiled graph if gradients are off. Nothing
-    is padded, masked or copied. On CUDA in half precision it is torch's variable-length kernel,
-    which has no dropout. In all other cases the sequences are padded, but only inside the
-    attention.
+    is padded, and only a sliding window needs a mask. On CUDA in half precision it is torch's
+    variable-length kernel, which has no dropout. In all other cases the sequences are padded, but
+    only inside the attention.
 
     Args:
         module: the layer that calls.

@@ -1,9 +1,9 @@
 """Tower: one modality's pass through its encoder, walked as far as a strategy asks.
 
-Absent samples are left out: only the rows that are present go through the encoder, and a learned
-token stands in for the others. A compiled or exported graph, whose shapes may not depend on values,
-encodes every row and replaces the absent ones afterwards. The result is the same, but every row is
-computed.
+Absent samples are left out: only the rows that are present go through the encoder (in `joint`, up
+to the block where the text joins). A learned token or zeros stand in for the others. A compiled or
+exported graph, whose shapes may not depend on values, encodes every row and replaces the absent
+ones afterwards. The result is the same, but every row is computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .encoder_base import Encoder
 from .graph import is_tracing
+from .masking import normalized
 from .missing import MODALITIES, BatchInputs
 from .types import Encoded, Hidden, Lengths
 
@@ -56,6 +57,12 @@ class Tower:
             needed.
         start: a cached state of all rows of the batch. The walk begins there, not at the inputs.
         start_at: where `start` was taken.
+        normalize: whether the output of the encoder is normalised (`normalized`). A `start` from
+            after the pooling is normalised already.
+
+    Attributes:
+        pooled: the pooled vectors of the whole batch [B, D]; None before the tower is encoded. A
+            strategy that pools by itself sets it.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class Tower:
         lengths: Lengths = None,
         start: Hidden | None = None,
         start_at: CachePoint | None = None,
+        normalize: bool = False,
     ):
         if flags is None and not is_tracing():
             flags = present.tolist()
@@ -79,6 +87,8 @@ class Tower:
         self.rows = None if flags is None else _rows_of(present, flags)
         nobody = flags is not None and not any(flags)
         self.is_empty = (inputs is None and start is None) or nobody
+        self.pooled: Tensor | None = None
+        self._normalize = normalize
         self._flags = flags
         self._start_at = CachePoint(0) if start_at is None else start_at
         self._block = self._start_at.block
@@ -98,7 +108,7 @@ class Tower:
             return self._all_absent()
         if self._hidden is None:
             assert self._inputs is not None
-            return self._fill(self._run(self.encoder))
+            return self._output(self._run(self.encoder))
         return self.finish()
 
     def advance(self, block: int) -> None:
@@ -124,8 +134,10 @@ class Tower:
         assert hidden is not None
         if self._start_at.pooled:
             assert hidden.mask is not None and hidden.pooled is not None
-            return self._fill(Encoded(hidden.values, hidden.mask, hidden.pooled))
-        return self._fill(self.encoder.pool(hidden))
+            encoded = self._fill(Encoded(hidden.values, hidden.mask, hidden.pooled))
+            self.pooled = encoded.pooled
+            return encoded
+        return self._output(self.encoder.pool(hidden))
 
     def tokens(self) -> Encoded:
         """Returns the sequence that enters the next block, for the whole batch, stand-ins included.
@@ -224,6 +236,12 @@ class Tower:
         shaped = gate[:, :, None, None] if values.ndim == 4 else gate[:, None, :]
         self._hidden = self._hidden._replace(values=values * shaped.to(values.dtype))
 
+    def _output(self, encoded: Encoded) -> Encoded:
+        """Returns what the tower hands on: normalised, for the whole batch."""
+        filled = self._fill(normalized(encoded) if self._normalize else encoded)
+        self.pooled = filled.pooled
+        return filled
+
     def _run(self, encode: Callable[..., Any]) -> Any:
         """Calls `encode` on the inputs, with the lengths if they are known."""
         assert self._inputs is not None
@@ -286,7 +304,8 @@ class Tower:
         if vector is None:
             vector = self.encoder.any_weight.new_zeros(self.encoder.dim)
         mask = _first_place(places, vector.device).expand(self.batch, -1)
-        return Encoded(vector.expand(self.batch, places, -1), mask, vector.expand(self.batch, -1))
+        self.pooled = vector.expand(self.batch, -1)
+        return Encoded(vector.expand(self.batch, places, -1), mask, self.pooled)
 
 
 def start_tower(
@@ -295,6 +314,8 @@ def start_tower(
     batch: BatchInputs,
     stand_in: Float[Tensor, " D"] | None,
     cache_point: CachePoint,
+    *,
+    normalize: bool = False,
 ) -> Tower:
     """Returns the tower of one modality, which starts from inputs or from what a cache stored.
 
@@ -304,6 +325,7 @@ def start_tower(
         batch: the completed batch.
         stand_in: as for `Tower`.
         cache_point: the block that a stored state enters, if the state has no pooled vectors.
+        normalize: as for `Tower`.
     """
     modality, tensors, facts = MODALITIES[name], batch.tensors, batch.facts
     present = batch.present[name]
@@ -329,12 +351,15 @@ def start_tower(
             lengths=lengths,
             start=start,
             start_at=cache_point,
+            normalize=normalize,
         )
     inputs: tuple[Tensor, ...] | None = None
     if modality.values in tensors:
         values = tensors[modality.values]
         inputs = (values,) if mask is None else (values, mask)
-    return Tower(encoder, inputs, present, stand_in, flags=flags, lengths=lengths)
+    return Tower(
+        encoder, inputs, present, stand_in, flags=flags, lengths=lengths, normalize=normalize
+    )
 
 
 def _rows_of(present: Tensor, flags: Sequence[bool]) -> Tensor | None:
