@@ -85,9 +85,11 @@ def epoch(setting: Setting) -> dict[str, Any]:
                     bf16=setting.dtype == torch.bfloat16,
                     use_cpu=setting.device == "cpu",
                 )
-                seconds[name].append(
-                    fit(model, processor, data, arguments=arguments).seconds_per_epoch
+                # A warm start would solve this classifier without an epoch.
+                result = fit(
+                    model, processor, data, arguments=arguments, warm_start=False, calibrate=False
                 )
+                seconds[name].append(result.seconds_per_epoch)
     return {
         "seconds": {name: spread(taken) for name, taken in seconds.items()},
         "largest_difference": {"cached": difference},

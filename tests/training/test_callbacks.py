@@ -15,6 +15,7 @@ def test_the_best_epoch_is_the_one_that_stays(rows, tmp_path, compose, quiet):
         rows,
         rows.select(range(8)),
         arguments=quiet(tmp_path, num_train_epochs=6, learning_rate=2e-2),
+        calibrate=False,
     )
     losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
     assert result.best_metric == min(losses)
@@ -32,7 +33,14 @@ def test_without_a_metric_the_last_epoch_is_the_one_that_stays(rows, tmp_path, c
         "save_strategy": "no",
     }
     model, processor = compose(rows)
-    result = fit(model, processor, rows, wrong, arguments=quiet(tmp_path / "watched", **options))
+    result = fit(
+        model,
+        processor,
+        rows,
+        wrong,
+        arguments=quiet(tmp_path / "watched", **options),
+        calibrate=False,
+    )
     losses = [entry["eval_loss"] for entry in result.history if "eval_loss" in entry]
     assert losses[-1] > min(losses)
     evaluation = evaluate(model, processor, wrong, resamples=10)

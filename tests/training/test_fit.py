@@ -74,7 +74,9 @@ def test_training_learns_and_is_saved(rows, tmp_path, compose, quiet):
     assert not list(tmp_path.glob("*.bin")) and not list(tmp_path.glob("*.pt"))
 
 
-def test_patience_stops_early(rows, tmp_path, compose, quiet):
+@pytest.mark.parametrize(("warm", "epochs"), [(True, 2), (False, 3)])
+def test_patience_stops_early(warm, epochs, rows, tmp_path, compose, quiet):
+    """Without a warm start, the first epoch is the one that two others do not beat."""
     model, processor = compose(rows)
     result = fit(
         model,
@@ -83,8 +85,9 @@ def test_patience_stops_early(rows, tmp_path, compose, quiet):
         rows,
         arguments=quiet(tmp_path, num_train_epochs=9, learning_rate=0.0),
         patience=2,
+        warm_start=warm,
     )
-    assert result.epochs == 3
+    assert result.epochs == epochs
 
 
 def test_bf16_trains(rows, tmp_path, compose, quiet):

@@ -46,9 +46,9 @@ def train(
     what: options.TrainedParts = options.Train.all,
     pretrained: options.Pretrained = True,
     label: options.LabelColumns = None,
-    epochs: options.Epochs = 10,
+    epochs: options.Epochs = None,
     batch_size: options.ProcessBatchSize = 32,
-    learning_rate: options.LearningRate = 1e-4,
+    learning_rate: options.LearningRate = None,
     patience: options.Patience = None,
     cache: options.Cache = None,
     workers: options.Workers = 0,
@@ -83,16 +83,17 @@ def train(
     for name, (image, text) in wanted.items():
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"
+        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed)
+        chosen = {"num_train_epochs": epochs, "learning_rate": learning_rate}
         arguments = training_arguments(
             folder,
-            num_train_epochs=epochs,
+            model[0],
             per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
             bf16=bf16,
             seed=seed,
             dataloader_num_workers=workers,
+            **{option: value for option, value in chosen.items() if value is not None},
         )
-        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed)
         evaluations[name] = fit_and_score(model, parts, arguments, patience, cache)
     report_training(evaluations, output)
 

@@ -61,11 +61,17 @@ TrainedParts = Annotated[
     Train, typer.Option("--train", help="Which parts of the encoders are trained.")
 ]
 Pretrained = Annotated[bool, typer.Option(help="Start from published weights.")]
-Epochs = Annotated[int, typer.Option(min=1)]
+Epochs = Annotated[int | None, typer.Option(min=1, help="Default: by what trains.")]
 ProcessBatchSize = Annotated[int, typer.Option(min=1, help="Per process.")]
-LearningRate = Annotated[float, typer.Option(min=0.0)]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(min=0.0, help="Peak rate of all parameters. Default: by what trains."),
+]
 Patience = Annotated[
-    int | None, typer.Option(min=1, help="Stop after so many epochs without a better one.")
+    int | None,
+    typer.Option(
+        min=1, help="Stop after so many epochs without a better one. Default: by what trains."
+    ),
 ]
 Cache = Annotated[Path | None, typer.Option(help="Folder for the outputs of frozen towers.")]
 Workers = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]

@@ -110,7 +110,7 @@ def compose(
 
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
-    # With None, an encoder loads weights if its name has published ones.
+    # With None, an encoder loads the published weights of its name.
     start = None if pretrained else False
     image_encoder = None if image is None else ImageEncoder(image, pretrained=start)
     text_encoder = None if text is None else TextEncoder(text, pretrained=start)

@@ -14,7 +14,8 @@ from ..data.collate import Augmented
 class BestInMemory(TrainerCallback):
     """The callback that keeps the weights of the best validation in memory.
 
-    `fit` uses it where no checkpoints are written.
+    `fit` keeps the weights of the warm start in it. Without checkpoints, it keeps those of the best
+    epoch, too.
     """
 
     def __init__(self, arguments: TrainingArguments) -> None:
@@ -22,15 +23,37 @@ class BestInMemory(TrainerCallback):
         self._metric = name if name.startswith("eval_") else f"eval_{name}"
         self._sign = 1 if arguments.greater_is_better else -1
         self._weights: dict[str, torch.Tensor] = {}
+        self._taken = 0
         self.value: float | None = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Copies the weights if the metric is better than at every earlier validation."""
-        model, value = kwargs["model"], kwargs["metrics"].get(self._metric)
-        if value is not None and (
-            self.value is None or self._sign * value > self._sign * self.value
-        ):
+        self.take(kwargs["model"], kwargs["metrics"])
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the weights that are kept are those of the first validation."""
+        return self._taken == 1
+
+    def is_beaten_by(self, value: float) -> bool:
+        """Returns whether a value is better than the best one so far.
+
+        Args:
+            value: of the metric.
+        """
+        return self.value is None or self._sign * value > self._sign * self.value
+
+    def take(self, model: torch.nn.Module, metrics: dict[str, Any]) -> None:
+        """Copies the weights if the metric is better than at every earlier call.
+
+        Args:
+            model: as it was validated.
+            metrics: the results of the validation.
+        """
+        value = metrics.get(self._metric)
+        if value is not None and self.is_beaten_by(value):
             self.value = value
+            self._taken += 1
             # Frozen parameters do not change, so a copy of them would only use memory. Buffers such
             # as batch-norm statistics can change, so they are copied.
             frozen = {
@@ -47,6 +70,23 @@ class BestInMemory(TrainerCallback):
         if self._weights:
             # The copy lacks the frozen parameters, so it is not a complete state dict.
             model.load_state_dict(self._weights, strict=False)
+
+
+@final
+class CountsStart(TrainerCallback):
+    """The callback that makes the validation of the start the first one to be beaten.
+
+    The Trainer forgets that validation when the training begins. Its early stopping would then
+    compare the epochs only with each other.
+    """
+
+    def __init__(self, best: BestInMemory) -> None:
+        self._best = best
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Sets the best metric so far, unless a resumed checkpoint knows it."""
+        if state.best_metric is None:
+            state.best_metric = self._best.value
 
 
 @final

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ..model.encoder_base import Encoder
 from ..model.graph import evaluating
 from ..model.images import load_image
-from ..model.masking import masked_mean
+from ..model.masking import masked_mean, normalized
 from ..model.missing import MODALITIES, is_blank
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
@@ -122,7 +122,9 @@ class TowerCache:
         inputs = tuple(batch[name].to(device) for name in MODALITIES[self.modality].encoded)
         with evaluating(self.encoder):
             if self.point.pooled:
-                hidden = self._whole(self.encoder(*inputs))
+                encoded = self.encoder(*inputs)
+                normalizes = self.model.config.normalize_embeddings
+                hidden = self._whole(normalized(encoded) if normalizes else encoded)
             else:
                 hidden = self.encoder.walk(0, self.point.block, self.encoder.embed(*inputs))
         for row in range(len(sources)):
@@ -149,13 +151,15 @@ class TowerCache:
         "all": every token. "mean": the mean token. "pooled": the pooled vector.
         """
         if len(self.model.modalities) < 2:
-            return "pooled"
+            # A fused model with the default mapper needs the mean token of a text. It is stored
+            # here, too, so that one entry serves both models.
+            return "pooled" if self.modality == "image" else "mean"
         strategy, mapper = self.model.fusion, self.model.mapper
         if self.modality == "image":
             return "all" if strategy.uses_image_tokens or mapper.asks_image else "pooled"
         if strategy.uses_text_tokens:
             return "all"
-        return "pooled" if mapper.kind == "identity" else "mean" if mapper.maps_the_mean else "all"
+        return "mean" if mapper.kind == "identity" or mapper.maps_the_mean else "all"
 
     def _fingerprint(self) -> str:
         """Returns a digest of all that decides what is stored, except for the content itself."""
@@ -163,10 +167,11 @@ class TowerCache:
         left_out = ("trainable", "lora", "padding")
         config = self.encoder.config.to_dict()
         described = {
-            "format": 2,
+            "format": 3,
             "block": self.point.block,
             "pooled": self.point.pooled,
             "tokens": self._needed(),
+            "normalized": self.point.pooled and self.model.config.normalize_embeddings,
             "config": {key: value for key, value in config.items() if key not in left_out},
             "processor": _preprocessing(self.processor, self.modality),
         }

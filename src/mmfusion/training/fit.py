@@ -1,16 +1,19 @@
-"""Training with the Hugging Face Trainer, which supplies the loop, distribution and progress bar.
+"""Training: the warm start, the Hugging Face Trainer, and the choice of the best epoch.
 
-This module adds the cache of frozen towers, the best weights in memory, and resumption from the
-last complete checkpoint, which `resume.py` chooses.
+The Trainer supplies the loop, distribution and progress bar. This module adds the warm start, the
+cache of frozen towers, the best weights in memory, the temperature, and resumption from the last
+complete checkpoint, which `resume.py` chooses.
 """
 
 import copy
 import os
 from dataclasses import dataclass
-from typing import final
+from typing import Any, TypeAlias, final
 
 import datasets
 import numpy as np
+import torch
+from torch.utils.data import ConcatDataset
 from transformers import (
     EarlyStoppingCallback,
     EvalPrediction,
@@ -22,16 +25,23 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ..data.collate import Augment
+from ..data.collate import Augment, label_tensor
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
-from .callbacks import BestInMemory, Clock, Epochs
+from .calibrate import fit_temperature
+from .callbacks import BestInMemory, Clock, CountsStart, Epochs
+from .evaluate import predict
 from .feature_cache import CachedDataset
+from .recipe import GroupedTrainer, is_solved_by_probes
 from .resume import last_complete_checkpoint
 from .rows import rows_and_collator
+from .warm_start import WarmStart
+from .warm_start import warm_start as start_warm
 
 logger = logging.get_logger(__name__)
+
+Rows: TypeAlias = datasets.Dataset | CachedDataset
 
 
 @final
@@ -41,14 +51,22 @@ class FitResult:
 
     Attributes:
         history: the log of the Trainer, one dict per entry (loss, eval_loss, eval_accuracy,
-            learning_rate, epoch ...).
+            learning_rate, epoch ...). After a warm start, the first entry is the validation of
+            epoch 0.
         best_metric: the best validation value of `metric_for_best_model`, or None without
             validation or without a metric.
-        epochs: the number of epochs that were trained; early stopping makes it smaller.
+        epochs: the number of epochs that were trained; early stopping makes it smaller. 0 if the
+            warm start left nothing to train.
         seconds_per_epoch: the mean time of the training steps of an epoch, without validation. Only
-            the epochs of this run count, not those before a resumption.
+            the epochs of this run count, not those before a resumption. 0 if the warm start left
+            nothing to train.
         trained_parameters: the number of trainable parameters.
         folder: the folder where the model and the processor were saved.
+        start_was_best: whether the weights of the warm start were kept, because no epoch had a
+            better validation.
+        temperature: the temperature that was fitted; 1 without calibration.
+        strengths: the strength of the regularisation of each probe of the warm start.
+        scales: the factor of each modality's features in that regularisation (`solve`).
     """
 
     history: list[dict[str, float]]
@@ -57,27 +75,39 @@ class FitResult:
     seconds_per_epoch: float
     trained_parameters: int
     folder: str
+    start_was_best: bool
+    temperature: float
+    strengths: dict[str, float]
+    scales: dict[str, tuple[float, ...]]
 
 
 def fit(
     model: FusionClassifier,
     processor: FusionProcessor,
-    train: datasets.Dataset | CachedDataset,
-    validation: datasets.Dataset | CachedDataset | None = None,
+    train: Rows,
+    validation: Rows | None = None,
     *,
     arguments: TrainingArguments,
     augment: Augment | None = None,
     cache: str | os.PathLike[str] | None = None,
     patience: int | None = None,
     callbacks: list[TrainerCallback] | None = None,
+    warm_start: bool = True,
+    refit: bool = False,
+    calibrate: bool = True,
 ) -> FitResult:
     """Trains the model in place, and saves it with its processor in `arguments.output_dir`.
+
+    The training begins with a warm start: each `Probe` of the model is solved to convergence on
+    what the encoders give. Where the encoders are frozen and the classifier is linear in their
+    pooled vectors, that is all, and no epoch is trained. Otherwise the Trainer goes on from there.
+    The start counts as an epoch: if no epoch has a better validation, its weights are kept.
 
     If a run was stopped or killed, a second call with the same arguments resumes from the last
     complete checkpoint. It ends at the same weights as a run that was not stopped. The model ends
     with the weights of the best epoch. With `save_strategy="no"` these weights are kept in memory
-    and nothing is written. With `metric_for_best_model=None` no epoch is chosen: the validation
-    data are only evaluated, and the model keeps the weights of the last epoch.
+    and nothing is written. With `metric_for_best_model=None` nothing is chosen on the validation
+    data: they are only evaluated, and the model keeps the weights of the last epoch.
 
     Args:
         model: the classifier, with freshly drawn or pretrained weights.
@@ -92,8 +122,14 @@ def fit(
             index).
         cache: a folder for the outputs of frozen towers; see `cache_features`.
         patience: the number of validations in a row without a better metric after which the
-            training stops; None never stops early.
+            training stops. None: that of `arguments`, or never.
         callbacks: further callbacks for the Trainer.
+        warm_start: whether the probes are solved first. Its choices are made by cross-validation
+            inside the training rows.
+        refit: whether the probes are solved again on training and validation rows together, if the
+            start was best. Then nothing may be evaluated on the validation rows any more.
+        calibrate: whether a temperature is fitted (`model.config.temperature`): on the validation
+            rows, or, where no epoch is trained, on held-out answers of the warm start.
 
     Raises:
         ValueError: if `augment` is given together with a cache, or `patience` is given without
@@ -102,51 +138,156 @@ def fit(
     has_validation, has_metric = validation is not None, arguments.metric_for_best_model is not None
     is_cached = cache is not None or isinstance(train, CachedDataset)
     _check_options(augment, is_cached, patience, has_validation, has_metric)
-    # The lines below and the Trainer set options. The copy leaves the caller's arguments unchanged.
-    arguments = copy.copy(arguments)
     writes, chooses = arguments.save_strategy != "no", has_validation and has_metric
-    if validation is None:
-        # The Trainer refuses a planned validation without validation data.
-        arguments.eval_strategy = IntervalStrategy.NO
-    arguments.load_best_model_at_end = writes and chooses
+    patience = getattr(arguments, "patience", None) if chooses and patience is None else patience
+    arguments = _planned(arguments, has_validation, writes and chooses)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.
-    held_out = None
-    if validation is not None:
-        held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
+    solver = _Solver(model, processor, arguments, cache)
+    held_out = None if validation is None else solver.rows(validation)[0]
     clock, best = Clock(), BestInMemory(arguments)
     # With checkpoints the Trainer itself loads the best epoch at the end.
-    extra: list[TrainerCallback] = [clock, best] if chooses and not writes else [clock]
-    if patience is not None:
-        extra.append(EarlyStoppingCallback(early_stopping_patience=patience))
-    if augment is not None:
-        # The augmentation of a row depends on the epoch, also after a resumption.
-        extra.append(Epochs(rows))
-    trainer = Trainer(
+    extra = [clock, CountsStart(best), *([best] if chooses and not writes else [])]
+    extra += [] if patience is None else [EarlyStoppingCallback(patience)]
+    # The augmentation of a row depends on the epoch, also after a resumption.
+    extra += [] if augment is None else [Epochs(rows)]
+    # Another temperature would change the loss of the validations.
+    model.config.temperature = 1.0
+    trainer = _trainer(model, arguments, rows, held_out, collate, [*extra, *(callbacks or [])])
+    start = solver.solve([train]) if warm_start else None
+    history = _validate_start(trainer, model, best) if start and has_validation else []
+    is_solved = start_was_best = start is not None and is_solved_by_probes(model)
+    if not is_solved:
+        _train_or_resume(trainer, str(arguments.output_dir) if writes else None)
+        history += trainer.state.log_history
+        start_was_best = chooses and _choose(trainer, model, best, writes=writes) and bool(start)
+    if calibrate:
+        solved, chosen_on = start if is_solved else None, validation if chooses else None
+        model.config.temperature = _temperature(solver, chosen_on, solved)
+    if refit and start_was_best and chooses and validation is not None:
+        start = solver.solve([train, validation])
+    if writes:
+        _save(trainer, model, processor, str(arguments.output_dir))
+    return FitResult(
+        history=history,
+        best_metric=best.value if best.value is not None else trainer.state.best_metric,
+        epochs=0.0 if is_solved else float(trainer.state.epoch or 0),
+        seconds_per_epoch=0.0 if is_solved else clock.seconds_per_epoch,
+        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        folder=str(arguments.output_dir),
+        start_was_best=start_was_best,
+        temperature=float(model.config.temperature),
+        strengths=dict(start.strengths) if start else {},
+        scales=dict(start.scales) if start else {},
+    )
+
+
+def _trainer(
+    model: FusionClassifier,
+    arguments: TrainingArguments,
+    rows: Any,
+    held_out: Any,
+    collate: Any,
+    callbacks: list[TrainerCallback],
+) -> Trainer:
+    """Returns the Trainer of a training."""
+    trainer = GroupedTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         eval_dataset=held_out,
         data_collator=collate,
         compute_metrics=_validation_metrics,
-        callbacks=[*extra, *(callbacks or [])],
+        callbacks=callbacks,
     )
     if arguments.disable_tqdm:
         # `disable_tqdm` makes the Trainer print each log entry. Remove the callback that prints.
         trainer.remove_callback(PrinterCallback)
-    folder = str(arguments.output_dir)
-    _train_or_resume(trainer, folder if writes else None)
+    return trainer
+
+
+def _planned(
+    arguments: TrainingArguments, has_validation: bool, loads_best: bool
+) -> TrainingArguments:
+    """Returns a copy of the caller's arguments with what `fit` and the Trainer set."""
+    arguments = copy.copy(arguments)
+    if not has_validation:
+        # The Trainer refuses a planned validation without validation data.
+        arguments.eval_strategy = IntervalStrategy.NO
+    arguments.load_best_model_at_end = loads_best
+    return arguments
+
+
+def _validate_start(
+    trainer: Trainer, model: FusionClassifier, best: BestInMemory
+) -> list[dict[str, float]]:
+    """Validates the weights of the warm start and keeps them; returns the log entry."""
+    trainer.evaluate()
+    # While it validates, Accelerate marks the unwrapped model as prepared. With this mark, the
+    # training on several processes would not wrap it in DDP.
+    model.__dict__.pop("_is_accelerate_prepared", None)
+    history = list(trainer.state.log_history)
+    best.take(model, history[-1])
+    return history
+
+
+@final
+class _Solver:
+    """The warm start of one model, on one or several sets of rows."""
+
+    def __init__(
+        self,
+        model: FusionClassifier,
+        processor: FusionProcessor,
+        arguments: TrainingArguments,
+        cache: str | os.PathLike[str] | None,
+    ):
+        self.model, self.processor = model, processor
+        self.arguments, self.cache = arguments, cache
+
+    def rows(self, part: Rows) -> tuple[Any, Any]:
+        """Returns the rows of a part as the Trainer reads them, not augmented, and the collator."""
+        return rows_and_collator(self.model, self.processor, part, self.arguments, self.cache)
+
+    def solve(self, parts: list[Rows]) -> WarmStart:
+        """Solves the probes on all rows of the parts."""
+        rows, collators = zip(*(self.rows(part) for part in parts), strict=True)
+        sources = [part.dataset if isinstance(part, CachedDataset) else part for part in parts]
+        return start_warm(
+            self.model,
+            ConcatDataset(rows),
+            collators[0],
+            datasets.concatenate_datasets(sources),
+            batch_size=self.arguments.per_device_eval_batch_size,
+            seed=self.arguments.seed,
+        )
+
+
+def _choose(trainer: Trainer, model: FusionClassifier, best: BestInMemory, *, writes: bool) -> bool:
+    """Loads the best weights into the model; returns whether the first validation was the best."""
+    if not writes:
+        best.restore(model)
+        return best.is_first
+    # The Trainer has loaded its best checkpoint. The start was never a checkpoint.
+    found = trainer.state.best_metric
+    if best.value is None or (found is not None and best.is_beaten_by(found)):
+        best.value = found
+        return False
     best.restore(model)
-    if writes:
-        _save(trainer, model, processor, folder)
-    return FitResult(
-        history=trainer.state.log_history,
-        best_metric=trainer.state.best_metric if best.value is None else best.value,
-        epochs=float(trainer.state.epoch or 0),
-        seconds_per_epoch=clock.seconds_per_epoch,
-        trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        folder=folder,
+    return True
+
+
+def _temperature(solver: _Solver, validation: Rows | None, solved: WarmStart | None) -> float:
+    """Returns the temperature of a trained model; 1 if there is nothing to fit it on."""
+    if solved is not None and solved.logits is not None:
+        return fit_temperature(solved.logits, solved.labels)
+    if validation is None:
+        return 1.0
+    table = validation.dataset if isinstance(validation, CachedDataset) else validation
+    logits = predict(
+        solver.model, solver.processor, validation, arguments=solver.arguments, cache=solver.cache
     )
+    return fit_temperature(torch.from_numpy(logits), label_tensor(list(table["label"])))
 
 
 def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
