@@ -77,6 +77,7 @@ def _write_results(app: Any) -> None:
         "_architectures": "\n\n".join(map(architectures_table.render, architectures)),
         "_segmenters": segment_table.render(segmenters),
         "_strategies": part_tables.directives(),
+        "_recipes": part_tables.recipes(),
     }
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)

@@ -38,6 +38,25 @@ def directives() -> str:
     return "\n".join(["```{eval-rst}", ".. currentmodule:: mmfusion", "", *entries, "```"])
 
 
+def recipes() -> str:
+    """Returns the table of training defaults in Markdown."""
+    from mmfusion.training.recipe import RECIPES
+
+    lines = [
+        "| what trains | learning rate | of pretrained parameters | weight decay | most epochs "
+        "| patience |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, recipe in RECIPES.items():
+        pretrained = recipe.pretrained_learning_rate
+        rate = "none trains" if pretrained is None else f"{pretrained:g}"
+        lines.append(
+            f"| `{name}` | {recipe.learning_rate:g} | {rate} | {recipe.weight_decay:g} "
+            f"| {recipe.epochs} | {recipe.patience} |"
+        )
+    return "\n".join(lines)
+
+
 def inserted(readme: str) -> str:
     """Returns the README with the tables between their marker lines.
 

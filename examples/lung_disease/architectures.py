@@ -257,7 +257,16 @@ def _fold(
         bf16=settings.bf16,
         disable_tqdm=True,
     )
-    result = fit(model, processor, train, test, arguments=arguments)
+    # The published networks were trained without a warm start.
+    result = fit(
+        model,
+        processor,
+        train,
+        test,
+        arguments=arguments,
+        warm_start=False,
+        calibrate=False,
+    )
     logits = predict(model, processor, test, arguments=arguments)
     if draw_as is not None and row.timm.startswith("vit"):
         draw_attention(folder, draw_as, encoder, processor, test)

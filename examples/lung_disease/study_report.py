@@ -277,7 +277,10 @@ def _table(rows: list[dict[str, Any]], synthetic: bool) -> list[str]:
 
 
 def draw_curves(folder: Path, protocol: str, way: str, results: Results, data: StudyData) -> None:
-    """Draws validation loss and AUROC by epoch, the mean over folds, one line per row."""
+    """Draws validation loss and AUROC by epoch, the mean over folds, one line per row.
+
+    Epoch 0 is the warm start. A row that the warm start solves is a point.
+    """
     figure, axes = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     for row, outcome in results.items():
         for axis, name in zip(axes, ("eval_loss", "eval_auroc"), strict=True):
@@ -287,8 +290,9 @@ def draw_curves(folder: Path, protocol: str, way: str, results: Results, data: S
             if length:
                 mean = np.mean([curve[:length] for curve in curves], axis=0)
                 axis.plot(
-                    range(1, length + 1),
+                    range(length),
                     mean,
+                    marker="o" if length == 1 else None,
                     label=row.model,
                     linewidth=2 if row.is_fused else 3,
                     alpha=0.8,

@@ -50,11 +50,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "joint": {"name": "joint"},
     "cross_attention": {"name": "cross_attention"},
     "mmtm": {"name": "mmtm", "pairs": 1},
-    "late": {"name": "late", "combine": "product"},
+    "late": {"name": "late"},
+    "guarded": {"name": "guarded"},
 }
-# Options of strategies with attention, and the steps of a training without a number of epochs.
+# Options of strategies with attention.
 _NARROW = {"inner_dim": 128, "hidden_dim": 128}
-_STEPS = 96
 
 
 @final
@@ -113,14 +113,12 @@ class Settings:
         preset: "small" or "published".
         train: "frozen", "all" or "lora".
         folds: the number of test folds, at least 2.
-        epochs: epochs per fold. The best one on validation data is used. None trains for about 100
-            steps.
+        epochs: the largest number of epochs per fold. The best one on validation data is used.
+            None: that of the library's recipe for what trains.
         seeds: the seeds. Each row is trained once per seed, and the probabilities are averaged.
         batch_size: samples per step.
-        learning_rate: the peak learning rate of AdamW.
+        learning_rate: the peak learning rate of AdamW. None: that of the recipe.
         max_length: the largest number of tokens of a text. None is the text encoder's own limit.
-        selection: the validation metric that chooses the best epoch, "loss" or "auroc".
-        weight_decay: the weight decay of AdamW.
         bf16: whether to train in bfloat16 (autocast).
         image_encoder: a hub name or folder instead of the preset's.
         text_encoder: a hub name or folder instead of the preset's.
@@ -132,10 +130,8 @@ class Settings:
     epochs: int | None = None
     seeds: tuple[int, ...] = (0,)
     batch_size: int = 32
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     max_length: int | None = 64
-    selection: str = "auroc"
-    weight_decay: float = 0.05
     bf16: bool = False
     image_encoder: str | None = None
     text_encoder: str | None = None
@@ -271,21 +267,19 @@ class Runner:
         set_seed(seed)
         model, processor = self._compose(row, wanted)
         rows = self._rows(row, wanted, model, processor)
+        given = {
+            "num_train_epochs": self.settings.epochs,
+            "learning_rate": self.settings.learning_rate,
+        }
         arguments = training_arguments(
             self.folder / "scratch",
-            num_train_epochs=self.settings.epochs
-            or -(-_STEPS // -(-len(here["train"]) // self.settings.batch_size)),
+            model,
             per_device_train_batch_size=self.settings.batch_size,
-            per_device_eval_batch_size=64,
-            learning_rate=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            warmup_steps=0.1,
-            lr_scheduler_type="cosine",
-            metric_for_best_model=self.settings.selection,
             save_strategy="no",
             seed=seed,
             bf16=self.settings.bf16,
             disable_tqdm=True,
+            **{name: value for name, value in given.items() if value is not None},
         )
         result = fit(
             model,

@@ -81,9 +81,10 @@ class Augmented(torch.utils.data.Dataset[dict[str, Any]]):
 class FusionCollator:
     """The collator: it turns rows of a dataset into one batch.
 
-    A batch holds the tensors of the processor and the labels. Pictures are decoded here. `labels`
-    is int64 [B], or float32 [B, C] if the rows' labels are lists. A batch of rows without labels
-    has no `labels`. A column that no row has is not passed to the processor.
+    A batch holds the tensors of the processor, the labels and the `facts` (`BatchFacts`). Pictures
+    are decoded here. `labels` is int64 [B], or float32 [B, C] if the rows' labels are lists. A
+    batch of rows without labels has no `labels`. A column that no row has is not passed to the
+    processor.
 
     Args:
         processor: called as `processor(images=[...], text=[...])`, with None where a row has no
@@ -99,7 +100,7 @@ class FusionCollator:
             that differ in kind.
 
     Shape:
-        that of the processor: pixel_values [B, 3, H, W], input_ids and attention_mask [B, L],
+        that of the processor: pixel_values [B, C, H, W], input_ids and attention_mask [B, L],
         image_present and text_present [B]; labels [B] or [B, C].
 
     Example:

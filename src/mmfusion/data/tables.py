@@ -18,8 +18,8 @@ def read_table(path: Path) -> pa.Table:
     """Returns the table of a file, with at least one row and with distinct column names.
 
     Cells of a CSV file stay strings; empty cells become null. A byte order mark, Windows line ends
-    and line breaks within quotation marks are accepted. Blank lines of a CSV or JSON file are
-    skipped.
+    and line breaks within quotation marks are accepted. Blank lines are
+    skipped, but a CSV file must begin with its header.
 
     Args:
         path: a .csv, .jsonl, .json (one object per line) or .parquet file. All text is in UTF-8.

@@ -1,6 +1,6 @@
 """The losses and metrics of segmentation, on Keras's backend.
 
-The losses take probabilities. The metrics compare masks and agree with `mmfusion.dice`.
+The losses take probabilities. The metrics compare masks. `DiceScore` agrees with `mmfusion.dice`.
 """
 
 from __future__ import annotations

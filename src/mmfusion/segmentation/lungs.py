@@ -146,7 +146,7 @@ class LungSegmenter:
     def segment(self, images: Iterable[ImageSource], *, batch_size: int = 16) -> Iterator[LungMask]:
         """Yields the lungs of each picture, in order.
 
-        At most `batch_size` pictures are in memory at the same time.
+        The pictures of at most two batches are in memory at the same time.
 
         Args:
             images: the pictures, each as `__call__` takes it.

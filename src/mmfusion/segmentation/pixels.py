@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 def standardized(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Returns the picture with its 1st and 99th percentiles stretched to 0 and 1.
 
-    Values below and above are clipped. Therefore the white letters of a marker or a black border do
-    not change how dark the lungs look. A picture of one value becomes 0 everywhere.
+    Values below and above are clipped. Therefore white letters or a black border that cover less
+    than 1 % of the picture do not change how dark the lungs look. A picture of one value becomes 0
+    everywhere.
 
     Args:
         pixels: grey values of any real dtype and range.

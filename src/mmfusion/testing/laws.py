@@ -158,7 +158,7 @@ def check_gradient_law(model: FusionClassifier, batch: Batch) -> None:
 def check_frozen_law(model: FusionClassifier, batch: Batch) -> None:
     """Checks that frozen towers stay in eval mode, keep their weights and get no gradient.
 
-    The check freezes the towers of a copy and runs one training step on it.
+    The check freezes the towers of a copy and runs a forward and a backward pass in training mode.
     """
     copied = copy.deepcopy(model)
     for modality in copied.modalities:
@@ -173,7 +173,7 @@ def check_frozen_law(model: FusionClassifier, batch: Batch) -> None:
         assert not training, (
             f"frozen law: {len(training)} modules in training mode, {training[:3]} first"
         )
-        check_same_state("frozen law (one training step)", state, state_of(tower))
+        check_same_state("frozen law (training mode)", state, state_of(tower))
         with_gradient = [
             name for name, parameter in tower.named_parameters() if parameter.grad is not None
         ]
