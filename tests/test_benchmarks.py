@@ -118,6 +118,7 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
         "cross_attention",
         "mmtm",
         "late",
+        "guarded",
     }
 
 

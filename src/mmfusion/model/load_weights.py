@@ -163,18 +163,21 @@ def raise_unless_complete(
 
 @torch.no_grad()
 def draw_anew(model: nn.Module, keys: Iterable[str]) -> None:
-    """Draws the parameters that found no weights of their shape.
+    """Draws the parameters that found no weights of their shape; buffers become zero.
 
     transformers leaves them uninitialised.
 
     Args:
         model: the model that was loaded.
-        keys: the names of those parameters.
+        keys: the names of those parameters and buffers.
     """
     for key in keys:
         owner, _, leaf = key.rpartition(".")
         module: Any = model.get_submodule(owner)
-        if hasattr(module, "reset_parameters"):
+        if leaf in dict(module.named_buffers(recurse=False)):
+            # Such as the prior of the classes: zeros stand for an even one.
+            getattr(module, leaf).zero_()
+        elif hasattr(module, "reset_parameters"):
             module.reset_parameters()
         else:
             getattr(module, leaf).normal_(std=0.02)
