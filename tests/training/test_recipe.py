@@ -64,6 +64,14 @@ def test_what_the_probes_solve(strategy, mapper, solved: bool) -> None:
     assert is_solved_by_probes(model) is solved
 
 
+@pytest.mark.parametrize("option", ["modality_dropout", "head_dropout", "auxiliary_loss_weight"])
+def test_what_acts_in_epochs_only_is_not_solved(option: str) -> None:
+    model = kit.tiny_classifier("concat").freeze("image").freeze("text")
+    assert is_solved_by_probes(model)
+    setattr(model.config, option, 0.1)
+    assert not is_solved_by_probes(model)
+
+
 def test_pretrained_and_new_parameters_have_their_own_rates(tmp_path) -> None:
     """Every trainable parameter is in one group; biases and norms have no weight decay."""
     model = kit.tiny_classifier("concat").freeze("image")

@@ -48,7 +48,7 @@ def test_a_frozen_classifier_of_one_modality_is_the_regression_of_scikit_learn(
     assert result.start_was_best and result.history == []
     (image, _), _ = pooled(fused, compose_frozen(rows)[1], rows)
     labels = np.asarray(rows["label"])
-    reference = by_scikit_learn(image, labels, result.strengths["head"])
+    reference = by_scikit_learn(image, labels, result.start.strengths["head"])
     got = probabilities(predict(model, processor, rows))
     np.testing.assert_allclose(got, reference.predict_proba(image), atol=1e-4)
 
@@ -58,7 +58,7 @@ def test_side_by_side_with_missing_modalities(few_rows, tmp_path, compose_frozen
     result = fit(model, processor, few_rows, arguments=quiet(tmp_path), calibrate=False)
     vectors, present = pooled(model, processor, few_rows)
     assert not all(flags.all() for flags in present)
-    scales = result.scales["probe"]
+    scales = result.start.scales["probe"]
     features = np.concatenate(
         [
             np.where(flags[:, None], v, 0) * scale
@@ -70,7 +70,7 @@ def test_side_by_side_with_missing_modalities(few_rows, tmp_path, compose_frozen
         axis=1,
     )
     labels = np.asarray(few_rows["label"])
-    reference = by_scikit_learn(features, labels, result.strengths["probe"])
+    reference = by_scikit_learn(features, labels, result.start.strengths["probe"])
     got = probabilities(predict(model, processor, few_rows))
     np.testing.assert_allclose(got, reference.predict_proba(features), atol=1e-4)
 
@@ -198,8 +198,22 @@ def test_a_better_epoch_takes_the_place_of_the_start(rows, tmp_path, compose, qu
         assert float(loss) == pytest.approx(min(losses), abs=1e-5)
 
 
+def test_augmented_pictures_are_trained_on_after_the_start(rows, tmp_path, compose_frozen, quiet):
+    """The solution belongs to the pictures as they are, so the epochs are not left out."""
+    seen = []
+
+    def watched(picture, rng):
+        seen.append(rng.integers(1000))
+        return picture
+
+    model, processor = compose_frozen(rows)
+    result = fit(model, processor, rows, arguments=quiet(tmp_path), augment=watched)
+    assert result.epochs == 1 and len(seen) == len(rows)
+
+
+@pytest.mark.parametrize("cached", [False, True])
 def test_refit_solves_on_training_and_validation_rows_together(
-    rows, tmp_path, compose_frozen, quiet
+    cached, rows, tmp_path, compose_frozen, quiet
 ):
     train, validation = rows.select(range(28)), rows.select(range(28, 40))
     models = {}
@@ -215,6 +229,7 @@ def test_refit_solves_on_training_and_validation_rows_together(
             processor,
             *parts,
             arguments=quiet(tmp_path / name),
+            cache=tmp_path / "cache" if cached else None,
             refit=refit,
             calibrate=False,
         )
@@ -228,15 +243,16 @@ def test_the_temperature_is_saved_and_applied_outside_of_training(
     rows, tmp_path, compose_frozen, quiet
 ):
     model, processor = compose_frozen(rows)
-    result = fit(model, processor, rows, arguments=quiet(tmp_path))
-    assert result.temperature == model.config.temperature != 1
+    fit(model, processor, rows, arguments=quiet(tmp_path))
+    temperature = model.config.temperature
+    assert temperature != 1
     logits = predict(model, processor, rows)
     loaded = FusionClassifier.from_pretrained(tmp_path)
-    assert loaded.config.temperature == result.temperature
+    assert loaded.config.temperature == temperature
     np.testing.assert_allclose(predict(loaded, processor, rows), logits, atol=1e-6)
     model.config.temperature = 1.0
     plain = predict(model, processor, rows)
-    np.testing.assert_allclose(plain / result.temperature, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(plain / temperature, logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_second_training_forgets_the_temperature_of_the_first(
@@ -255,7 +271,7 @@ def test_a_second_training_forgets_the_temperature_of_the_first(
             arguments=quiet(tmp_path / str(temperature)),
             calibrate=False,
         )
-        assert result.temperature == model.config.temperature == 1
+        assert model.config.temperature == 1
         losses.append(result.best_metric)
     assert losses[0] == losses[1]
 
@@ -291,4 +307,4 @@ def test_without_a_warm_start_nothing_is_called_its_weights(writes, rows, tmp_pa
         warm_start=False,
         refit=True,
     )
-    assert not result.start_was_best and result.strengths == {}
+    assert not result.start_was_best and result.start is None

@@ -213,6 +213,19 @@ class Fusion(nn.Module, ABC):
         self.head = Head(dims, shapes.num_labels, shapes.head_dropout)
         return self
 
+    def build_answers(self, shapes: TowerShapes) -> None:
+        """Makes what strategies that combine answers share: a probe per tower, and the prior.
+
+        Args:
+            shapes: widths and depths of the towers.
+        """
+        self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
+        self.multi_label = shapes.multi_label
+        classes, dropout = shapes.num_labels, shapes.head_dropout
+        self.image_probe = Probe([shapes.image_dim], classes, dropout)
+        self.text_probe = Probe([shapes.text_dim], classes, dropout)
+        self.register_buffer("log_prior", torch.zeros(classes))
+
     def is_linear(self, mapper: EmbeddingMapper) -> bool:
         """Returns whether the logits are a linear function of the pooled vectors of frozen towers.
 

@@ -42,14 +42,10 @@ class Guarded(Fusion):
 
     def build(self, shapes: TowerShapes) -> Self:
         """Returns this strategy with its parameters."""
-        self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
-        self.multi_label = shapes.multi_label
+        self.build_answers(shapes)
         classes, dropout = shapes.num_labels, shapes.head_dropout
-        self.image_probe = Probe([shapes.image_dim], classes, dropout)
-        self.text_probe = Probe([shapes.text_dim], classes, dropout)
         self.joint_probe = Probe([shapes.image_dim, shapes.text_dim], classes, dropout)
         self.joint_head = Head([shapes.image_dim, shapes.mapped_dim], classes, dropout)
-        self.register_buffer("log_prior", torch.zeros(classes))
         self.weights = nn.Parameter(torch.full((3,), 0.5))
         return self
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .fusion_base import Fusion, Head, Probe, TowerShapes
+from .fusion_base import Fusion, Head, TowerShapes
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
@@ -61,14 +61,9 @@ class Late(Fusion):
 
     def build(self, shapes: TowerShapes) -> Self:
         """Returns this strategy with its parameters."""
-        self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
-        self.multi_label = shapes.multi_label
-        classes, dropout = shapes.num_labels, shapes.head_dropout
-        self.image_probe = Probe([shapes.image_dim], classes, dropout)
-        self.text_probe = Probe([shapes.text_dim], classes, dropout)
-        self.text_head = Head([shapes.mapped_dim], classes, dropout)
-        self.register_buffer("log_prior", torch.zeros(classes))
-        self.register_buffer("log_absence", torch.zeros(2, classes))
+        self.build_answers(shapes)
+        self.text_head = Head([shapes.mapped_dim], shapes.num_labels, shapes.head_dropout)
+        self.register_buffer("log_absence", torch.zeros(2, shapes.num_labels))
         if self.combine == "learned":
             self.weights = nn.Parameter(torch.zeros(2))
         return self

@@ -14,21 +14,36 @@ from ..data.collate import Augmented
 class BestInMemory(TrainerCallback):
     """The callback that keeps the weights of the best validation in memory.
 
-    `fit` keeps the weights of the warm start in it. Without checkpoints, it keeps those of the best
-    epoch, too.
+    `fit` gives it the weights of the warm start by `take`.
+
+    Args:
+        arguments: they name the metric.
+        follows: whether it also takes the weights of the epochs. With checkpoints, the Trainer does
+            that.
     """
 
-    def __init__(self, arguments: TrainingArguments) -> None:
+    def __init__(self, arguments: TrainingArguments, *, follows: bool) -> None:
         name = str(arguments.metric_for_best_model)
         self._metric = name if name.startswith("eval_") else f"eval_{name}"
         self._sign = 1 if arguments.greater_is_better else -1
         self._weights: dict[str, torch.Tensor] = {}
         self._taken = 0
+        self._follows = follows
         self.value: float | None = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Copies the weights if the metric is better than at every earlier validation."""
-        self.take(kwargs["model"], kwargs["metrics"])
+        if self._follows:
+            self.take(kwargs["model"], kwargs["metrics"])
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Makes the validation of the start the first one to be beaten.
+
+        The Trainer forgets that validation when the training begins. Its early stopping would then
+        compare the epochs only with each other. A resumed checkpoint knows it.
+        """
+        if state.best_metric is None:
+            state.best_metric = self.value
 
     @property
     def is_first(self) -> bool:
@@ -70,23 +85,6 @@ class BestInMemory(TrainerCallback):
         if self._weights:
             # The copy lacks the frozen parameters, so it is not a complete state dict.
             model.load_state_dict(self._weights, strict=False)
-
-
-@final
-class CountsStart(TrainerCallback):
-    """The callback that makes the validation of the start the first one to be beaten.
-
-    The Trainer forgets that validation when the training begins. Its early stopping would then
-    compare the epochs only with each other.
-    """
-
-    def __init__(self, best: BestInMemory) -> None:
-        self._best = best
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Sets the best metric so far, unless a resumed checkpoint knows it."""
-        if state.best_metric is None:
-            state.best_metric = self._best.value
 
 
 @final

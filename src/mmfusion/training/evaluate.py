@@ -15,7 +15,7 @@ from ..metrics.report import evaluate_predictions
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .arguments import training_arguments
-from .feature_cache import CachedDataset
+from .feature_cache import CachedDataset, table_of
 from .rows import rows_and_collator
 
 
@@ -145,7 +145,7 @@ def score(
         resamples: as for `evaluate`.
         seed: as for `evaluate`.
     """
-    table = dataset.dataset if isinstance(dataset, CachedDataset) else dataset
+    table = table_of(dataset)
     labels = np.asarray(table["label"])
     groups = (
         [str(name) for name in table[group]]

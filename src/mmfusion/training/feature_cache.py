@@ -118,6 +118,15 @@ class CachedCollator:
         return batch | {"facts": look(batch)}
 
 
+def table_of(rows: datasets.Dataset | CachedDataset) -> datasets.Dataset:
+    """Returns the dataset behind rows: of cached rows that of their columns, else the rows.
+
+    Args:
+        rows: cached or not.
+    """
+    return rows.dataset if isinstance(rows, CachedDataset) else rows
+
+
 def cache_features(
     model: FusionClassifier,
     processor: FusionProcessor,

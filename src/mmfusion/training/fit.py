@@ -25,14 +25,14 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ..data.collate import Augment, label_tensor
+from ..data.collate import Augment, Augmented, label_tensor
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .calibrate import fit_temperature
-from .callbacks import BestInMemory, Clock, CountsStart, Epochs
+from .callbacks import BestInMemory, Clock, Epochs
 from .evaluate import predict
-from .feature_cache import CachedDataset
+from .feature_cache import CachedDataset, table_of
 from .recipe import GroupedTrainer, is_solved_by_probes
 from .resume import last_complete_checkpoint
 from .rows import rows_and_collator
@@ -64,9 +64,7 @@ class FitResult:
         folder: the folder where the model and the processor were saved.
         start_was_best: whether the weights of the warm start were kept, because no epoch had a
             better validation.
-        temperature: the temperature that was fitted; 1 without calibration.
-        strengths: the strength of the regularisation of each probe of the warm start.
-        scales: the factor of each modality's features in that regularisation (`solve`).
+        start: the outcome of the warm start, or None without one.
     """
 
     history: list[dict[str, float]]
@@ -76,9 +74,7 @@ class FitResult:
     trained_parameters: int
     folder: str
     start_was_best: bool
-    temperature: float
-    strengths: dict[str, float]
-    scales: dict[str, tuple[float, ...]]
+    start: WarmStart | None
 
 
 def fit(
@@ -136,49 +132,49 @@ def fit(
             validation or without a metric.
     """
     has_validation, has_metric = validation is not None, arguments.metric_for_best_model is not None
-    is_cached = cache is not None or isinstance(train, CachedDataset)
-    _check_options(augment, is_cached, patience, has_validation, has_metric)
+    _check_options(augment, train, cache, patience, has_validation, has_metric)
     writes, chooses = arguments.save_strategy != "no", has_validation and has_metric
     patience = getattr(arguments, "patience", None) if chooses and patience is None else patience
     arguments = _planned(arguments, has_validation, writes and chooses)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.
-    solver = _Solver(model, processor, arguments, cache)
-    held_out = None if validation is None else solver.rows(validation)[0]
-    clock, best = Clock(), BestInMemory(arguments)
+    held_out: Any = None
+    if validation is not None:
+        held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
     # With checkpoints the Trainer itself loads the best epoch at the end.
-    extra = [clock, CountsStart(best), *([best] if chooses and not writes else [])]
-    extra += [] if patience is None else [EarlyStoppingCallback(patience)]
-    # The augmentation of a row depends on the epoch, also after a resumption.
-    extra += [] if augment is None else [Epochs(rows)]
+    clock, best = Clock(), BestInMemory(arguments, follows=chooses and not writes)
+    own = [clock, best, *(callbacks or [])]
     # Another temperature would change the loss of the validations.
     model.config.temperature = 1.0
-    trainer = _trainer(model, arguments, rows, held_out, collate, [*extra, *(callbacks or [])])
-    start = solver.solve([train]) if warm_start else None
+    trainer = _trainer(model, arguments, rows, held_out, collate, own, patience)
+    # The warm start belongs to the pictures as they are.
+    plain = rows if augment is None else rows.dataset
+    start = _solve(model, [plain], collate, arguments) if warm_start else None
     history = _validate_start(trainer, model, best) if start and has_validation else []
-    is_solved = start_was_best = start is not None and is_solved_by_probes(model)
-    if not is_solved:
+    # Augmented pictures differ in every epoch, so one solution does not cover them.
+    is_solved = start_was_best = bool(start) and not augment and is_solved_by_probes(model)
+    if is_solved:
+        logger.warning_once("The warm start solved this classifier, so no epoch is trained.")
+    else:
         _train_or_resume(trainer, str(arguments.output_dir) if writes else None)
         history += trainer.state.log_history
         start_was_best = chooses and _choose(trainer, model, best, writes=writes) and bool(start)
     if calibrate:
-        solved, chosen_on = start if is_solved else None, validation if chooses else None
-        model.config.temperature = _temperature(solver, chosen_on, solved)
-    if refit and start_was_best and chooses and validation is not None:
-        start = solver.solve([train, validation])
+        answers = start if is_solved else held_out if chooses else None
+        model.config.temperature = _temperature(model, processor, answers, arguments)
+    if refit and start_was_best and chooses:
+        start = _solve(model, [plain, held_out], collate, arguments)
     if writes:
         _save(trainer, model, processor, str(arguments.output_dir))
     return FitResult(
         history=history,
         best_metric=best.value if best.value is not None else trainer.state.best_metric,
-        epochs=0.0 if is_solved else float(trainer.state.epoch or 0),
+        epochs=float(trainer.state.epoch or 0),
         seconds_per_epoch=0.0 if is_solved else clock.seconds_per_epoch,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         folder=str(arguments.output_dir),
         start_was_best=start_was_best,
-        temperature=float(model.config.temperature),
-        strengths=dict(start.strengths) if start else {},
-        scales=dict(start.scales) if start else {},
+        start=start,
     )
 
 
@@ -189,8 +185,14 @@ def _trainer(
     held_out: Any,
     collate: Any,
     callbacks: list[TrainerCallback],
+    patience: int | None,
 ) -> Trainer:
     """Returns the Trainer of a training."""
+    if patience is not None:
+        callbacks = [EarlyStoppingCallback(patience), *callbacks]
+    if isinstance(rows, Augmented):
+        # The augmentation of a row depends on the epoch, also after a resumption.
+        callbacks = [Epochs(rows), *callbacks]
     trainer = GroupedTrainer(
         model=model,
         args=arguments,
@@ -231,36 +233,18 @@ def _validate_start(
     return history
 
 
-@final
-class _Solver:
-    """The warm start of one model, on one or several sets of rows."""
-
-    def __init__(
-        self,
-        model: FusionClassifier,
-        processor: FusionProcessor,
-        arguments: TrainingArguments,
-        cache: str | os.PathLike[str] | None,
-    ):
-        self.model, self.processor = model, processor
-        self.arguments, self.cache = arguments, cache
-
-    def rows(self, part: Rows) -> tuple[Any, Any]:
-        """Returns the rows of a part as the Trainer reads them, not augmented, and the collator."""
-        return rows_and_collator(self.model, self.processor, part, self.arguments, self.cache)
-
-    def solve(self, parts: list[Rows]) -> WarmStart:
-        """Solves the probes on all rows of the parts."""
-        rows, collators = zip(*(self.rows(part) for part in parts), strict=True)
-        sources = [part.dataset if isinstance(part, CachedDataset) else part for part in parts]
-        return start_warm(
-            self.model,
-            ConcatDataset(rows),
-            collators[0],
-            datasets.concatenate_datasets(sources),
-            batch_size=self.arguments.per_device_eval_batch_size,
-            seed=self.arguments.seed,
-        )
+def _solve(
+    model: FusionClassifier, parts: list[Rows], collate: Any, arguments: TrainingArguments
+) -> WarmStart:
+    """Solves the probes of the model on all rows of the parts."""
+    return start_warm(
+        model,
+        ConcatDataset(parts),
+        collate,
+        datasets.concatenate_datasets([table_of(part) for part in parts]),
+        batch_size=arguments.per_device_eval_batch_size,
+        seed=arguments.seed,
+    )
 
 
 def _choose(trainer: Trainer, model: FusionClassifier, best: BestInMemory, *, writes: bool) -> bool:
@@ -277,17 +261,27 @@ def _choose(trainer: Trainer, model: FusionClassifier, best: BestInMemory, *, wr
     return True
 
 
-def _temperature(solver: _Solver, validation: Rows | None, solved: WarmStart | None) -> float:
-    """Returns the temperature of a trained model; 1 if there is nothing to fit it on."""
-    if solved is not None and solved.logits is not None:
-        return fit_temperature(solved.logits, solved.labels)
-    if validation is None:
+def _temperature(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    answers: WarmStart | Rows | None,
+    arguments: TrainingArguments,
+) -> float:
+    """Returns the temperature of a trained model.
+
+    Args:
+        model: the classifier.
+        processor: its processor.
+        answers: a warm start, whose held-out logits are used; or rows that the model was not
+            trained on; None gives 1.
+        arguments: of the training.
+    """
+    if answers is None:
         return 1.0
-    table = validation.dataset if isinstance(validation, CachedDataset) else validation
-    logits = predict(
-        solver.model, solver.processor, validation, arguments=solver.arguments, cache=solver.cache
-    )
-    return fit_temperature(torch.from_numpy(logits), label_tensor(list(table["label"])))
+    if isinstance(answers, WarmStart):
+        return 1.0 if answers.logits is None else fit_temperature(answers.logits, answers.labels)
+    logits = torch.from_numpy(predict(model, processor, answers, arguments=arguments))
+    return fit_temperature(logits, label_tensor(list(table_of(answers)["label"])))
 
 
 def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
@@ -313,13 +307,14 @@ def _save(
 
 def _check_options(
     augment: Augment | None,
-    is_cached: bool,
+    train: Rows,
+    cache: str | os.PathLike[str] | None,
     patience: int | None,
     has_validation: bool,
     has_metric: bool,
 ) -> None:
     """Raises a ValueError for options of `fit` that exclude each other."""
-    if augment is not None and is_cached:
+    if augment is not None and (cache is not None or isinstance(train, CachedDataset)):
         raise ValueError(
             "augment must be None with a cache, got both: "
             "a cached picture cannot be another one in every epoch. Leave one out."

@@ -16,7 +16,6 @@ from transformers import Trainer, TrainingArguments
 
 from ..model.encoder_base import Encoder
 from ..model.modeling import FusionClassifier
-from .warm_start import probes_of
 
 
 @final
@@ -93,12 +92,16 @@ def _kind(encoder: Encoder) -> str:
 def is_solved_by_probes(model: FusionClassifier) -> bool:
     """Returns whether a classifier has learned all it can once its probes are solved.
 
-    That is so if no encoder trains, and the logits are a linear function of the pooled vectors.
+    That is so if no encoder trains, and the logits are a linear function of the pooled vectors. It
+    is not so if the config asks for noise or for another loss while training.
 
     Args:
         model: the classifier.
     """
-    if what_trains(model) != "frozen" or not probes_of(model):
+    config = model.config
+    if config.modality_dropout or config.head_dropout or config.auxiliary_loss_weight:
+        return False
+    if what_trains(model) != "frozen":
         return False
     return len(model.modalities) < 2 or bool(model.fusion.is_linear(model.mapper))
 

@@ -25,7 +25,6 @@ from ..model.graph import evaluating
 from ..model.loss import classification_loss
 from ..model.missing import MODALITIES
 from ..model.modeling import FusionClassifier
-from .feature_cache import CachedDataset
 from .regression import Solution, solve
 
 logger = logging.get_logger(__name__)
@@ -72,7 +71,7 @@ def warm_start(
     model: FusionClassifier,
     rows: Any,
     collate: Any,
-    source: datasets.Dataset | CachedDataset,
+    source: datasets.Dataset,
     *,
     batch_size: int,
     seed: int = 0,
@@ -229,13 +228,12 @@ def _class_logs(labels: Tensor, num_labels: int, prior: Tensor | None = None) ->
     return ((counts + num_labels * even) / (len(labels) + num_labels)).log()
 
 
-def _folds(source: datasets.Dataset | CachedDataset, seed: int) -> list[np.ndarray[Any, Any]]:
+def _folds(table: datasets.Dataset, seed: int) -> list[np.ndarray[Any, Any]]:
     """Returns the rows of each fold; no group and no text is in two folds.
 
     If groups or equal texts tie too many rows together for that, equal texts may be separated. If
     that is not enough, groups may be separated too.
     """
-    table = source.dataset if isinstance(source, CachedDataset) else source
     if len(table) < 2:
         return [np.arange(len(table))]
     group, text = (name if name in table.column_names else None for name in ("group", "text"))
