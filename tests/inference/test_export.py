@@ -29,6 +29,7 @@ CASES = [
     ("custom", "custom", "concat", "mlp"),
     (None, "bert", "concat", "linear"),
     ("cnn", None, "concat", "linear"),
+    ("timm_vit", "bert", "guarded", "linear"),
 ]
 
 
@@ -54,7 +55,7 @@ def described(path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("image", "text", "fusion", "mapper", "ending"),
-    [(*case, ".pt2") for case in CASES] + [(*CASES[i], ".onnx") for i in (1, 2, 4)],
+    [(*case, ".pt2") for case in CASES] + [(*CASES[i], ".onnx") for i in (1, 2, 4, 8)],
 )
 def test_a_graph_answers_as_the_model(
     image: str | None, text: str | None, fusion: str, mapper: str, ending: str, tmp_path: Path
@@ -100,6 +101,18 @@ def test_a_graph_packs_its_texts_unless_told_otherwise(
     program = torch.export.load(tmp_path / "model.pt2")
     finds_tokens = any("nonzero" in str(node.target) for node in program.graph.nodes)
     assert finds_tokens == (padding != "padded")
+
+
+def test_a_graph_holds_the_temperature(tmp_path: Path) -> None:
+    model = kit.tiny_classifier("late")
+    batch = kit.tiny_batch(model, 3, seed=5)
+    plain = model(**batch).logits.detach()
+    model.config.temperature = 2.5
+    report = exported(model, tmp_path / "model.pt2")
+    inputs = {name: batch[name] for name in report.inputs}
+    torch.testing.assert_close(
+        answered(tmp_path / "model.pt2", inputs), plain / 2.5, atol=1e-4, rtol=0
+    )
 
 
 def test_no_kernel_enters_a_graph_that_asks_for_lengths(
