@@ -32,6 +32,7 @@ from mmfusion import (
 )
 from mmfusion.data.splits import fold_indices, split
 from mmfusion.training.arguments import training_arguments
+from mmfusion.training.recipe import RECIPES
 
 MAPPERS: dict[str, dict[str, Any]] = {
     "linear": {"name": "linear"},
@@ -212,6 +213,9 @@ class Runner:
         described = json.dumps(
             [
                 asdict(settings),
+                # Where the settings leave a value to the library, its recipe decides.
+                {name: asdict(recipe) for name, recipe in RECIPES.items()},
+                [MAPPERS, STRATEGIES, _NARROW],
                 rows,
                 list(samples["image"]),
                 list(samples["text"]),
