@@ -39,6 +39,9 @@ _HOME = {
     "audit": "data.audit",
     "FusionCollator": "data.collate",
     "Augmented": "data.collate",
+    "compare": "training.compare",
+    "Comparison": "training.compare",
+    "ComparisonRow": "training.compare_rows",
     "cache_features": "training.feature_cache",
     "training_arguments": "training.arguments",
     "FusionArguments": "training.recipe",
@@ -138,6 +141,9 @@ if TYPE_CHECKING:
     from .segmentation.lungs import NotAChestXrayWarning as NotAChestXrayWarning
     from .segmentation.unet import UNetSegmenter as UNetSegmenter
     from .training.arguments import training_arguments as training_arguments
+    from .training.compare import Comparison as Comparison
+    from .training.compare import compare as compare
+    from .training.compare_rows import ComparisonRow as ComparisonRow
     from .training.evaluate import Evaluation as Evaluation
     from .training.evaluate import evaluate as evaluate
     from .training.evaluate import predict as predict

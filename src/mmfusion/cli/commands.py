@@ -1,6 +1,7 @@
 """The commands: each one reads its options, calls the library and prints the result."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -8,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 
 from . import options
+from .predictions import predict_many, predict_one
 from .support import (
     compose,
+    encoders_of,
     fit_and_score,
     load_rows,
     open_model,
-    predict_many,
-    predict_one,
     read_text,
     report_training,
     rows_with,
@@ -54,6 +55,7 @@ def train(
     workers: options.Workers = 0,
     bf16: options.Bfloat16 = False,
     baselines: options.Baselines = True,
+    template: options.Template = None,
     seed: options.Seed = 0,
 ) -> None:
     """Split a manifest without leaks, train, and report the test part with intervals.
@@ -68,7 +70,7 @@ def train(
         raise ValueError(
             "--image-encoder or --text-encoder must be given, got neither. Give one or both."
         )
-    rows = load_rows(manifest, label)
+    rows = load_rows(manifest, label, template=template)
     # Rows with equal texts stay in one part, because a copied text would leak into the test part.
     parts = split(
         rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None
@@ -83,7 +85,7 @@ def train(
     for name, (image, text) in wanted.items():
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"
-        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed)
+        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed, template)
         chosen = {"num_train_epochs": epochs, "learning_rate": learning_rate}
         arguments = training_arguments(
             folder,
@@ -96,6 +98,61 @@ def train(
         )
         evaluations[name] = fit_and_score(model, parts, arguments, patience, cache)
     report_training(evaluations, output)
+
+
+@app.command()
+@user_errors
+def compare(
+    manifest: options.Manifest,
+    output: options.ComparisonFolder = Path("runs/compare"),
+    image_encoder: options.ImageEncoderName = None,
+    text_encoder: options.TextEncoderName = None,
+    image_weights: options.ImageWeights = None,
+    text_weights: options.TextWeights = None,
+    rows: options.Rows = None,
+    folds: options.Folds = 3,
+    seeds: options.Seeds = 3,
+    what: options.TrainedParts = options.Train.frozen,
+    pretrained: options.Pretrained = True,
+    template: options.Template = None,
+    keep_texts: options.KeepTexts = None,
+    label: options.LabelColumns = None,
+    max_length: options.MaxLength = None,
+    epochs: options.Epochs = None,
+    batch_size: options.ProcessBatchSize = 32,
+    learning_rate: options.LearningRate = None,
+    bf16: options.Bfloat16 = False,
+    cache: options.Cache = None,
+) -> None:
+    """Say whether fusing helps: train fused models and each modality alone on the same folds.
+
+    A stopped run continues where it was stopped.
+    """
+    from ..training.compare import compare as compare_rows
+    from ..training.compare_rows import DEFAULT_ROWS
+
+    image, text = encoders_of(
+        image_encoder, text_encoder, what, pretrained, image_weights, text_weights
+    )
+    given = {"num_train_epochs": epochs, "learning_rate": learning_rate}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    comparison = compare_rows(
+        load_rows(manifest, label, template=template),
+        output,
+        image_encoder=image,
+        text_encoder=text,
+        rows="all" if rows == ["all"] else rows or DEFAULT_ROWS,
+        folds=folds,
+        seeds=seeds,
+        template=template,
+        keep_texts=keep_texts,
+        max_length=max_length,
+        options=chosen | {"per_device_train_batch_size": batch_size, "bf16": bf16},
+        cache=cache,
+        title=manifest.stem,
+    )
+    comparison.print()
+    typer.echo(f"Written to {output}: report.html, report.md and results.json.")
 
 
 @app.command()
@@ -114,7 +171,7 @@ def evaluate(
     classifier, processor = open_model(model)
     # The class names of the model fix the order of the classes. The manifest may lack some of them.
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
-    rows = load_rows(manifest, label, names=names)
+    rows = load_rows(manifest, label, names=names, template=processor.template)
     arguments = training_arguments(
         scratch_folder(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json
     )
@@ -203,7 +260,7 @@ def export(
     classifier, processor = open_model(model)
     batches = None
     if manifest is not None:
-        rows = load_rows(manifest, labelled=False)
+        rows = load_rows(manifest, labelled=False, template=processor.template)
         # Without this, the collator would decode a modality that the model does not use.
         rows = rows.select_columns(
             [name for name in classifier.modalities if name in rows.column_names]

@@ -81,6 +81,43 @@ Baselines = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0)]
 
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help='Writes the texts from columns: "{sex}, {age} years.". Empty cells are left out.'
+    ),
+]
+
+# Options of `compare`.
+ComparisonFolder = Annotated[
+    Path, typer.Option(help="Folder for results.json, report.md, report.html and the answers.")
+]
+ImageWeights = Annotated[
+    Path | None,
+    typer.Option(help="A file with the image encoder's weights, instead of a download."),
+]
+TextWeights = Annotated[
+    Path | None, typer.Option(help="A file with the text encoder's weights, instead of a download.")
+]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="majority, tfidf, image, text, a fusion strategy, or all; may be given several times."
+    ),
+]
+Folds = Annotated[int, typer.Option(min=2, help="Test folds.")]
+Seeds = Annotated[
+    int, typer.Option(min=1, help="How often the samples are divided and each row is trained.")
+]
+KeepTexts = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-texts/--separate-texts",
+        help="Whether equal texts stay in one fold. Default: unless they tie over a tenth of rows.",
+    ),
+]
+MaxLength = Annotated[int | None, typer.Option(min=1, help="Most tokens of a text.")]
+
 # Options of `predict`.
 ImageFile = Annotated[Path | None, typer.Option(help="A picture: PNG, JPEG, TIFF, DICOM ...")]
 TextFile = Annotated[Path | None, typer.Option(help="A text file; - reads standard input.")]

@@ -17,7 +17,8 @@ from .options import Train
 if TYPE_CHECKING:
     import datasets
 
-    from ..inference.stream import Prediction
+    from ..model.encoder_image import ImageEncoder
+    from ..model.encoder_text import TextEncoder
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
     from ..training.evaluate import Evaluation
@@ -48,6 +49,7 @@ def load_rows(
     *,
     names: list[str] | None = None,
     labelled: bool = True,
+    template: str | None = None,
 ) -> "datasets.Dataset":
     """Returns the rows of a manifest, which may lack the column of one modality.
 
@@ -56,6 +58,7 @@ def load_rows(
         label: the label columns that the user named, or None for the column `label`.
         names: the class names of the model, for one label column.
         labelled: whether labels are read at all.
+        template: as for `load_manifest`.
     """
     from ..data.manifest import load_manifest
     from ..data.tables import read_table
@@ -66,9 +69,10 @@ def load_rows(
     return load_manifest(
         manifest,
         image="image" if "image" in columns else None,
-        text="text" if "text" in columns else None,
+        text="text" if "text" in columns and template is None else None,
         label=wanted if labelled else None,
         label_names=names if isinstance(wanted, str) and names else None,
+        template=template,
     )
 
 
@@ -87,6 +91,7 @@ def compose(
     what: Train,
     pretrained: bool,
     seed: int,
+    template: str | None = None,
 ) -> "tuple[FusionClassifier, FusionProcessor]":
     """Returns a new classifier for the classes of `rows`, and its processor.
 
@@ -99,26 +104,17 @@ def compose(
         what: the parts of the encoders that are trained.
         pretrained: whether the encoders start from published weights.
         seed: the seed of the weights that are drawn.
+        template: of the texts, which the processor keeps.
     """
     import datasets
     from transformers import set_seed
 
-    from ..model.encoder_image import ImageEncoder
-    from ..model.encoder_text import TextEncoder
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
 
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
-    # With None, an encoder loads the published weights of its name.
-    start = None if pretrained else False
-    image_encoder = None if image is None else ImageEncoder(image, pretrained=start)
-    text_encoder = None if text is None else TextEncoder(text, pretrained=start)
-    for encoder in (image_encoder, text_encoder):
-        if encoder is not None and what is Train.frozen:
-            encoder.freeze()
-        elif encoder is not None and what is Train.lora:
-            encoder.add_lora()
+    image_encoder, text_encoder = encoders_of(image, text, what, pretrained)
     feature = rows.features["label"]
     single = isinstance(feature, datasets.ClassLabel)
     model = FusionClassifier(
@@ -130,7 +126,48 @@ def compose(
         num_labels=None if single else len(rows[0]["label"]),
         problem_type="single_label_classification" if single else "multi_label_classification",
     )
-    return model, FusionProcessor.from_encoders(image_encoder, text_encoder)
+    return model, FusionProcessor.from_encoders(image_encoder, text_encoder, template=template)
+
+
+def encoders_of(
+    image: str | None,
+    text: str | None,
+    what: Train,
+    pretrained: bool,
+    image_weights: Path | None = None,
+    text_weights: Path | None = None,
+) -> "tuple[ImageEncoder | None, TextEncoder | None]":
+    """Returns the encoders of the names, with what shall train of them.
+
+    Args:
+        image: the name of the image encoder, or None.
+        text: the name of the text encoder, or None.
+        what: the parts of the encoders that are trained.
+        pretrained: whether they start from published weights, where no file is given.
+        image_weights: a file with the weights of the image encoder.
+        text_weights: a file with the weights of the text encoder.
+    """
+    from ..model.encoder_image import ImageEncoder
+    from ..model.encoder_text import TextEncoder
+
+    image_encoder = text_encoder = None
+    if image is not None:
+        start = _start(pretrained, image_weights)
+        image_encoder = ImageEncoder(image, pretrained=start, weights=image_weights)
+    if text is not None:
+        start = _start(pretrained, text_weights)
+        text_encoder = TextEncoder(text, pretrained=start, weights=text_weights)
+    for encoder in (image_encoder, text_encoder):
+        if encoder is not None and what is Train.frozen:
+            encoder.freeze()
+        elif encoder is not None and what is Train.lora:
+            encoder.add_lora()
+    return image_encoder, text_encoder
+
+
+def _start(pretrained: bool, weights: Path | None) -> bool | None:
+    """Returns what an encoder takes as `pretrained`: None is yes, or no if a file is given."""
+    return None if pretrained or weights is not None else False
 
 
 def fit_and_score(
@@ -235,113 +272,6 @@ def report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:
         )
     (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
     Console().print(table)
-
-
-def predict_one(
-    classifier: "FusionClassifier",
-    processor: "FusionProcessor",
-    image: Path | None,
-    text: str | None,
-) -> "Prediction":
-    """Returns the prediction of one sample.
-
-    Args:
-        classifier: the classifier.
-        processor: the processor of the classifier.
-        image: the path of the image, or None.
-        text: the text itself, or None.
-
-    Raises:
-        ValueError: if the sample lacks both modalities, has one that the classifier does not use,
-            or cannot be read.
-    """
-    from ..inference.stream import predict_stream
-
-    sample = {"image": image, "text": text}
-    for name, value in sample.items():
-        if value is not None and name not in classifier.modalities:
-            raise ValueError(
-                f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, "
-                f"got {value!r}."
-            )
-    if image is None and text is None:
-        raise ValueError("--image or --text must be given, got neither.")
-    # With "raise", the message would begin with the number of the sample. This does not help a user
-    # who gave only one.
-    (answer,) = predict_stream(
-        classifier, processor, [sample], batch_size=1, on_error="keep", progress=False
-    )
-    if len(answer.missing) == len(classifier.modalities):
-        raise ValueError(
-            "every sample must have an image or a text, got neither in rows [0]. Leave them out."
-        )
-    if answer.error is not None:
-        raise ValueError(answer.error)
-    return answer
-
-
-def predict_many(
-    classifier: "FusionClassifier",
-    processor: "FusionProcessor",
-    manifest: Path,
-    output: Path,
-    batch_size: int,
-    workers: int,
-) -> None:
-    """Writes one line per row of the manifest; a row that cannot be read gets its error there.
-
-    Each line is written as soon as its prediction is there, so predictions are not kept in memory.
-
-    Args:
-        classifier: the classifier; it is moved to the GPU if there is one.
-        processor: the processor of the classifier.
-        manifest: the file of the samples.
-        output: the CSV file to write.
-        batch_size: the number of samples per forward pass.
-        workers: the number of processes that decode images.
-
-    Raises:
-        typer.Exit: with status 1 if a row could not be read.
-    """
-    import csv
-
-    import torch
-
-    from ..data.tables import read_table
-    from ..inference.stream import predict_stream
-
-    # Opening the output would empty the manifest before it is read.
-    if output.resolve() == manifest.resolve():
-        raise ValueError(
-            f"--output must be another file than --manifest, got {str(output)!r} for both."
-        )
-    if torch.cuda.is_available():
-        torch.nn.Module.to(classifier, "cuda")
-    rows = load_rows(manifest, labelled=False)
-    names = [str(name) for name in (classifier.config.id2label or {}).values()]
-    own = read_table(manifest).column_names
-    # The texts are left out: they may be long, and they are data of patients. `load_manifest` adds
-    # columns, so only those that the manifest itself has are written.
-    shown = [name for name in rows.column_names if name in own and name != "text"]
-    failed = 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="", encoding="utf-8") as file:
-        write = csv.writer(file).writerow
-        predicted = [] if classifier.multi_label else ["predicted"]
-        write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
-        stream = predict_stream(
-            classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
-        )
-        for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
-            error = answer.error
-            failed += error is not None
-            chosen = "" if error else names[int(answer.logits.argmax())]
-            probabilities = ["" if error else f"{value:.6f}" for value in answer.probabilities]
-            cells = [sample[name] for name in shown] + ([] if classifier.multi_label else [chosen])
-            write([number, *cells, *probabilities, " ".join(answer.missing), error or ""])
-    typer.echo(f"{output}: {len(rows)} samples, {failed} of them with an error.")
-    if failed:
-        raise typer.Exit(1)
 
 
 def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ..model.missing import is_blank
+from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
 from .tables import read_table
 
@@ -35,6 +36,7 @@ def load_manifest(
     group: str | None = "group",
     label_names: Sequence[str] | None = None,
     root: str | os.PathLike[str] | None = None,
+    template: str | None = None,
 ) -> datasets.Dataset:
     r"""Returns the samples that a manifest lists, one row each. The pictures are not decoded.
 
@@ -59,6 +61,9 @@ def load_manifest(
             their numbers from 0. None: the names that occur, sorted (by value if all are whole
             numbers).
         root: the folder that must contain the pictures. None: the manifest's folder.
+        template: a sentence with names of columns in braces, such as "{sex}, {age} years.", which
+            writes the texts in the place of a column of texts. A clause with an empty cell is left
+            out (`mmfusion.model.template`).
 
     Returns:
         the dataset, in the manifest's order.
@@ -83,6 +88,9 @@ def load_manifest(
     """
     manifest = Path(path).absolute()
     table = read_table(manifest)
+    if template is not None:
+        table = _with_texts(table, text, template)
+        text = "text"
     labels = () if label is None else (label,) if isinstance(label, str) else tuple(label)
     if label is not None and not (labels and all(isinstance(name, str) for name in labels)):
         raise ValueError(
@@ -248,6 +256,21 @@ def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
         None if value is None else CONTROL.sub(" ", value.replace("\r\n", "\n")) for value in values
     )
     return [None if is_blank(value) else value for value in cleaned]
+
+
+def _with_texts(table: pa.Table, text: str | None, template: str) -> pa.Table:
+    """Returns the table with the texts that the template writes, in the column `text`."""
+    if text not in (None, "text"):
+        raise ValueError(
+            f"text must be left out with a template, got {text!r}. "
+            f"Name that column in the template: {{{text}}}."
+        )
+    check_columns(template, table.column_names)
+    rows = table.select(template_columns(template)).to_pylist()
+    texts = pa.array([write_text(template, row) for row in rows], type=pa.string())
+    if "text" in table.column_names:
+        table = table.drop_columns("text")
+    return table.append_column("text", texts)
 
 
 def _check_presence(path: Path, result: dict[str, pa.Array]) -> None:

@@ -1,9 +1,11 @@
 """The rule by which two texts count as the same text."""
 
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
 
 
+# The folds of a cross-validation inside a cross-validation ask for the same texts again and again.
+@lru_cache(maxsize=2**16)
 def normalise_text(text: str) -> str:
     r"""Returns the letters, digits and symbols of a text, without case and layout.
 

@@ -3,12 +3,15 @@
 Two images of one patient are not independent samples. Pass the patients as `groups`. A patient is
 then drawn together with all samples of this patient, so the width of the interval fits the number
 of patients.
+
+One training is a sample, too: another seed gives another model. Pass the scores of several
+trainings as a list. The interval then covers both, other patients and other trainings.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -19,6 +22,9 @@ from .functional import (
     weighted_form,
 )
 from .weighted import Array, WeightedMetric, as_tensor
+
+Scores: TypeAlias = Array | Sequence[Array]
+"""The scores of one training, or a list with the scores of several trainings."""
 
 # Half a MiB of weights. A batch of resamples that fits into the CPU's cache is several times as
 # fast as a larger one.
@@ -77,7 +83,7 @@ class PairedDifference:
 
 def bootstrap_interval(
     metric: MetricFunction,
-    scores: Array,
+    scores: Scores,
     labels: Array,
     *,
     groups: Iterable[Any] | None = None,
@@ -93,13 +99,18 @@ def bootstrap_interval(
     compute all resamples in a few matrix operations. Any other function is called once per
     resample.
 
+    With a list of S trainings, the estimate is the mean of the metric over the trainings. Each
+    resample also draws S trainings with replacement. The spread of S drawn trainings is too small
+    by the factor S / (S - 1) on average, so the deviation from the mean is multiplied by its root.
+
     A resample in which the metric is NaN is left out. AUROC, for example, is NaN if only one class
     was drawn. The bounds are NaN if the spread is unknown. This is so with only one group, and with
     a metric that is NaN on all samples.
 
     Args:
         metric: a function of scores and labels, such as `accuracy` or `auroc`.
-        scores: the first argument of the metric, one row per sample.
+        scores: the first argument of the metric, one row per sample; or a list of them, one for
+            each training.
         labels: the second argument of the metric, one row per sample.
         groups: the group (patient) of each sample; None makes each sample its own group.
         level: the confidence level, between 0 and 1.
@@ -114,7 +125,9 @@ def bootstrap_interval(
         ValueError: if lengths differ, a group is missing, or an option is out of range.
 
     Source:
-        Field and Welsh 2007, J. R. Statist. Soc. B 69:369 (the randomized cluster bootstrap).
+        Field and Welsh 2007, J. R. Statist. Soc. B 69:369 (the randomized cluster bootstrap);
+        Davison and Hinkley 1997, Bootstrap Methods and their Application, sec. 2.3 (the factor
+        n / (n - 1) of the variance).
 
     Example:
         >>> from mmfusion import accuracy
@@ -123,16 +136,17 @@ def bootstrap_interval(
         0.667 (0.250 to 1.000)
     """
     _check_level(level)
-    over_resamples = _over_resamples(metric, scores, labels)
-    estimate = float(metric(scores, labels))
-    values = _distribution(over_resamples, len(labels), groups, resamples, seed)
+    trainings = _trainings("scores", scores)
+    forms = [_over_resamples(metric, one, labels) for one in trainings]
+    estimate = _mean([float(metric(one, labels)) for one in trainings])
+    values = _distribution(forms, len(labels), groups, resamples, seed)
     return Interval(estimate, *_bounds(values, level))
 
 
 def paired_bootstrap(
     metric: MetricFunction,
-    first: Array,
-    second: Array,
+    first: Scores,
+    second: Scores,
     labels: Array,
     *,
     groups: Iterable[Any] | None = None,
@@ -146,12 +160,15 @@ def paired_bootstrap(
     $2 \min(P^*(d \le 0), P^*(d \ge 0))$ over the resampled differences $d$, at most 1. To each
     count and to the number of resamples 1 is added, so the p-value is never 0. Two models with
     equal predictions have difference 0 and p-value 1. A resample in which either metric is NaN is
-    left out. If the interval is NaN (see `bootstrap_interval`), the p-value is NaN, too.
+    left out. If the interval is NaN (see `bootstrap_interval`), the p-value is NaN, too. With lists
+    of trainings, the i-th training of the first model is compared with the i-th of the second.
 
     Args:
         metric: a function of scores and labels, such as `accuracy` or `auroc`.
-        first: the predictions of the first model, as the metric takes them.
-        second: the predictions of the second model for the same samples in the same order.
+        first: the predictions of the first model, as the metric takes them; or a list of them, one
+            for each training.
+        second: the predictions of the second model for the same samples in the same order; as many
+            trainings.
         labels: the second argument of the metric.
         groups: the group (patient) of each sample; None makes each sample its own group.
         level: the confidence level, between 0 and 1.
@@ -179,20 +196,50 @@ def paired_bootstrap(
     _check_level(level)
     of_model = []
     for name, scores in (("first", first), ("second", second)):
+        trainings = _trainings(name, scores)
         try:
-            of_model.append(_over_resamples(metric, scores, labels))
+            of_model.append([(_over_resamples(metric, one, labels), one) for one in trainings])
         except (TypeError, ValueError) as error:
             # The metric does not know which of the two models its scores come from.
             raise type(error)(f"{name} does not suit the metric: {error}") from error
-    difference = float(metric(first, labels)) - float(metric(second, labels))
+    if len(of_model[0]) != len(of_model[1]):
+        raise ValueError(
+            "first and second must hold the same number of trainings, "
+            f"got {len(of_model[0])} and {len(of_model[1])}."
+        )
+    pairs = list(zip(*of_model, strict=True))
+    difference = _mean(
+        [
+            float(metric(one, labels)) - float(metric(other, labels))
+            for (_, one), (_, other) in pairs
+        ]
+    )
     values = _distribution(
-        lambda weights: of_model[0](weights) - of_model[1](weights),
+        [_minus(one, other) for (one, _), (other, _) in pairs],
         len(labels),
         groups,
         resamples,
         seed,
     )
     return PairedDifference(difference, *_bounds(values, level), _two_sided_p(values))
+
+
+def _trainings(name: str, scores: Scores) -> Sequence[Array]:
+    """Returns the scores of each training."""
+    if not isinstance(scores, Sequence):
+        return [scores]
+    if not scores:
+        raise ValueError(f"{name} must hold at least one training, got an empty list.")
+    return scores
+
+
+def _minus(one: WeightedMetric, other: WeightedMetric) -> WeightedMetric:
+    """Returns the difference of two metrics as a function of sample weights."""
+    return lambda weights: one(weights) - other(weights)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
 
 
 def _over_resamples(metric: MetricFunction, scores: Array, labels: Array) -> WeightedMetric:
@@ -218,13 +265,16 @@ def _over_resamples(metric: MetricFunction, scores: Array, labels: Array) -> Wei
 
 
 def _distribution(
-    over_resamples: WeightedMetric,
+    forms: Sequence[WeightedMetric],
     samples: int,
     groups: Iterable[Any] | None,
     resamples: int,
     seed: int,
 ) -> Float[np.ndarray, "R"]:
-    """Returns the metric of each resample in which it is defined; nothing if there is one group."""
+    """Returns the metric of each resample in which it is defined; nothing if there is one group.
+
+    There is one form for each training.
+    """
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples!r}.")
     group_of = np.arange(samples) if groups is None else _numbered(groups, samples)
@@ -239,9 +289,28 @@ def _distribution(
         # Each resample has its own range of group numbers, so one bincount counts all of them.
         drawn = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        values.append(over_resamples(times[:, group_of].astype(float)))
-    joined = np.concatenate(values)
+        weights = times[:, group_of].astype(float)
+        values.append(np.stack([form(weights) for form in forms]))
+    joined = _over_trainings(np.concatenate(values, axis=1), seed)
     return joined[~np.isnan(joined)]
+
+
+def _over_trainings(values: Float[np.ndarray, "S R"], seed: int) -> Float[np.ndarray, "R"]:
+    """Returns the mean over trainings that are drawn anew for each resample.
+
+    Args:
+        values: the metric of each training in each resample of the samples.
+        seed: of the draw.
+    """
+    count, resamples = values.shape
+    mean = np.asarray(values.mean(0))
+    if count == 1:
+        return mean
+    # A stream of its own, so that the drawn groups do not depend on the number of trainings.
+    generator = np.random.default_rng([seed, 1])
+    drawn = generator.integers(count, size=(count, resamples))
+    deviation = np.take_along_axis(values, drawn, axis=0).mean(0) - mean
+    return mean + math.sqrt(count / (count - 1)) * deviation
 
 
 def _numbered(groups: Iterable[Any], samples: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Self, TypeAlias, final
 
 import numpy as np
 import torch
@@ -28,11 +28,15 @@ from .encoder_text import TextEncoder
 from .images import ImageSource, load_image
 from .missing import is_blank
 from .processing_size import FIT, checked_spec, fitted
+from .template import template_columns, write_text
 from .validation import closest
 
 logger = logging.get_logger(__name__)
 
 _PROCESSOR_FILE = "processor_config.json"
+
+Text: TypeAlias = str | Mapping[str, Any]
+"""A text, or the values of the columns that a template writes it from."""
 
 
 @final
@@ -52,6 +56,8 @@ class FusionProcessor(ProcessorMixin):
         fit: how a picture of another shape is brought to `size`. "squash" scales each side by
             itself. "pad" keeps the shape and adds black bars. "crop" keeps the shape and takes the
             middle of the longer side.
+        template: a sentence with names of columns in braces, such as "{sex}, {age} years.". A text
+            may then be a mapping of columns to values (`mmfusion.model.template`).
 
     Raises:
         ValueError: for an unknown `fit` or interpolation, for a tokenizer that cannot pad, or if
@@ -73,6 +79,7 @@ class FusionProcessor(ProcessorMixin):
         input_spec: Mapping[str, Any] | None = None,
         max_length: int | None = None,
         fit: str = "squash",
+        template: str | None = None,
     ):
         if tokenizer is None and input_spec is None:
             raise ValueError(
@@ -88,11 +95,14 @@ class FusionProcessor(ProcessorMixin):
                 "tokenizer must have a padding token, got none. "
                 "Set tokenizer.pad_token = tokenizer.eos_token."
             )
+        if template is not None:
+            template_columns(template)
         # Do not call ProcessorMixin.__init__, because it does not accept None as the tokenizer.
         self.tokenizer = tokenizer
         self.input_spec = None if input_spec is None else checked_spec(input_spec)
         self.max_length = max_length
         self.fit = fit
+        self.template = template
         self.chat_template = None
 
     @classmethod
@@ -104,6 +114,7 @@ class FusionProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
         max_length: int | None = None,
         fit: str = "squash",
+        template: str | None = None,
     ) -> Self:
         """Returns the processor that fits the encoders.
 
@@ -115,6 +126,7 @@ class FusionProcessor(ProcessorMixin):
                 encoder was made from a config or a module.
             max_length: a limit below that of the text encoder.
             fit: as for the class.
+            template: as for the class.
 
         Raises:
             ValueError: if the tokenizer is not known, or has more tokens than the text encoder.
@@ -135,18 +147,19 @@ class FusionProcessor(ProcessorMixin):
             )
         limits = [limit for limit in (max_length, text_encoder.max_length) if limit is not None]
         spec = None if image_encoder is None else image_encoder.input_spec
-        return cls(tokenizer, spec, min(limits) if limits else None, fit)
+        return cls(tokenizer, spec, min(limits) if limits else None, fit, template)
 
     def __call__(
         self,
         images: ImageSource | Sequence[ImageSource | None] | None = None,
-        text: str | Sequence[str | None] | None = None,
+        text: Text | Sequence[Text | None] | None = None,
     ) -> BatchFeature:
         """Returns the model inputs of samples.
 
         Args:
             images: one picture or a list. None stands for a missing picture.
-            text: one text or a list. None or an empty text stands for a missing text.
+            text: one text or a list. None or an empty text stands for a missing text. With a
+                template, a text may be a mapping of columns to values.
 
         Returns:
             `pixel_values` [B, C, H, W] and `image_present` [B] if the processor has an image part;
@@ -156,7 +169,7 @@ class FusionProcessor(ProcessorMixin):
             ImageError: if a picture cannot be read. The message names it.
             ValueError: if the lists differ in length, if a sample has neither modality, or if the
                 processor has no part for a modality.
-            TypeError: if a text is not a string.
+            TypeError: if a text is neither a string nor, with a template, a mapping.
         """
         pictures = _as_list(images, "images")
         texts = _as_list(text, "text")
@@ -241,6 +254,9 @@ class FusionProcessor(ProcessorMixin):
     def _tokens(self, texts: list[Any]) -> dict[str, Tensor]:
         """Returns `input_ids`, `attention_mask` and `text_present`."""
         assert self.tokenizer is not None
+        if self.template is not None:
+            written = self.template
+            texts = [write_text(written, t) if isinstance(t, Mapping) else t for t in texts]
         for row, value in enumerate(texts):
             if value is not None and not isinstance(value, str):
                 raise TypeError(

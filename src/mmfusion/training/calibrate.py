@@ -8,6 +8,8 @@ from torch import Tensor
 from ..model.loss import classification_loss
 
 _LARGEST = 20.0
+_LEAST_GAIN = 3.84 / 2
+"""Half the chi-square of one degree of freedom that is exceeded by chance in 5 % of all cases."""
 _DEVIATION = 0.5
 """The standard deviation of log T that is expected before any sample is seen."""
 
@@ -17,8 +19,9 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     The loss is the cross-entropy, or the binary cross-entropy of multi-label labels. To the sum
     over B samples, (log T)^2 / (2 * 0.5^2) is added. This matters for few samples only: if all of
-    them are classified rightly, the loss alone would ask for a T near 0. The order of the classes
-    of a sample does not change.
+    them are classified rightly, the loss alone would ask for a T near 0. T stays 1 unless the sum
+    falls significantly (likelihood ratio test, p < .05): a T that only follows chance would make
+    probabilities worse. The order of the classes of a sample does not change.
 
     Args:
         logits: of samples that the model was not trained on [B, C].
@@ -44,4 +47,4 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
 
     bound = math.log(_LARGEST)
     found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded", options={"xatol": 1e-6})
-    return math.exp(float(found.x))
+    return math.exp(float(found.x)) if loss(0.0) - loss(float(found.x)) > _LEAST_GAIN else 1.0

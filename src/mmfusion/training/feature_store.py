@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
-from tqdm.auto import tqdm
+from transformers.utils.logging import tqdm
 
 from ..model.encoder_base import Encoder
 from ..model.graph import evaluating

@@ -88,7 +88,7 @@ def warm_start(
         seed: of the folds.
     """
     gathered = _gather(model, rows, collate, batch_size)
-    folds = _folds(source, seed)
+    folds = held_out_folds(source, seed)
     solutions: dict[str, Solution] = {}
     for name, probe in probes_of(model).items():
         solutions[name] = _solve_probe(probe, gathered, name, folds, model)
@@ -228,11 +228,15 @@ def _class_logs(labels: Tensor, num_labels: int, prior: Tensor | None = None) ->
     return ((counts + num_labels * even) / (len(labels) + num_labels)).log()
 
 
-def _folds(table: datasets.Dataset, seed: int) -> list[np.ndarray[Any, Any]]:
-    """Returns the rows of each fold; no group and no text is in two folds.
+def held_out_folds(table: datasets.Dataset, seed: int) -> list[np.ndarray[Any, Any]]:
+    """Returns the rows of each fold of a cross-validation; no group and no text is in two folds.
 
     If groups or equal texts tie too many rows together for that, equal texts may be separated. If
     that is not enough, groups may be separated too.
+
+    Args:
+        table: the training rows; the columns `group` and `text` may be absent.
+        seed: of the folds.
     """
     if len(table) < 2:
         return [np.arange(len(table))]

@@ -1,0 +1,341 @@
+"""The comparison of fused models with each modality alone, on a table of samples."""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+import datasets
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..data.manifest import load_manifest
+from ..data.tables import read_table
+from ..model.encoder_image import ImageEncoder
+from ..model.encoder_text import TextEncoder
+from ..model.template import check_columns, template_columns, write_text
+from .compare_folds import GLUED_SHARE, Encoders, Part, Trainings, parts_of, texts_tie
+from .compare_html import page
+from .compare_plots import draw
+from .compare_report import console_table, markdown, verdict
+from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
+from .compare_summary import Answers, summarise
+
+_PACKAGES = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """The results of a comparison.
+
+    Attributes:
+        results: the content of results.json.
+        folder: where results.json, report.md, report.html and the plots are.
+        answers: the logits of every row and training, and what is true.
+    """
+
+    results: dict[str, Any]
+    folder: Path
+    answers: Answers = field(repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """The sentence that says whether fusing helped."""
+        return str(self.results["verdict"])
+
+    def print(self, console: Console | None = None) -> None:
+        """Prints the verdict and a table of at most 80 columns.
+
+        Args:
+            console: of rich; None makes one.
+        """
+        console = console or Console()
+        console.print(console_table(self.results))
+        console.print(self.verdict, highlight=False)
+
+
+def compare(
+    samples: str | os.PathLike[str] | datasets.Dataset,
+    output: str | os.PathLike[str],
+    *,
+    image_encoder: str | ImageEncoder | None = None,
+    text_encoder: str | TextEncoder | None = None,
+    rows: str | Sequence[str | ComparisonRow] = DEFAULT_ROWS,
+    folds: int = 3,
+    seeds: int = 3,
+    template: str | None = None,
+    keep_texts: bool | None = None,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    max_length: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    resamples: int = 2000,
+    title: str = "Does fusing help?",
+    notes: Sequence[str] = (),
+    progress: bool = True,
+) -> Comparison:
+    """Trains fused models, single modalities and simple baselines, and says whether fusing helps.
+
+    Each seed divides the samples into test folds in another way. Each row is trained on each fold
+    of each seed, and answers the test samples of that fold. No patient (group) is in two folds. In
+    each fold, the best single modality and the best fused model are chosen by AUROC on answers to
+    rows that were not trained on. The intervals resample patients and trainings.
+
+    Every training is stored when it is done. A second call with the same arguments continues a run
+    that was stopped. What is stored is bound to the samples, the encoders and the settings.
+
+    Args:
+        samples: a manifest, or rows as `load_manifest` reads them, with `label`, `group`, and
+            `image`, `text` or both.
+        output: the folder for results.json, report.md, report.html, the plots and the answers.
+        image_encoder: a name, which makes a frozen pretrained encoder; or an encoder, frozen or
+            not. None: no row sees images.
+        text_encoder: the same for texts.
+        rows: names or `ComparisonRow`, or "all". Names are "majority" (the shares of the classes),
+            "tfidf" (logistic regression on words), "image", "text", and the fusion strategies.
+        folds: the number of test folds, at least 2.
+        seeds: how often the samples are divided and each row is trained, at least 1.
+        template: a sentence with names of columns in braces, which writes the texts; as for
+            `load_manifest`.
+        keep_texts: whether equal texts are kept in one fold, because a copied text would leak.
+            None: yes, unless they tie more than a tenth of the rows together, as texts such as
+            "male, 60 years" do.
+        tokenizer: as for `FusionProcessor.from_encoders`.
+        max_length: as for `FusionProcessor.from_encoders`.
+        options: for `training_arguments`, such as `{"num_train_epochs": 5}`.
+        cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
+        resamples: of the bootstrap.
+        title: of the report.
+        notes: sentences about the data, which the report shows first.
+        progress: whether a progress bar is shown.
+
+    Returns:
+        the comparison, also written to the output folder.
+
+    Raises:
+        ValueError: for wrong arguments, samples without labels, or an unknown row.
+        ImportError: if matplotlib, which draws the plots, is not installed.
+    """
+    started = time.perf_counter()
+    _check_counts(folds, seeds, resamples)
+    image, text = _frozen(image_encoder, ImageEncoder), _frozen(text_encoder, TextEncoder)
+    encoders = Encoders(image, text, tokenizer, max_length, template)
+    table = _with_encoders(_read(samples, template), encoders)
+    chosen = rows_of(rows, encoders.modalities)
+    texts, text_notes = _tied_texts(table, keep_texts)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = folder / "cache" if cache is None else Path(cache)
+    with _quiet():
+        parts = [parts_of(table, folds, seed, text=texts) for seed in range(seeds)]
+        trainings = Trainings(table, encoders, options or {}, folder / "answers", stored)
+        outcomes = _train(trainings, chosen, parts, title, progress)
+    answers = Answers(outcomes, parts, trainings.labels, list(table["group"]), resamples)
+    settings = {
+        "folds": folds,
+        "seeds": seeds,
+        "encoders": {"image": _name(image), "text": _name(text)},
+        "template": template,
+        "max_length": max_length,
+        "options": dict(options or {}),
+        "resamples": resamples,
+        "equal_texts_in_one_fold": texts is not None,
+    }
+    results = {
+        "title": title,
+        "verdict": "",
+        "notes": [*notes, *_described(table, trainings), *text_notes],
+        "settings": settings,
+        "versions": _versions(),
+        **summarise(answers, chosen),
+    }
+    results = _finite(results)
+    results["verdict"] = verdict(results)
+    results["seconds"] = round(time.perf_counter() - started, 1)
+    comparison = Comparison(results, folder, answers)
+    _write(comparison, chosen, trainings)
+    return comparison
+
+
+def _check_counts(folds: int, seeds: int, resamples: int) -> None:
+    """Raises a ValueError if a number is too small."""
+    if min(folds - 1, seeds, resamples) < 1:
+        raise ValueError(
+            "folds must be at least 2, seeds and resamples at least 1, "
+            f"got {folds!r}, {seeds!r} and {resamples!r}."
+        )
+
+
+def _train(
+    trainings: Trainings,
+    rows: Sequence[ComparisonRow],
+    parts: Sequence[Sequence[Part]],
+    title: str,
+    progress: bool,
+) -> dict[str, list[list[dict[str, Any]]]]:
+    """Returns row -> seed -> fold -> outcome, and shows a progress bar meanwhile."""
+    outcomes: dict[str, list[list[dict[str, Any]]]] = {row.name: [] for row in rows}
+    with _bar(title, len(rows) * sum(map(len, parts)), progress) as advance:
+        for seed, folds in enumerate(parts):
+            for row in rows:
+                outcomes[row.name].append([])
+            # All rows of a fold before the next fold: they share solutions (`regression.solve`).
+            for number, part in enumerate(folds):
+                for row in rows:
+                    outcomes[row.name][seed].append(trainings.outcome(row, seed, number, part))
+                    advance(row.name)
+    return outcomes
+
+
+@contextmanager
+def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
+    """Yields a function that is called with the name of each row that is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    # On the error stream, so that the output of a command can be piped.
+    bar = Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not shown,
+    )
+    with bar:
+        task = bar.add_task(title, total=total)
+        yield lambda name: bar.update(task, advance=1, description=f"{title} {name}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the libraries from printing a bar and a message for every single training."""
+    verbosity = logging.get_verbosity()
+    had_bars = logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if had_bars[0]:
+            logging.enable_progress_bar()
+        if not had_bars[1]:
+            datasets.enable_progress_bars()
+
+
+def _read(samples: Any, template: str | None) -> datasets.Dataset:
+    """Returns the samples with the columns of the modalities that they have."""
+    if isinstance(samples, datasets.Dataset):
+        table = samples
+        if template is not None:
+            check_columns(template, samples.column_names)
+            rows = samples.select_columns(template_columns(template))
+            texts = [write_text(template, row) for row in rows]
+            kept = [name for name in samples.column_names if name != "text"]
+            feature = datasets.Value("string")
+            table = samples.select_columns(kept).add_column("text", texts, feature=feature)
+    else:
+        columns = read_table(Path(samples)).column_names
+        table = load_manifest(
+            samples,
+            image="image" if "image" in columns else None,
+            text="text" if "text" in columns and template is None else None,
+            template=template,
+        )
+    for name in ("label", "group"):
+        if name not in table.column_names:
+            raise ValueError(
+                f"samples must have a column {name!r}, got {table.column_names}. "
+                "Read them with load_manifest."
+            )
+    return table
+
+
+def _with_encoders(table: datasets.Dataset, encoders: Encoders) -> datasets.Dataset:
+    """Returns the rows that have a modality with an encoder, with the columns that are needed."""
+    names = encoders.modalities
+    if not names:
+        raise ValueError("image_encoder or text_encoder must be given, got neither.")
+    for name in names:
+        if name not in table.column_names or not any(one is not None for one in table[name]):
+            raise ValueError(
+                f"samples must have a column {name!r} with values for {name}_encoder, "
+                f"got {table.column_names}. Leave {name}_encoder out."
+            )
+    return table.select_columns([*names, "label", "group"])
+
+
+def _frozen(encoder: Any, kind: Any) -> Any:
+    """Returns the encoder of a name, frozen; another one comes back as it is."""
+    return kind(encoder).freeze() if isinstance(encoder, str) else encoder
+
+
+def _tied_texts(table: datasets.Dataset, keep: bool | None) -> tuple[str | None, list[str]]:
+    """Returns the column of the texts that are kept in one fold, or None, and a note."""
+    if "text" not in table.column_names:
+        return None, []
+    share = texts_tie(table)
+    if keep if keep is not None else share <= GLUED_SHARE:
+        return "text", ["Equal texts are in one fold."]
+    return None, [
+        f"Equal texts may be in two folds (together with groups they tie {share:.0%} of the rows)."
+    ]
+
+
+def _described(table: datasets.Dataset, trainings: Trainings) -> list[str]:
+    """Returns sentences about the samples: how many, how many of each class, what is missing."""
+    notes = [f"{len(table)} samples of {len(set(table['group']))} groups"]
+    if trainings.names:
+        counts = np.bincount(trainings.labels, minlength=trainings.num_labels)
+        classes = zip(trainings.names, counts, strict=True)
+        notes.append("classes: " + ", ".join(f"{name} {count}" for name, count in classes))
+    for name in trainings.encoders.modalities:
+        absent = sum(one is None for one in table[name])
+        if absent:
+            notes.append(f"{absent} samples without {name}")
+    return notes
+
+
+def _name(encoder: Any) -> str | None:
+    """Returns the name of an encoder and what of it trains."""
+    if encoder is None:
+        return None
+    trains = "LoRA" if encoder.config.lora else encoder.config.trainable
+    name = encoder.config.name
+    # A folder of this machine tells nobody anything. Its last part may.
+    shown = Path(name).name if name and Path(name).is_absolute() else name
+    return f"{shown or type(encoder.backbone).__name__} ({trains})"
+
+
+def _versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide the figures."""
+    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+
+
+def _finite(value: Any) -> Any:
+    """Returns the value with None in the place of NaN, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write(comparison: Comparison, rows: Sequence[ComparisonRow], trainings: Trainings) -> None:
+    """Writes results.json, the plots, report.md and report.html."""
+    folder, results = comparison.folder, comparison.results
+    (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    names = trainings.names or [f"label {number}" for number in range(trainings.num_labels)]
+    plots = draw(folder, comparison.answers, rows, results, names)
+    (folder / "report.md").write_text(markdown(results, plots), encoding="utf-8")
+    (folder / "report.html").write_text(page(results, plots, folder), encoding="utf-8")

@@ -1,0 +1,398 @@
+"""The trainings of a comparison: one for each row, seed and fold, each stored when it is done."""
+
+import copy
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import datasets
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase, set_seed
+
+from .. import __version__
+from ..data.splits import components, fold_indices, split
+from ..model.encoder_base import Encoder
+from ..model.encoder_image import ImageEncoder
+from ..model.encoder_text import TextEncoder
+from ..model.modeling import FusionClassifier
+from ..model.processing import FusionProcessor
+from .arguments import training_arguments
+from .compare_baselines import (
+    Array,
+    absent_logits,
+    class_logits,
+    has_modality,
+    word_logits,
+)
+from .compare_rows import TFIDF, ComparisonRow
+from .evaluate import predict
+from .feature_cache import CachedDataset, cache_features
+from .feature_store import content_key
+from .fit import fit
+from .recipe import RECIPES, is_solved_by_probes
+from .warm_start import held_out_folds
+
+GLUED_SHARE = 0.1
+"""Equal texts are kept in one fold unless they tie more than this share of the rows together."""
+VALIDATION_SHARE = 0.15
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """One test fold with the rows that it is trained on, as indices into the samples."""
+
+    train: Array
+    validation: Array
+    test: Array
+
+    @property
+    def known(self) -> Array:
+        """The rows of training and validation, in the order of the samples."""
+        return np.sort(np.concatenate([self.train, self.validation]))
+
+
+@final
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders of a comparison, as every training begins with them.
+
+    Attributes:
+        image: the image encoder, or None.
+        text: the text encoder, or None.
+        tokenizer: as for `FusionProcessor.from_encoders`.
+        max_length: the largest number of tokens of a text, or None.
+        template: the template of the texts, or None.
+    """
+
+    image: ImageEncoder | None
+    text: TextEncoder | None
+    tokenizer: PreTrainedTokenizerBase | str | None = None
+    max_length: int | None = None
+    template: str | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that have an encoder."""
+        return tuple(name for name in ("image", "text") if getattr(self, name) is not None)
+
+    def taken(self, row: ComparisonRow) -> tuple[Any, Any]:
+        """Returns the image encoder and the text encoder of a row, None where it has none.
+
+        An encoder that trains is copied, because each training begins with its first weights.
+        """
+        image, text = (
+            _fresh(getattr(self, name)) if name in row.modalities else None
+            for name in ("image", "text")
+        )
+        return image, text
+
+    def digest(self) -> str:
+        """Returns a digest of the weights and options of the encoders."""
+        digest = hashlib.sha256()
+        for name in self.modalities:
+            encoder: Encoder = getattr(self, name)
+            digest.update(
+                json.dumps(encoder.config.to_dict(), sort_keys=True, default=str).encode()
+            )
+            for key, value in encoder.state_dict().items():
+                digest.update(key.encode())
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                digest.update(flat.view(torch.uint8).numpy().tobytes())
+        if self.text is not None and self.tokenizer is not None:
+            digest.update(str(self.tokenizer).encode())
+        digest.update(json.dumps([self.max_length, self.template]).encode())
+        return digest.hexdigest()
+
+
+def parts_of(samples: datasets.Dataset, n: int, seed: int, *, text: str | None) -> list[Part]:
+    """Returns the test folds of one seed, each with a validation part of 15 % of its other rows.
+
+    No group is in two parts, and no text either, if `text` names their column.
+
+    Args:
+        samples: with the columns `label` and `group`.
+        n: the number of folds.
+        seed: another seed divides the samples in another way.
+        text: the column of the texts that are kept together, or None.
+    """
+    sizes = {"train": 1 - VALIDATION_SHARE, "validation": VALIDATION_SHARE}
+    parts = []
+    for train, test in fold_indices(samples, n=n, seed=seed, text=text, warns=False):
+        # `split` returns rows, so each row carries its index.
+        names = [name for name in ("group", "text", "label") if name in samples.column_names]
+        numbered = samples.select_columns(names).select(train).add_column("row", train.tolist())
+        inner = split(numbered, sizes=sizes, seed=seed, text=text)
+        parts.append(
+            Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test)
+        )
+    return parts
+
+
+def texts_tie(samples: datasets.Dataset) -> float:
+    """Returns the share of the rows in the largest set that equal texts and groups tie together."""
+    return float(np.bincount(components(samples)).max()) / len(samples)
+
+
+@final
+class Trainings:
+    """The trainings of a comparison.
+
+    Args:
+        samples: rows with `image`, `text` or both, `label` and `group`.
+        encoders: what each training begins with.
+        options: for `training_arguments`.
+        folder: each outcome is stored in it, as JSON.
+        cache: the folder for the features of frozen encoders.
+    """
+
+    def __init__(
+        self,
+        samples: datasets.Dataset,
+        encoders: Encoders,
+        options: Mapping[str, Any],
+        folder: Path,
+        cache: Path,
+    ):
+        self.samples, self.encoders, self.options = samples, encoders, dict(options)
+        self.folder, self.cache = folder, cache
+        self.labels = np.asarray(samples["label"])
+        feature = samples.features["label"]
+        self.names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        self.num_labels = len(self.names) if self.names else self.labels.shape[1]
+        self._prepared: dict[str, Any] = {}
+        self._key = self._digest()
+
+    def outcome(self, row: ComparisonRow, seed: int, number: int, part: Part) -> dict[str, Any]:
+        """Returns the outcome of a training, from disk if it was stored before.
+
+        | key | meaning |
+        | --- | --- |
+        | logits | of the test rows [T, C] |
+        | held_out_rows, held_out | rows that were not trained on, and their logits |
+        | withheld | modality -> logits of the test rows where it was withheld [T, C] |
+        | temperature | that the logits were divided by |
+        | seconds, parameters | of the training; how many parameters were trained |
+        | curve | the log of the Trainer |
+        """
+        told = [asdict(row), seed, *([int(i) for i in rows] for rows in vars(part).values())]
+        key = hashlib.sha256(json.dumps([self._key, *told], default=dict).encode()).hexdigest()
+        shown = "".join(sign if sign.isalnum() else "-" for sign in row.name)
+        path = self.folder / f"{shown}-{seed}-{number}-{key[:16]}.json"
+        if not path.exists():
+            made = self._train(row, seed, part)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Renamed when complete: a killed run leaves no file that looks whole.
+            partial = path.with_suffix(".part")
+            partial.write_text(json.dumps(made), encoding="utf-8")
+            partial.replace(path)
+        # Read back even if it was just made, so that both have the same types.
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return stored
+
+    def _digest(self) -> str:
+        """Returns a digest of all that every outcome depends on."""
+        columns = [name for name in ("image", "text") if name in self.samples.column_names]
+        content = [[content_key(one, name) for one in self.samples[name]] for name in columns]
+        told = [
+            __version__,
+            self.encoders.digest(),
+            self.options,
+            {name: asdict(recipe) for name, recipe in RECIPES.items()},
+            columns,
+            content,
+            self.labels.tolist(),
+            self.names,
+            list(self.samples["group"]),
+        ]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _train(self, row: ComparisonRow, seed: int, part: Part) -> dict[str, Any]:
+        if row.has_encoder:
+            return self._encoded(row, seed, part)
+        started, known, count = time.perf_counter(), part.known, 0
+        if row.name == TFIDF:
+            texts = np.asarray(self.samples["text"], dtype=object)
+            folds = held_out_folds(self.samples.select(known), seed)
+            logits, held_out, count = word_logits(
+                list(texts[known]),
+                self.labels[known],
+                self.num_labels,
+                folds,
+                list(texts[part.test]),
+            )
+        else:
+            prior = class_logits(self.labels[known], self.num_labels)
+            logits, held_out = (np.tile(prior, (len(rows), 1)) for rows in (part.test, known))
+        return {
+            "logits": logits.tolist(),
+            "held_out_rows": known.tolist(),
+            "held_out": held_out.tolist(),
+            "withheld": {},
+            "temperature": 1.0,
+            "seconds": time.perf_counter() - started,
+            "parameters": count,
+            "curve": [],
+        }
+
+    def _encoded(self, row: ComparisonRow, seed: int, part: Part) -> dict[str, Any]:
+        """Returns the outcome of a row with an encoder."""
+        # The first weights are random, so the seed is set before the model is made.
+        set_seed(seed)
+        model, processor = self._compose(row)
+        rows = self._rows(row, model, processor)
+        has = has_modality(self.samples, row.modalities)
+        is_solved = is_solved_by_probes(model)
+        # A model without epochs needs no validation rows: its choices are made on held-out answers.
+        train, asked = (part.known, part.known) if is_solved else (part.train, part.validation)
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as scratch:
+            arguments = training_arguments(
+                scratch,
+                model,
+                **{"save_strategy": "no", "seed": seed, "disable_tqdm": True} | self.options,
+            )
+            result = fit(
+                model,
+                processor,
+                rows.select(train[has[train]]),
+                None if is_solved else rows.select(asked[has[asked]]),
+                arguments=arguments,
+            )
+            seconds = time.perf_counter() - started
+
+            def answers(rows: Any, indices: Array) -> Array:
+                return predict(model, processor, rows.select(indices), arguments=arguments)
+
+            if is_solved:
+                assert result.start is not None and result.start.logits is not None
+                own = result.start.logits.numpy() / model.config.temperature
+            else:
+                own = answers(rows, asked[has[asked]])
+            absent = absent_logits(self.labels[train], ~has[train], self.num_labels)
+            tested = has[part.test]
+            seen = answers(rows, part.test[tested]) if tested.any() else None
+            withheld = {
+                name: self._withheld(name, rows, train, part.test, answers)
+                for name in (row.modalities if row.is_fused else ())
+            }
+        return {
+            "logits": _filled(absent, tested, seen).tolist(),
+            "held_out_rows": asked.tolist(),
+            "held_out": _filled(absent, has[asked], own).tolist(),
+            "withheld": withheld,
+            "temperature": model.config.temperature,
+            "seconds": seconds,
+            "parameters": result.trained_parameters,
+            "curve": [_numbers(entry) for entry in result.history],
+        }
+
+    def _withheld(
+        self,
+        name: str,
+        rows: Any,
+        train: Array,
+        test: Array,
+        answers: Callable[[Any, Array], Array],
+    ) -> list[list[float]]:
+        """Returns the logits of the test rows [T, C] of a fused model that does not see `name`."""
+        (other,) = {"image", "text"} - {name}
+        here = has_modality(self.samples, [other])[test]
+        seen = answers(without(rows, name), test[here]) if here.any() else None
+        filled: list[list[float]] = _filled(
+            class_logits(self.labels[train], self.num_labels), here, seen
+        ).tolist()
+        return filled
+
+    def _compose(self, row: ComparisonRow) -> tuple[FusionClassifier, FusionProcessor]:
+        """Returns the untrained model of a row, and its processor."""
+        image, text = self.encoders.taken(row)
+        model = FusionClassifier(
+            image_encoder=image,
+            text_encoder=text,
+            num_labels=None if self.names else self.num_labels,
+            id2label=dict(enumerate(self.names)) if self.names else None,
+            problem_type=f"{'single' if self.names else 'multi'}_label_classification",
+            **row.options(),
+        )
+        processor = FusionProcessor.from_encoders(
+            image,
+            text,
+            tokenizer=self.encoders.tokenizer if text is not None else None,
+            max_length=self.encoders.max_length,
+            template=self.encoders.template if text is not None else None,
+        )
+        return model, processor
+
+    def _rows(self, row: ComparisonRow, model: FusionClassifier, processor: FusionProcessor) -> Any:
+        """Returns the samples as the row's model reads them.
+
+        The features of frozen encoders are computed once, for all folds and seeds.
+        """
+        if row.name not in self._prepared:
+            rows: Any = self.samples.select_columns([*row.modalities, "label", "group"])
+            encoders = [getattr(model, f"{name}_encoder") for name in row.modalities]
+            if any(encoder.num_frozen_blocks for encoder in encoders):
+                rows, _ = cache_features(model, processor, rows, self.cache)
+            self._prepared[row.name] = rows
+        return self._prepared[row.name]
+
+
+def without(rows: Any, modality: str) -> Any:
+    """Returns rows that all lack a modality.
+
+    Args:
+        rows: a dataset, or cached rows.
+        modality: "image" or "text".
+    """
+    nothing = [None] * len(rows)
+    if isinstance(rows, CachedDataset) and modality in rows.caches:
+        return CachedDataset(rows.dataset, {**rows.keys, modality: nothing}, rows.caches)
+    if isinstance(rows, CachedDataset):
+        return CachedDataset(without(rows.dataset, modality), rows.keys, rows.caches)
+    feature = rows.features[modality]
+    return rows.remove_columns(modality).add_column(modality, nothing, feature=feature)
+
+
+def _fresh(encoder: Encoder) -> Encoder:
+    """Returns the encoder itself if nothing of it trains, else a copy."""
+    return encoder if encoder.is_frozen else copy.deepcopy(encoder)
+
+
+def _filled(absent: Array, has: Array, logits: Array | None) -> Array:
+    """Returns one row of logits per sample: `absent`, or the model's where the sample has input."""
+    filled = np.tile(absent, (len(has), 1)).astype(np.float64)
+    if logits is not None:
+        filled[has] = logits
+    return filled
+
+
+def _numbers(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the numbers of a log entry, without those that tell how long something took."""
+    timed = ("runtime", "per_second", "flos")
+    return {
+        key: value
+        for key, value in entry.items()
+        if isinstance(value, float | int) and not any(word in key for word in timed)
+    }
+
+
+def joined(outcomes: Sequence[dict[str, Any]], parts: Sequence[Part], key: str = "logits") -> Array:
+    """Returns the logits of all samples [B, C], each from the fold in which it was tested.
+
+    Args:
+        outcomes: of the folds of one seed.
+        parts: the folds.
+        key: "logits"; or "image" or "text", for the answers where that modality was withheld.
+    """
+    count = sum(len(part.test) for part in parts)
+    logits: Array = np.zeros((count, len(outcomes[0]["logits"][0])))
+    for outcome, part in zip(outcomes, parts, strict=True):
+        logits[part.test] = outcome["logits"] if key == "logits" else outcome["withheld"][key]
+    return logits
