@@ -5,7 +5,7 @@ The comparison is paired by sample, and its p-values are corrected for the numbe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ METRICS = {"accuracy": accuracy, "auroc": auroc}
 
 
 def minus_raw(
-    logits: dict[str, Logits],
-    raw: dict[str, Logits],
+    logits: Mapping[str, Logits | list[Logits]],
+    raw: Mapping[str, Logits | list[Logits]],
     labels: np.ndarray[Any, Any],
     groups: Sequence[str],
 ) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def minus_raw(
 
     Args:
         logits: the scores [B, C] on segmented pictures, under the keys "accuracy" and "auroc". The
-            two metrics may be computed from different scores.
+            two metrics may be computed from different scores. A list has one array for each
+            training.
         raw: the same for raw pictures.
         labels: the classes [B].
         groups: the patient of each sample, B of them.

@@ -258,3 +258,16 @@ def test_further_columns_of_parquet(folder: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"column 'odd' of .* a type that datasets knows, got map"):
         load_manifest(folder / "m.parquet", image=None, label=None)
+
+
+def test_a_template_writes_the_texts_from_columns(tmp_path):
+    lines = "sex,age,label,text\nmale,60,a,old\nfemale,,b,old\n,,a,old\n"
+    path = tmp_path / "rows.csv"
+    path.write_text(lines.replace(",,a,old", "male,1,a,old"))
+    rows = load_manifest(path, image=None, template="{sex}, {age} years")
+    assert rows["text"][:] == ["male, 60 years", "female", "male, 1 years"]
+    assert rows["age"][:] == ["60", None, "1"]
+    with pytest.raises(ValueError, match="text must be left out with a template, got 'sex'"):
+        load_manifest(path, image=None, text="sex", template="{age}")
+    with pytest.raises(ValueError, match=r"template must name columns .* Did you mean 'age'\?"):
+        load_manifest(path, image=None, template="{ag}")

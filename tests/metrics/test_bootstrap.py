@@ -237,3 +237,65 @@ class TestPairedBootstrap:
         logits, labels = sample()
         with pytest.raises(ValueError, match=r"second.*got 59 and 60"):
             paired_bootstrap(accuracy, logits, logits[:-1], labels)
+
+
+class TestTrainings:
+    def test_one_training_is_no_list(self):
+        logits, labels = sample()
+        assert bootstrap_interval(auroc, [logits], labels) == bootstrap_interval(
+            auroc, logits, labels
+        )
+        other, _ = sample(seed=1)
+        assert paired_bootstrap(auroc, [logits], [other], labels) == paired_bootstrap(
+            auroc, logits, other, labels
+        )
+
+    def test_the_estimate_is_the_mean_over_trainings(self):
+        logits, labels = sample()
+        others = [logits, logits[:, ::-1], np.roll(logits, 1, 0)]
+        interval = bootstrap_interval(accuracy, others, labels)
+        assert interval.estimate == pytest.approx(np.mean([accuracy(o, labels) for o in others]))
+
+    def test_equal_trainings_change_nothing(self):
+        logits, labels = sample()
+        many = bootstrap_interval(accuracy, [logits] * 4, labels)
+        one = bootstrap_interval(accuracy, logits, labels)
+        assert (many.estimate, many.low, many.high) == pytest.approx(
+            (one.estimate, one.low, one.high)
+        )
+
+    def test_the_spread_is_that_of_patients_and_of_trainings(self):
+        """The variances of a metric that is a sum of both are known."""
+        generator = np.random.default_rng(0)
+        labels = np.zeros(400, dtype=int)
+        patients = generator.normal(size=400)
+        trainings = generator.normal(scale=0.2, size=5)
+
+        def mean_score(scores, _):
+            return float(scores.mean())
+
+        scores = [np.stack([patients + shift] * 2, axis=1) for shift in trainings]
+        interval = bootstrap_interval(mean_score, scores, labels, resamples=4000)
+        # The variance of a mean: of 400 patients, and of 5 trainings (unbiased).
+        expected = np.sqrt(patients.var() / 400 + trainings.var(ddof=1) / 5)
+        z = NormalDist().inv_cdf(0.975)
+        assert (interval.high - interval.low) / (2 * z) == pytest.approx(expected, rel=0.1)
+
+    def test_differences_are_paired_by_training(self):
+        labels = np.array([0, 1] * 40)
+        generator = np.random.default_rng(3)
+        firsts = [generator.normal(size=(80, 2)) + s * np.eye(2)[labels] for s in (0.5, 2, 4)]
+        # The same trainings in the same order: no resample differs.
+        same = paired_bootstrap(auroc, firsts, firsts, labels)
+        assert (same.difference, same.low, same.high) == (0, 0, 0)
+        shifted = paired_bootstrap(auroc, firsts, firsts[1:] + firsts[:1], labels)
+        assert shifted.difference == pytest.approx(0) and shifted.low < 0 < shifted.high
+
+    def test_errors(self):
+        logits, labels = sample()
+        with pytest.raises(ValueError, match="scores must hold at least one training"):
+            bootstrap_interval(auroc, [], labels)
+        with pytest.raises(ValueError, match="same number of trainings, got 2 and 1"):
+            paired_bootstrap(auroc, [logits, logits], [logits], labels)
+        with pytest.raises(ValueError, match="second does not suit the metric"):
+            paired_bootstrap(auroc, [logits], [logits[:3]], labels)

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from mmfusion.training.regression import STRENGTHS, solve
+from mmfusion.model.loss import classification_loss
+from mmfusion.training import regression
+from mmfusion.training.regression import STRENGTHS, _loss_and_slope, solve
 
 
 def samples(rows: int, width: int, classes: int, seed: int = 0):
@@ -117,3 +119,42 @@ def test_a_block_without_a_signal_is_regularised_more_strongly() -> None:
 def test_blocks_that_tell_equally_much_keep_their_scale() -> None:
     x, y = samples(200, 16, 3, seed=4)
     assert solve(x, y, 3, five(200), blocks=[slice(0, 8), slice(8, 16)]).scales == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_loss_and_slope_are_those_of_autograd(multi_label: bool, weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(1)
+    logits = (5 * torch.randn(30, 4, generator=generator, dtype=torch.float64)).requires_grad_()
+    if multi_label:
+        target = (torch.rand(30, 4, generator=generator) < 0.5).double()
+        target[::3, 1] = float("nan")
+    else:
+        target = torch.randint(4, (30,), generator=generator)
+    weights = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.float64) if weighted else None
+    loss = classification_loss(logits, target, weights)
+    (expected,) = torch.autograd.grad(loss, logits)
+    got, slope = _loss_and_slope(logits.detach(), target, weights)
+    torch.testing.assert_close(got, loss.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-14)
+
+
+def test_the_same_problem_is_solved_once_and_a_changed_one_anew(monkeypatch) -> None:
+    x, y = samples(60, 5, 2, seed=8)
+    first = solve(x, y, 2, five(60))
+    solved = []
+    own = regression._solve
+    monkeypatch.setattr(regression, "_solve", lambda *a: solved.append(1) or own(*a))
+    again = solve(x.clone(), y.clone(), 2, five(60))
+    assert not solved and torch.equal(again.weight, first.weight)
+    changed = [
+        (x + 1e-9, y, five(60), {}),
+        (x, 1 - y, five(60), {}),
+        (x, y, five(60)[::-1], {}),
+        (x, y, five(60), {"blocks": [slice(0, 2), slice(2, 5)]}),
+        (x, y, five(60), {"class_weights": torch.tensor([1.0, 2.0])}),
+    ]
+    for number, (features, labels, folds, options) in enumerate(changed, start=1):
+        solve(features, labels, 2, folds, **options)
+        assert len(solved) == number
+    assert len(regression._solved) <= regression._KEPT

@@ -40,8 +40,6 @@ def template_columns(template: str) -> list[str]:
         >>> template_columns("{sex}, {age} years. {indication}")
         ['sex', 'age', 'indication']
     """
-    if not isinstance(template, str):
-        raise TypeError(f"template must be a string, got {template!r}.")
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:

@@ -124,7 +124,7 @@ def _roc(plt: Any, answers: Answers, rows: Sequence[ComparisonRow]) -> Any:
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     for row in rows:
         curves = []
-        for logits in answers.logits(row):
+        for logits in answers.logits(row.name):
             for score, truth in _one_against_rest(answers.probabilities(logits), answers.labels):
                 if 0 < truth.sum() < len(truth):
                     false, true, _ = roc_curve(truth, score)
@@ -157,7 +157,7 @@ def _reliability(plt: Any, answers: Answers, rows: Sequence[ComparisonRow]) -> A
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     for row in rows:
         confidence, right = [], []
-        for logits in answers.logits(row):
+        for logits in answers.logits(row.name):
             values = answers.probabilities(logits)
             if answers.labels.ndim == 2:
                 known = ~np.isnan(answers.labels)
@@ -192,7 +192,7 @@ def _confusion(
         return None
     titles = {kind: f"{kind}, chosen" for kind in ("single", "fused")}
     if results["choice"] is None:
-        shown = [(row.name, answers.logits(row)) for row in rows if row.has_encoder][:2]
+        shown = [(row.name, answers.logits(row.name)) for row in rows if row.has_encoder][:2]
     else:
         shown = [(title, _chosen(answers, results, kind)) for kind, title in titles.items()]
     if not shown:

@@ -42,16 +42,16 @@ class Answers:
     groups: Sequence[str]
     resamples: int
 
-    def logits(self, row: ComparisonRow, key: str = "logits") -> list[Array]:
+    def logits(self, name: str, key: str = "logits") -> list[Array]:
         """Returns the logits of all samples [B, C], one array for each seed.
 
         Args:
-            row: of the comparison.
+            name: of a row.
             key: as for `joined`.
         """
         return [
             joined(outcomes, parts, key)
-            for outcomes, parts in zip(self.outcomes[row.name], self.parts, strict=True)
+            for outcomes, parts in zip(self.outcomes[name], self.parts, strict=True)
         ]
 
     def uncalibrated(self, row: ComparisonRow) -> list[Array]:
@@ -147,7 +147,7 @@ def summarise(answers: Answers, rows: Sequence[ComparisonRow]) -> dict[str, Any]
         for row, entry in zip(rows, table, strict=True):
             if singles != [row]:
                 entry["minus_single"] = _told(
-                    answers.difference(answers.logits(row), single.logits)
+                    answers.difference(answers.logits(row.name), single.logits)
                 )
     tested = [entry for entry in table if len(entry["modalities"]) == 2 and "minus_single" in entry]
     # Among many tests one p-value is small by chance.
@@ -163,7 +163,7 @@ def summarise(answers: Answers, rows: Sequence[ComparisonRow]) -> dict[str, Any]
             "fused": _chosen(answers, chosen),
             "difference": _told(answers.difference(chosen.logits, single.logits)),
             "fused_minus": {
-                row.name: _told(answers.difference(chosen.logits, answers.logits(row)))
+                row.name: _told(answers.difference(chosen.logits, answers.logits(row.name)))
                 for row in rows
                 if not row.is_fused and row.modalities
             },
@@ -173,7 +173,7 @@ def summarise(answers: Answers, rows: Sequence[ComparisonRow]) -> dict[str, Any]
 
 def _figures(answers: Answers, row: ComparisonRow) -> dict[str, Any]:
     """Returns the entry of one row."""
-    logits = answers.logits(row)
+    logits = answers.logits(row.name)
     outcomes = [outcome for seed in answers.outcomes[row.name] for outcome in seed]
     entry: dict[str, Any] = {
         "name": row.name,
@@ -191,8 +191,8 @@ def _figures(answers: Answers, row: ComparisonRow) -> dict[str, Any]:
     if row.is_fused:
         # Where the text is withheld, the image alone is seen.
         entry["shares"] = shapley(
-            image=_mean_auroc(answers, answers.logits(row, "text")),
-            text=_mean_auroc(answers, answers.logits(row, "image")),
+            image=_mean_auroc(answers, answers.logits(row.name, "text")),
+            text=_mean_auroc(answers, answers.logits(row.name, "image")),
             both=_mean_auroc(answers, logits),
         )
     return entry
