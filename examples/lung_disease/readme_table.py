@@ -1,54 +1,71 @@
-"""The study's tables in Markdown, made from results/*.json alone and written into the README.
+"""The tables of the stored results: three rows per data set for the README, all rows for the docs.
 
-They replace the text between two marker lines of it:
+They are made from the JSON files of the examples alone:
 
     python examples/lung_disease/readme_table.py
     python examples/lung_disease/readme_table.py --check
 
-With `--check` nothing is written. The exit status is 1 if the README does not match the JSON files.
+The first command writes the README's table between its two marker lines. With `--check` nothing is
+written. The exit status is 1 if the README does not match the JSON files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
+from mmfusion.training.compare_report import table_cells
+
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+FOLDERS = (RESULTS, HERE.parent / "results")
 README = HERE.parents[1] / "README.md"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 NO_RESULTS = "No results are stored yet."
 _SEGMENTED = {"none": "", "mask": ", black outside the lungs", "crop": ", cut to the lungs"}
 # The keys that the tables need. A file without one of them was not written by the study.
-_KEYS = ("dataset", "synthetic_images", "command", "settings", "versions", "comparisons", "rows")
+_KEYS = ("dataset", "synthetic_images", "command", "versions", "comparisons")
+_SYNTHETIC = (
+    "The pictures are synthetic: rows that use them say nothing about X-rays. The texts are real."
+)
 
 
-def read_results(folder: str | Path = RESULTS) -> list[dict[str, Any]]:
-    """Returns the content of a folder's JSON files, ordered by file name.
+def read_results(folders: Iterable[str | Path] = FOLDERS) -> list[dict[str, Any]]:
+    """Returns the content of the JSON files of some folders, ordered by file name.
+
+    The results of a single `mmfusion.compare` are read as a study with one comparison.
 
     Args:
-        folder: the folder of stored results. Without the folder the list is empty.
+        folders: the folders of stored results. One that does not exist is empty.
 
     Raises:
-        ValueError: if a file is no JSON, or lacks a key that the study writes.
+        ValueError: if a file is no JSON, or lacks a key that the tables need.
 
     Example:
-        >>> read_results("/no/such/place")
+        >>> read_results(["/no/such/place"])
         []
     """
     results = []
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in (path for folder in folders for path in sorted(Path(folder).glob("*.json"))):
         try:
             result = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
                 f"{path} must be JSON, got a file that is not: {error}. Run the study again."
             ) from error
+        if isinstance(result, dict) and "choice" in result:
+            result = {
+                "dataset": result["title"],
+                "synthetic_images": False,
+                "command": f"python examples/{path.stem}.py",
+                "versions": result["versions"],
+                "comparisons": [{"protocol": "", "segment": "none", **result}],
+            }
         absent = [key for key in _KEYS if not isinstance(result, dict) or key not in result]
         if absent:
             raise ValueError(
@@ -60,9 +77,7 @@ def read_results(folder: str | Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def render(results: Sequence[dict[str, Any]]) -> str:
-    """Returns the Markdown of all results.
-
-    Each run has its command, and each protocol of it a verdict and a table.
+    """Returns the Markdown of all results: for each comparison its verdict and its table.
 
     Args:
         results: the results, as `read_results` returns them.
@@ -70,6 +85,35 @@ def render(results: Sequence[dict[str, Any]]) -> str:
     if not results:
         return NO_RESULTS
     return "\n\n".join(_run(result) for result in results)
+
+
+def telling(results: Sequence[dict[str, Any]]) -> str:
+    """Returns a table with three rows for each comparison: each modality alone, and both.
+
+    The fused model is the one that was chosen in each fold. Comparisons on segmented pictures, and
+    those without a choice, are left out.
+
+    Args:
+        results: the results, as `read_results` returns them.
+    """
+    lines = [
+        "| data | model | accuracy | AUROC | AUROC minus best single |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        for entry in result["comparisons"]:
+            if entry["segment"] != "none" or entry["choice"] is None:
+                continue
+            rows = {row["name"]: row for row in entry["rows"]}
+            fused = entry["choice"]["fused"] | {"minus_single": entry["choice"]["difference"]}
+            shown = [(name, rows[name]) for name in ("image only", "text only") if name in rows]
+            for name, row in [*shown, ("**fused**", fused)]:
+                cells = [_named(result, entry), name, *(_interval(row[m]) for m in _METRICS)]
+                lines.append(f"| {' | '.join([*cells, _gap(row.get('minus_single'))])} |")
+    return "\n".join(lines) if len(lines) > 2 else NO_RESULTS
+
+
+_METRICS = ("accuracy", "auroc")
 
 
 def put(text: str, content: str) -> str:
@@ -97,110 +141,58 @@ def put(text: str, content: str) -> str:
 
 def _run(result: dict[str, Any]) -> str:
     """Returns the Markdown of one run."""
-    settings = result["settings"]
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    seeds = ", ".join(str(seed) for seed in settings["seeds"])
-    lines = [
-        f"`{result['command']}`{_at_commit(result)}",
-        "",
-        f"{settings['folds']} folds, encoders: {settings['train']}, seeds {seeds}; {versions}.",
-    ]
-    # A dict keeps the order of the rows, unlike a set.
-    for protocol, way in dict.fromkeys((row["protocol"], row["segment"]) for row in result["rows"]):
-        rows = [
-            row for row in result["rows"] if (row["protocol"], row["segment"]) == (protocol, way)
-        ]
-        lines += ["", f"**{result['dataset']}, text: {protocol}{_SEGMENTED[way]}**", ""]
+    lines = [f"`{result['command']}`", "", f"{versions}."]
+    for entry in result["comparisons"]:
+        settings = entry["settings"]
+        lines += ["", f"**{_named(result, entry)}{_SEGMENTED[entry['segment']]}**", ""]
         # The warning stands directly above the figures that it concerns.
         if result["synthetic_images"]:
-            lines += [
-                "The pictures are synthetic: rows that use them say nothing about X-rays. "
-                "The texts are real.",
-                "",
-            ]
+            lines += [_SYNTHETIC, ""]
+        lines += [f"{settings['folds']} folds, {settings['seeds']} seeds. {entry['verdict']}", ""]
+        header, *body = table_cells(entry)
+        lines += [_line(header), _line(["---"] * len(header)), *map(_line, body)]
         # Segmented pictures are compared with raw ones, whose own table stands above.
-        if any("auroc_minus_raw" in row for row in rows):
-            lines += _against_raw(rows)
-            continue
-        # Empty where the user ran only some rows.
-        verdicts = [
-            entry
-            for entry in result["comparisons"]
-            if (entry["protocol"], entry["segment"]) == (protocol, way)
-        ]
-        lines += [_verdict(entry) + "\n" for entry in verdicts]
-        lines += _table(rows, result["synthetic_images"])
+        if any("auroc_minus_raw" in row for row in entry["rows"]):
+            lines += ["", *_against_raw(entry["rows"])]
     return "\n".join(lines)
 
 
-def _at_commit(result: dict[str, Any]) -> str:
-    """Returns the commit of a stored run, if the defaults have changed since that run."""
-    return (
-        f" at commit {result['commit']}, whose defaults were others" if "commit" in result else ""
-    )
-
-
-def _verdict(comparison: dict[str, Any]) -> str:
-    """Returns the comparison of the fused model with the best single modality as a sentence."""
-    # "Beats" and "loses to" only where the whole interval is on one side of zero.
-    word = "cannot be told apart from"
-    if comparison["fused_significantly_better"]:
-        word = "beats"
-    elif comparison["fused_significantly_worse"]:
-        word = "loses to"
-    difference = _difference(*(comparison[f"difference{end}"] for end in ("", "_low", "_high")))
-    return (
-        "Each chosen on validation data and compared on the test folds, "
-        f"the fused model {word} the best single modality: "
-        f"AUROC {comparison['fused_auroc']:.3f} against {comparison['single_auroc']:.3f}, "
-        f"difference {difference}."
-    )
-
-
-def _table(rows: Sequence[dict[str, Any]], synthetic: bool) -> list[str]:
-    lines = [
-        "| model | pictures | accuracy | AUROC | AUROC minus best single | published accuracy |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for row in rows:
-        pictures = "none" if row["modality"] == "text" else "synthetic" if synthetic else "real"
-        figures = [
-            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
-            for name in ("accuracy", "auroc")
-        ]
-        # Runs with too few rows for a comparison have no difference.
-        difference = ""
-        if "auroc_minus_single" in row:
-            difference = _difference(
-                *(row[f"auroc_minus_single{end}"] for end in ("", "_low", "_high"))
-            )
-        published = "" if row["published_accuracy"] is None else f"{row['published_accuracy']:.2f}"
-        lines.append(f"| {' | '.join([row['model'], pictures, *figures, difference, published])} |")
-    return lines
+def _named(result: dict[str, Any], entry: dict[str, Any]) -> str:
+    """Returns the name of the data, and that of the text protocol if it has one."""
+    text = f", text: {entry['protocol']}" if entry["protocol"] else ""
+    drawn = " (synthetic pictures)" if result["synthetic_images"] else ""
+    return f"{result['dataset']}{text}{drawn}"
 
 
 def _against_raw(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Returns the table of the differences between segmented and raw pictures."""
-    lines = [
-        "| model | accuracy | AUROC | accuracy minus raw | AUROC minus raw | "
-        "p of the accuracy (Holm) |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    header = ["model", "accuracy minus raw", "AUROC minus raw", "p of the accuracy (Holm)"]
+    lines = [_line(header), _line(["---"] * len(header))]
     for row in rows:
         if "auroc_minus_raw" in row:
             gains = [
-                _difference(*(row[f"{n}_minus_raw{end}"] for end in ("", "_low", "_high")))
-                for n in ("accuracy", "auroc")
+                _signed(*(row[f"{n}_minus_raw{end}"] for end in ("", "_low", "_high")))
+                for n in _METRICS
             ]
             p = f"{row['accuracy_minus_raw_p']:.3f} ({row['accuracy_minus_raw_p_holm']:.3f})"
-            lines.append(
-                f"| {row['model']} | {row['accuracy']:.3f} | {row['auroc']:.3f} | "
-                f"{' | '.join(gains)} | {p} |"
-            )
+            lines.append(_line([row["name"], *gains, p]))
     return lines
 
 
-def _difference(difference: float, low: float, high: float) -> str:
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _interval(one: dict[str, float]) -> str:
+    return f"{one['estimate']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+
+
+def _gap(gap: dict[str, float] | None) -> str:
+    return "" if gap is None else _signed(gap["estimate"], gap["low"], gap["high"])
+
+
+def _signed(difference: float, low: float, high: float) -> str:
     return f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
@@ -208,14 +200,16 @@ def main(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail where the README is stale.")
     ] = False,
-    results: Annotated[Path, typer.Option(help="Folder of the JSON files.")] = RESULTS,
+    results: Annotated[
+        list[Path] | None, typer.Option(help="Folder of JSON files; may be given several times.")
+    ] = None,
     readme: Annotated[Path, typer.Option(help="The file with the two marker lines.")] = README,
 ) -> None:
-    """Write the study's tables into the README, or check them."""
+    """Write the table of results into the README, or check it."""
     console = Console(stderr=True)
     try:
         old = readme.read_text(encoding="utf-8")
-        new = put(old, render(read_results(results)))
+        new = put(old, telling(read_results(results or FOLDERS)))
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error

@@ -42,10 +42,10 @@ def study_rows(published: bool, narrow: bool, slow: bool = True) -> list[str | C
         "tfidf",
         ComparisonRow("image only", ("image",), published=given.get("image")),
         ComparisonRow("text only", ("text",), published=given.get("text")),
-        ComparisonRow("before mapping: concat", fusion="concat", mapper="identity"),
+        ComparisonRow("concat (no mapper)", fusion="concat", mapper="identity"),
         *(
             ComparisonRow(
-                f"mapped ({name}): concat",
+                f"concat ({'attention' if name == 'cross_attention' else name})",
                 fusion="concat",
                 mapper=mapper,
                 published=given.get("fused"),

@@ -236,3 +236,59 @@ def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     assert "must be another file" in call(
         "predict", model, "--manifest", other, "--output", other, code=1
     )
+
+
+def test_compare_needs_one_command(workspace, tmp_path):
+    output = call(
+        "compare", workspace / "data" / "manifest.csv", "--output", tmp_path / "out",
+        "--image-encoder", "test_vit", "--text-encoder", workspace / "text", "--no-pretrained",
+        "--folds", 2, "--seeds", 1, "--rows", "text", "--rows", "image", "--rows", "late",
+    )  # fmt: skip
+    assert "using helps" in output.replace("\n", " ") or "Fusing" in output
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["name"] for row in results["rows"]] == ["text only", "image only", "late"]
+    assert results["title"] == "manifest"
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_compare_reads_weights_from_a_file_and_text_from_columns(workspace, tmp_path):
+    import timm
+    import torch
+
+    lines = ["image,sex,age,label,group"]
+    for number in range(40):
+        picture = workspace / "data" / f"{number:05d}.png"
+        lines.append(f"{picture},{('male', 'female')[number % 2]},{number},{number % 2},{number}")
+    manifest = workspace / "data" / "columns.csv"
+    manifest.write_text("\n".join(lines))
+    weights = timm.create_model("test_vit", pretrained=False).state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    call(
+        "compare", manifest, "--output", tmp_path / "out", "--template", "{sex}, {age} years",
+        "--image-encoder", "test_vit", "--image-weights", tmp_path / "weights.pth",
+        "--text-encoder", workspace / "text", "--no-pretrained",
+        "--folds", 2, "--seeds", 1, "--rows", "tfidf", "--rows", "image",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["settings"]["template"] == "{sex}, {age} years"
+    table = {row["name"]: row for row in results["rows"]}
+    # The sex tells the label.
+    assert table["TF-IDF + regression"]["auroc"]["estimate"] > 0.95
+    wrong = call("compare", manifest, "--template", "{sx}", "--text-encoder", "x", code=1)
+    assert "Did you mean 'sex'?" in wrong.replace("\n", " ")
+
+
+def test_a_template_goes_on_with_the_model(workspace, tmp_path):
+    lines = ["sex,age,label,group"]
+    lines += [f"{('male', 'female')[n % 2]},{n},{n % 2},{n}" for n in range(40)]
+    manifest = tmp_path / "columns.csv"
+    manifest.write_text("\n".join(lines))
+    call(
+        "train", manifest, "--output", tmp_path / "model", "--text-encoder", workspace / "text",
+        "--no-pretrained", "--train", "frozen", "--template", "{sex}, {age} years",
+    )  # fmt: skip
+    assert FusionProcessor.from_pretrained(tmp_path / "model").template == "{sex}, {age} years"
+    call("predict", tmp_path / "model", "--manifest", manifest, "--output", tmp_path / "p.csv")
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 41
+    shown = call("evaluate", tmp_path / "model", manifest, "--json")
+    assert json.loads(shown)["samples"] == 40

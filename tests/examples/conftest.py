@@ -1,4 +1,4 @@
-"""Fixtures of the study's tests. The folder of its scripts is put on the import path."""
+"""Fixtures of the examples' tests. The folders of their scripts are put on the import path."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 STUDY = Path(__file__).resolve().parents[2] / "examples" / "lung_disease"
-sys.path.insert(0, str(STUDY))
+sys.path[:0] = [str(STUDY), str(STUDY.parent)]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Tests of the README's tables: they show what the JSON files hold, and nothing else."""
+"""Tests of the tables of results: they show what the JSON files hold, and nothing else."""
 
 import json
 
@@ -8,28 +8,38 @@ import typer
 from typer.testing import CliRunner
 
 
-def row(**changes):
+def interval(estimate, half=0.1):
+    return {"estimate": estimate, "low": estimate - half, "high": estimate + half}
+
+
+def row(name="text only", modalities=("text",), **changes):
+    metrics = {
+        metric: interval(value)
+        for metric, value in {
+            "accuracy": 0.71,
+            "balanced_accuracy": 0.6,
+            "auroc": 0.8,
+            "ece": 0.05,
+        }.items()
+    }
+    known = {"name": name, "modalities": list(modalities), "published": None}
+    known |= {"seconds": 1.5, "parameters": 1234, "ece_uncalibrated": 0.06}
+    return known | metrics | changes
+
+
+def comparison(**changes):
+    fused = {"names": [["concat"]], "accuracy": interval(0.75), "auroc": interval(0.85)}
     known = {
+        "title": "covid, notes",
         "protocol": "notes",
-        "model": "text only",
-        "modality": "text",
-        "mapper": None,
-        "fusion": None,
         "segment": "none",
+        "verdict": "Fusing helped.",
+        "settings": {"folds": 5, "seeds": 3},
+        "versions": {"torch": "2.11"},
+        "rows": [row(), row("concat", ("image", "text"), minus_single=interval(0.05, 0.02))],
+        "choice": {"fused": fused, "difference": interval(0.05, 0.02)},
     }
-    known |= {
-        "accuracy": 0.71,
-        "accuracy_low": 0.62,
-        "accuracy_high": 0.81,
-        "auroc": 0.8,
-        "auroc_low": 0.7,
-        "auroc_high": 0.9,
-    }
-    return (
-        known
-        | {"seconds_per_epoch": 1.0, "parameters_trained": 5, "published_accuracy": None}
-        | changes
-    )
+    return known | changes
 
 
 def result(**changes):
@@ -38,28 +48,7 @@ def result(**changes):
         "synthetic_images": False,
         "command": "python study.py",
         "versions": {"torch": "2.11"},
-    }
-    known |= {
-        "settings": {"folds": 5, "train": "frozen", "seeds": [0]},
-        "comparisons": [],
-        "rows": [row()],
-    }
-    return known | changes
-
-
-def comparison(**changes):
-    known = {
-        "protocol": "notes",
-        "segment": "none",
-        "fused_auroc": 0.75,
-        "single_auroc": 0.8,
-        "difference": -0.05,
-        "difference_low": -0.09,
-    }
-    known |= {
-        "difference_high": -0.01,
-        "fused_significantly_better": False,
-        "fused_significantly_worse": True,
+        "comparisons": [comparison()],
     }
     return known | changes
 
@@ -87,80 +76,87 @@ def store(place, found, name="covid.json"):
 
 def test_the_readme_of_this_repository_is_what_its_json_says():
     text = readme_table.README.read_text(encoding="utf-8")
-    assert readme_table.put(text, readme_table.render(readme_table.read_results())) == text
+    assert readme_table.put(text, readme_table.telling(readme_table.read_results())) == text
 
 
 def test_every_figure_comes_from_the_json():
-    fused = row(model="concat", modality="image+text", auroc_minus_single=-0.05)
-    fused |= {
-        "auroc_minus_single_low": -0.09,
-        "auroc_minus_single_high": -0.01,
-        "published_accuracy": 0.79,
+    text = readme_table.render([result()])
+    assert "| text only | 0.710 (0.610 to 0.810) |" in text
+    assert "+0.050 (+0.030 to +0.070)" in text
+    assert "5 folds, 3 seeds. Fusing helped." in text and "synthetic" not in text
+
+
+def test_the_readme_has_three_rows_for_each_comparison():
+    rows = [row("image only", ("image",)), row(), row("other"), row("concat", ("image", "text"))]
+    table = readme_table.telling([result(comparisons=[comparison(rows=rows)])]).splitlines()
+    assert len(table) == 2 + 3
+    assert table[2].startswith("| covid, text: notes | image only | 0.710")
+    assert table[4] == (
+        "| covid, text: notes | **fused** | 0.750 (0.650 to 0.850) | 0.850 (0.750 to 0.950) "
+        "| +0.050 (+0.030 to +0.070) |"
+    )
+    # A comparison on segmented pictures, or without a choice, has no rows here.
+    left_out = [comparison(segment="mask"), comparison(choice=None)]
+    assert readme_table.telling([result(comparisons=left_out)]) == readme_table.NO_RESULTS
+
+
+def test_synthetic_pictures_are_named_above_the_figures():
+    text = readme_table.render([result(synthetic_images=True)])
+    assert text.index("The pictures are synthetic") < text.index("0.710")
+    assert "(synthetic pictures)" in readme_table.telling([result(synthetic_images=True)])
+
+
+def test_segmented_rows_are_compared_with_raw_ones():
+    gains = {
+        f"{name}_minus_raw{end}": value
+        for name in ("accuracy", "auroc")
+        for end, value in (("", 0.02), ("_low", 0.01), ("_high", 0.03), ("_p", 0.04))
     }
-    text = readme_table.render([result(rows=[row(), fused], comparisons=[comparison()])])
-    assert "| text only | none | 0.710 (0.620 to 0.810) | 0.800 (0.700 to 0.900) |  |  |" in text
+    rows = [row(**gains, accuracy_minus_raw_p_holm=0.08)]
+    text = readme_table.render([result(comparisons=[comparison(segment="mask", rows=rows)])])
+    assert "black outside the lungs" in text
     assert (
-        "| concat | real | 0.710 (0.620 to 0.810) | 0.800 (0.700 to 0.900) | "
-        "-0.050 (-0.090 to -0.010) | 0.79 |" in text
+        "| text only | +0.020 (+0.010 to +0.030) | +0.020 (+0.010 to +0.030) | 0.040 (0.080) |"
+        in text
     )
-    assert "loses to" in text and "-0.050 (-0.090 to -0.010)" in text and "synthetic" not in text
 
 
-@pytest.mark.parametrize(
-    ("better", "worse", "word"),
-    [
-        (True, False, "beats"),
-        (False, True, "loses to"),
-        (False, False, "cannot be told apart from"),
-    ],
-)
-def test_the_verdict_follows_the_interval(better, worse, word):
-    entry = comparison(fused_significantly_better=better, fused_significantly_worse=worse)
-    assert word in readme_table.render([result(comparisons=[entry])])
+def test_a_single_comparison_is_read_as_a_study(place):
+    plain = {key: value for key, value in comparison().items() if key not in ("protocol",)}
+    store(place, plain, "skin_lesions.json")
+    (found,) = readme_table.read_results([place / "results"])
+    assert found["command"] == "python examples/skin_lesions.py"
+    assert "| covid, notes | text only |" in readme_table.telling([found])
 
 
-def test_synthetic_pictures_are_called_so():
-    text = readme_table.render(
-        [result(synthetic_images=True, rows=[row(model="image only", modality="image")])]
-    )
-    assert "| image only | synthetic |" in text and "say nothing about X-rays" in text
-
-
-def test_a_stale_readme_fails_the_check_and_writing_mends_it(place):
+def test_the_readme_is_written_and_checked(place):
     store(place, result())
-    before = (place / "README.md").read_text(encoding="utf-8")
     assert call(place, "--check").exit_code == 1
-    assert (place / "README.md").read_text(encoding="utf-8") == before
     assert call(place).exit_code == 0
     assert call(place, "--check").exit_code == 0
-    written = (place / "README.md").read_text(encoding="utf-8")
-    assert written.startswith("before\n") and written.endswith("after\n") and "text only" in written
-    store(place, result(rows=[row(accuracy=0.72)]))
+    text = (place / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "0.850" in text
+    store(place, result(dataset="other"))
     assert call(place, "--check").exit_code == 1
 
 
-def test_no_results_are_said_to_be_none(place):
-    call(place)
+def test_without_results_it_says_so(place):
+    assert call(place).exit_code == 0
     assert readme_table.NO_RESULTS in (place / "README.md").read_text(encoding="utf-8")
+    assert readme_table.render([]) == readme_table.NO_RESULTS
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "no marker",
-        f"{readme_table.END}\n{readme_table.START}",
-        readme_table.START * 2 + readme_table.END,
-    ],
+    ("content", "message"),
+    [("{", "must be JSON"), ("[]", "got one without"), ('{"dataset": "x"}', "comparisons")],
 )
-def test_markers_must_be_there_once(place, text):
-    (place / "README.md").write_text(text, encoding="utf-8")
-    outcome = call(place)
-    assert outcome.exit_code == 2
-    assert (place / "README.md").read_text(encoding="utf-8") == text
+def test_a_damaged_file_is_named(content, message, place):
+    (place / "results" / "covid.json").write_text(content, encoding="utf-8")
+    found = call(place)
+    assert found.exit_code == 2 and message in found.output.replace("\n", " ")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"rows": []}'])
-def test_a_file_that_is_no_result_is_named(place, content):
-    (place / "results" / "odd.json").write_text(content, encoding="utf-8")
-    with pytest.raises(ValueError, match=r"odd\.json must be"):
-        readme_table.read_results(place / "results")
+@pytest.mark.parametrize("text", ["no markers", f"{readme_table.END} {readme_table.START}"])
+def test_a_readme_without_markers_is_refused(text):
+    with pytest.raises(ValueError, match="once each"):
+        readme_table.put(text, "new")

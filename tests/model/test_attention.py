@@ -146,3 +146,19 @@ def test_the_mean_that_is_asked_for_is_that_of_the_tokens(
     torch.testing.assert_close(block(tokens, mask, context, over=over), expected)
     # The last layer runs on one vector a sample, unless dropout or an adapter acts on each token.
     assert seen == [3, 3 if adapted or (training and dropout) else 2]
+
+
+@pytest.mark.parametrize(
+    ("dim", "options", "inner", "hidden"),
+    [
+        (1024, {}, 1024, 4096),
+        (1280, {}, 256, 512),
+        (1280, {"num_heads": 5}, 255, 512),
+        (1280, {"inner_dim": 1280, "hidden_dim": 64}, 1280, 64),
+    ],
+)
+def test_attention_between_wide_embeddings_is_narrow(dim, options, inner, hidden):
+    block = AttentionBlock(dim, **options)
+    assert block.attention.query.out_features == inner
+    assert block.feed_forward[0].out_features == hidden
+    assert block.attention.out.out_features == dim

@@ -18,6 +18,7 @@ from transformers import AutoProcessor, PreTrainedConfig, PreTrainedTokenizerFas
 
 from mmfusion import ImageError
 from mmfusion import testing as kit
+from mmfusion.data.toy import word_tokenizer
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.processing import FusionProcessor
@@ -340,3 +341,21 @@ def test_auto_processor_finds_it_beside_the_model(tmp_path: Path) -> None:
     assert isinstance(processor, FusionProcessor)
     outputs = model.eval()(**processor(images=[picture(), None], text=["no lung", "clear"]))
     assert outputs.logits.shape == (2, 2)
+
+
+def test_a_template_writes_texts_from_columns(tmp_path):
+    tokenizer = word_tokenizer(["male female 60 years , cough"])
+    processor = FusionProcessor(tokenizer, template="{sex}, {age} years")
+    mixed = [{"sex": "male", "age": 60.0}, "female cough", {"sex": None, "age": None}]
+    inputs = processor(text=mixed)
+    plain = processor(text=["male, 60 years", "female cough", None])
+    assert inputs["text_present"].tolist() == [True, True, False]
+    for name in plain:
+        assert torch.equal(inputs[name], plain[name])
+    processor.save_pretrained(tmp_path)
+    again = FusionProcessor.from_pretrained(tmp_path)
+    assert torch.equal(again(text=mixed)["input_ids"], inputs["input_ids"])
+    with pytest.raises(TypeError, match="text must be a string"):
+        FusionProcessor(tokenizer)(text=mixed[:1])
+    with pytest.raises(ValueError, match="template must name a column"):
+        FusionProcessor(tokenizer, template="no column")

@@ -29,10 +29,7 @@ def answers_of(strength=STRENGTH, seeds: int = 2, temperature: float = 1.0) -> A
         order = np.random.default_rng(seed).permutation(N)
         tests = np.split(order, 3)
         parts.append(
-            [
-                Part(*np.split(np.setdiff1d(order, test), [60]), test)
-                for test in map(np.sort, tests)
-            ]
+            [Part(*np.split(np.setdiff1d(order, test), [60]), test) for test in map(np.sort, tests)]
         )
         for name, amount in strength.items():
             folds = []

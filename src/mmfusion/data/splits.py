@@ -83,6 +83,7 @@ def split(
     group: str | None = "group",
     text: str | None = "text",
     label: str | None = "label",
+    warns: bool = True,
 ) -> datasets.DatasetDict:
     """Returns the dataset in named parts that share neither a group nor a normalised text.
 
@@ -106,6 +107,7 @@ def split(
             default name may be absent.
         label: the column to stratify by, of names, of numbers or, for multi-label, of lists. None:
             no stratification. The default name may be absent.
+        warns: whether a warning is logged if identical texts tie many rows together.
 
     Returns:
         the parts under the names of `sizes`, each in the dataset's own order.
@@ -134,7 +136,16 @@ def split(
             f"sizes must be two or more positive fractions that add up to 1, got {dict(sizes)!r}. "
             'Write for example {"train": 0.8, "test": 0.2}.'
         )
-    part = _parts(dataset, list(sizes), fractions, seed=seed, group=group, text=text, label=label)
+    part = _parts(
+        dataset,
+        list(sizes),
+        fractions,
+        seed=seed,
+        group=group,
+        text=text,
+        label=label,
+        warns=warns,
+    )
     return datasets.DatasetDict(
         {name: dataset.select(np.flatnonzero(part == number)) for number, name in enumerate(sizes)}
     )

@@ -12,6 +12,8 @@ from .masking import masked_mean, without_padding
 from .packing import Packing, attends_one_by_one, packing_of
 from .types import Lengths
 
+_WIDE, _NARROW = 1024, 256
+
 
 @final
 class Attention(nn.Module):
@@ -164,8 +166,10 @@ class AttentionBlock(nn.Module):
         dim: width of the tokens.
         context_dim: width of the context; None builds a block of self-attention.
         num_heads: a divisor of `inner_dim`.
-        inner_dim: width of queries, keys and values over all heads; None means `dim`.
-        hidden_dim: width of the feed-forward layer; None means 4 x dim.
+        inner_dim: width of queries, keys and values over all heads; None means `dim`, or about 256
+            if `dim` is above 1,024.
+        hidden_dim: width of the feed-forward layer; None means 4 x dim, or 512 if `dim` is above
+            1,024.
         dropout: probability in [0, 1).
     """
 
@@ -180,6 +184,12 @@ class AttentionBlock(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        # Wide embeddings come from convolutional networks. Attention of their width would take far
+        # longer than the network itself.
+        if dim > _WIDE and num_heads >= 1:
+            narrow = num_heads * max(1, _NARROW // num_heads)
+            inner_dim = narrow if inner_dim is None else inner_dim
+            hidden_dim = 2 * _NARROW if hidden_dim is None else hidden_dim
         self.norm = nn.LayerNorm(dim)
         self.norm_context = None if context_dim is None else nn.LayerNorm(context_dim)
         self.attention = Attention(

@@ -25,8 +25,10 @@ class CrossAttention(Fusion):
 
     Args:
         num_heads: attention heads.
-        inner_dim: width of the attention; None means the image tower's.
-        hidden_dim: width of the feed-forward layer; None means 4 x the image tower's.
+        inner_dim: width of the attention; None means the image tower's, or 256 if that is above
+            1,024.
+        hidden_dim: width of the feed-forward layer; None means 4 x the image tower's, or 512 if
+            that is above 1,024.
         gate: where g starts, not 0.
         dropout: probability in [0, 1) inside the block.
     """

@@ -29,8 +29,10 @@ class Joint(Fusion):
         shared_blocks: transformer blocks after the tower; None: 0, or 1 if `at` is after the tower,
             where at least 1 is needed.
         num_heads: attention heads of the shared blocks.
-        inner_dim: width of their attention; None means the image tower's.
-        hidden_dim: width of their feed-forward layers; None means 4 x the image tower's.
+        inner_dim: width of their attention; None means the image tower's, or 256 if that is above
+            1,024.
+        hidden_dim: width of their feed-forward layers; None means 4 x the image tower's, or 512 if
+            that is above 1,024.
 
     Raises:
         ValueError: (from `build`) when `at` or `shared_blocks` is out of range, the tower takes no

@@ -41,9 +41,10 @@ class EmbeddingMapper(nn.Module):
         queries: "learned", or "image" for one mapped token per image token.
         num_heads: attention heads of `cross_attention`, a divisor of inner_dim.
         inner_dim: width of queries, keys and values over all heads in `cross_attention`; None means
-            out_dim.
+            out_dim, or 256 if that is above 1,024.
         hidden_dim: width between the layers of `mlp` and of `cross_attention`'s feed-forward; None:
-            2 * out_dim for `mlp`, 4 * out_dim for `cross_attention`.
+            2 * out_dim for `mlp`, 4 * out_dim for `cross_attention`, or 512 for the latter if
+            out_dim is above 1,024.
         dropout: probability in [0, 1) while training.
 
     Raises:

@@ -24,7 +24,8 @@ from ..data.tables import read_table
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from ..model.template import check_columns, template_columns, write_text
-from .compare_folds import GLUED_SHARE, Encoders, Part, Trainings, parts_of, texts_tie
+from .compare_encoders import Encoders
+from .compare_folds import GLUED_SHARE, Part, Trainings, parts_of, texts_tie
 from .compare_html import page
 from .compare_plots import draw
 from .compare_report import console_table, markdown, verdict
@@ -187,6 +188,8 @@ def _train(
     """Returns row -> seed -> fold -> outcome, and shows a progress bar meanwhile."""
     outcomes: dict[str, list[list[dict[str, Any]]]] = {row.name: [] for row in rows}
     with _bar(title, len(rows) * sum(map(len, parts)), progress) as advance:
+        advance("encoding", 0)
+        trainings.prepare(rows)
         for seed, folds in enumerate(parts):
             for row in rows:
                 outcomes[row.name].append([])
@@ -194,13 +197,13 @@ def _train(
             for number, part in enumerate(folds):
                 for row in rows:
                     outcomes[row.name][seed].append(trainings.outcome(row, seed, number, part))
-                    advance(row.name)
+                    advance(row.name, 1)
     return outcomes
 
 
 @contextmanager
-def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]:
-    """Yields a function that is called with the name of each row that is done."""
+def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str, int], None]]:
+    """Yields a function that is called with what is done, and with how many trainings that is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # On the error stream, so that the output of a command can be piped.
     bar = Progress(
@@ -212,7 +215,7 @@ def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str], None]]
     )
     with bar:
         task = bar.add_task(title, total=total)
-        yield lambda name: bar.update(task, advance=1, description=f"{title} {name}")
+        yield lambda name, count: bar.update(task, advance=count, description=f"{title}: {name}")
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The trainings of a comparison: one for each row, seed and fold, each stored when it is done."""
 
-import copy
 import hashlib
 import json
 import tempfile
@@ -12,14 +11,10 @@ from typing import Any, final
 
 import datasets
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase, set_seed
+from transformers import set_seed
 
 from .. import __version__
 from ..data.splits import components, fold_indices, split
-from ..model.encoder_base import Encoder
-from ..model.encoder_image import ImageEncoder
-from ..model.encoder_text import TextEncoder
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .arguments import training_arguments
@@ -30,6 +25,7 @@ from .compare_baselines import (
     has_modality,
     word_logits,
 )
+from .compare_encoders import Encoders
 from .compare_rows import TFIDF, ComparisonRow
 from .evaluate import predict
 from .feature_cache import CachedDataset, cache_features
@@ -58,59 +54,6 @@ class Part:
         return np.sort(np.concatenate([self.train, self.validation]))
 
 
-@final
-@dataclass(frozen=True)
-class Encoders:
-    """The encoders of a comparison, as every training begins with them.
-
-    Attributes:
-        image: the image encoder, or None.
-        text: the text encoder, or None.
-        tokenizer: as for `FusionProcessor.from_encoders`.
-        max_length: the largest number of tokens of a text, or None.
-        template: the template of the texts, or None.
-    """
-
-    image: ImageEncoder | None
-    text: TextEncoder | None
-    tokenizer: PreTrainedTokenizerBase | str | None = None
-    max_length: int | None = None
-    template: str | None = None
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """The modalities that have an encoder."""
-        return tuple(name for name in ("image", "text") if getattr(self, name) is not None)
-
-    def taken(self, row: ComparisonRow) -> tuple[Any, Any]:
-        """Returns the image encoder and the text encoder of a row, None where it has none.
-
-        An encoder that trains is copied, because each training begins with its first weights.
-        """
-        image, text = (
-            _fresh(getattr(self, name)) if name in row.modalities else None
-            for name in ("image", "text")
-        )
-        return image, text
-
-    def digest(self) -> str:
-        """Returns a digest of the weights and options of the encoders."""
-        digest = hashlib.sha256()
-        for name in self.modalities:
-            encoder: Encoder = getattr(self, name)
-            digest.update(
-                json.dumps(encoder.config.to_dict(), sort_keys=True, default=str).encode()
-            )
-            for key, value in encoder.state_dict().items():
-                digest.update(key.encode())
-                flat = value.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().tobytes())
-        if self.text is not None and self.tokenizer is not None:
-            digest.update(str(self.tokenizer).encode())
-        digest.update(json.dumps([self.max_length, self.template]).encode())
-        return digest.hexdigest()
-
-
 def parts_of(samples: datasets.Dataset, n: int, seed: int, *, text: str | None) -> list[Part]:
     """Returns the test folds of one seed, each with a validation part of 15 % of its other rows.
 
@@ -128,7 +71,7 @@ def parts_of(samples: datasets.Dataset, n: int, seed: int, *, text: str | None) 
         # `split` returns rows, so each row carries its index.
         names = [name for name in ("group", "text", "label") if name in samples.column_names]
         numbered = samples.select_columns(names).select(train).add_column("row", train.tolist())
-        inner = split(numbered, sizes=sizes, seed=seed, text=text)
+        inner = split(numbered, sizes=sizes, seed=seed, text=text, warns=False)
         parts.append(
             Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test)
         )
@@ -195,6 +138,19 @@ class Trainings:
         # Read back even if it was just made, so that both have the same types.
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return stored
+
+    def prepare(self, rows: Sequence[ComparisonRow]) -> None:
+        """Encodes the samples for every row, as far as encoders are frozen.
+
+        Rows that need every token of a picture come first: the pooled vectors of the others are
+        stored with those tokens.
+
+        Args:
+            rows: of the comparison.
+        """
+        made = [(row, *self._compose(row)) for row in rows if row.has_encoder]
+        for row, model, processor in sorted(made, key=lambda one: not _asks_tokens(one[1])):
+            self._rows(row, model, processor)
 
     def _digest(self) -> str:
         """Returns a digest of all that every outcome depends on."""
@@ -264,14 +220,21 @@ class Trainings:
                 rows.select(train[has[train]]),
                 None if is_solved else rows.select(asked[has[asked]]),
                 arguments=arguments,
+                # Only what was better than the start keeps to the training part.
+                refit=not is_solved,
             )
             seconds = time.perf_counter() - started
 
             def answers(rows: Any, indices: Array) -> Array:
                 return predict(model, processor, rows.select(indices), arguments=arguments)
 
-            if is_solved:
-                assert result.start is not None and result.start.logits is not None
+            if (
+                result.start_was_best
+                and result.start is not None
+                and result.start.logits is not None
+            ):
+                # Solved on all known rows: these answers come from the folds inside.
+                asked = part.known
                 own = result.start.logits.numpy() / model.config.temperature
             else:
                 own = answers(rows, asked[has[asked]])
@@ -360,9 +323,11 @@ def without(rows: Any, modality: str) -> Any:
     return rows.remove_columns(modality).add_column(modality, nothing, feature=feature)
 
 
-def _fresh(encoder: Encoder) -> Encoder:
-    """Returns the encoder itself if nothing of it trains, else a copy."""
-    return encoder if encoder.is_frozen else copy.deepcopy(encoder)
+def _asks_tokens(model: FusionClassifier) -> bool:
+    """Returns whether a classifier needs every token of a picture."""
+    if len(model.modalities) < 2:
+        return False
+    return bool(model.fusion.uses_image_tokens or model.mapper.asks_image)
 
 
 def _filled(absent: Array, has: Array, logits: Array | None) -> Array:

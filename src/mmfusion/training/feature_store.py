@@ -57,11 +57,18 @@ class TowerCache:
         self.model, self.processor, self.modality = model, processor, modality
         self.encoder: Encoder = getattr(model, f"{modality}_encoder")
         self.point = model.cache_point(modality)
-        self.folder = folder / f"{modality}-{self._fingerprint()[:32]}"
+        self.folder = folder / f"{modality}-{self._fingerprint(self._needed())[:32]}"
         self._places: dict[str, tuple[int, int]] = {}
         self._tables: list[pa.Table] = []
         for file in sorted(self.folder.glob("*.arrow")):
             self._read(file)
+        # Where every token was stored for another model, the pooled vector is there, too.
+        own = len(self._tables)
+        if self.point.pooled and self._needed() == "pooled":
+            richer = folder / f"{modality}-{self._fingerprint('all')[:32]}"
+            for file in sorted(richer.glob("*.arrow")):
+                self._read(file)
+        self._richer = range(own, len(self._tables))
 
     def add(self, sources: Mapping[str, Any], *, batch_size: int) -> None:
         """Encodes and stores the sources whose key is not there yet.
@@ -103,16 +110,19 @@ class TowerCache:
         """
         part, row = self._places[key]
         table = self._tables[part]
-        shape = table["shape"][row].as_py()
-        state = _from_bytes(table["state"][row].as_buffer()).reshape(shape)
         pooled = table["pooled"][row].as_buffer()
+        if part in self._richer:
+            vector = _from_bytes(pooled)
+            return vector[None], vector
+        state = _from_bytes(table["state"][row].as_buffer()).reshape(table["shape"][row].as_py())
         return state, None if pooled is None else _from_bytes(pooled)
 
     def _read(self, file: Path) -> None:
         table = datasets.Dataset.from_file(str(file)).data.table
         part = len(self._tables)
         self._tables.append(table)
-        self._places |= {key: (part, row) for row, key in enumerate(table["key"].to_pylist())}
+        for row, key in enumerate(table["key"].to_pylist()):
+            self._places.setdefault(key, (part, row))
 
     @torch.no_grad()
     def _encode(self, sources: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -161,8 +171,12 @@ class TowerCache:
             return "all"
         return "mean" if mapper.kind == "identity" or mapper.maps_the_mean else "all"
 
-    def _fingerprint(self) -> str:
-        """Returns a digest of all that decides what is stored, except for the content itself."""
+    def _fingerprint(self, needed: str) -> str:
+        """Returns a digest of all that decides what is stored, except for the content itself.
+
+        Args:
+            needed: as `_needed` returns it.
+        """
         # These options do not change the stored values.
         left_out = ("trainable", "lora", "padding")
         config = self.encoder.config.to_dict()
@@ -170,7 +184,7 @@ class TowerCache:
             "format": 3,
             "block": self.point.block,
             "pooled": self.point.pooled,
-            "tokens": self._needed(),
+            "tokens": needed,
             "normalized": self.point.pooled and self.model.config.normalize_embeddings,
             "config": {key: value for key, value in config.items() if key not in left_out},
             "processor": _preprocessing(self.processor, self.modality),
@@ -230,14 +244,24 @@ def _half(value: Tensor, key: str) -> np.ndarray[Any, np.dtype[np.float16]]:
 def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
     if modality == "image":
         return {"input_spec": processor.input_spec, "fit": processor.fit}
-    tokenizer = processor.tokenizer
+    return {
+        "tokenizer": tokenizer_digest(processor.tokenizer),
+        "max_length": processor.max_length,
+    }
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Returns a digest of what a tokenizer does to a text.
+
+    Args:
+        tokenizer: of transformers.
+    """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         table = backend.to_str()
     else:
         table = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    digest = hashlib.sha256(table.encode()).hexdigest()
-    return {"tokenizer": digest, "max_length": processor.max_length}
+    return hashlib.sha256(table.encode()).hexdigest()
 
 
 def _frozen_tensors(encoder: Encoder) -> Iterator[tuple[str, Tensor]]:
