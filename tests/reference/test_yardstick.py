@@ -1,8 +1,8 @@
 """Single modalities on real data, against a softmax regression by scikit-learn alone.
 
-The yardstick: each pooled embedding divided by LayerNorm without parameters, then softmax regression
-with the L2 strength from {.001, .01, .1, 1} by validation log-loss, 5 folds by patient. A row of
-the library below it is a fault of the training recipe.
+The yardstick: each pooled embedding divided by LayerNorm without parameters, softmax regression,
+the L2 strength from {.001, .01, .1, 1} by validation log-loss, 5 folds by patient. A row of the
+library below it is a fault of the training recipe.
 """
 
 import os
