@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
-from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_config
 from mmfusion.training.compare_folds import Trainings
 
@@ -22,7 +23,23 @@ WIDTHS = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory) -> Path:
-    return draw_shapes(tmp_path_factory.mktemp("shapes"), 120, size=32)
+    """120 samples: the picture tells whether it is bright, the text which colour it has.
+
+    Encoders with random weights see both, and the label is both.
+    """
+    folder = tmp_path_factory.mktemp("samples")
+    generator = np.random.default_rng(0)
+    lines = ["image,text,label,group"]
+    for number in range(120):
+        bright, colour = number % 2, ("red", "blue")[number // 2 % 2]
+        # Some pictures deceive, so that no model is right about all samples.
+        shown = bright if generator.random() < 0.9 else 1 - bright
+        pixels = generator.integers(0, 90, (32, 32)) + 110 * shown
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,it is {colour} {number},{colour} {bright},{number // 2}")
+    path = folder / "manifest.csv"
+    path.write_text("\n".join(lines))
+    return path
 
 
 def encoders_of(texts) -> dict:

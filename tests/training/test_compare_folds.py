@@ -12,6 +12,7 @@ from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.text import normalise_text
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.testing import tiny_config
+from mmfusion.training import compare_folds
 from mmfusion.training.compare_encoders import Encoders
 from mmfusion.training.compare_folds import Part, Trainings, parts_of, without
 from mmfusion.training.compare_rows import rows_of
@@ -83,11 +84,23 @@ def test_a_row_without_epochs_learns_from_training_and_validation_rows(samples, 
     assert set(outcome["withheld"]) == {"image", "text"}
 
 
-def test_a_row_with_epochs_answers_the_validation_rows(samples, encoders, tmp_path):
+@pytest.mark.parametrize("start_was_best", [False, True])
+def test_a_row_with_epochs_answers_rows_that_it_was_not_trained_on(
+    start_was_best, samples, encoders, tmp_path, monkeypatch
+):
+    """The validation rows; or all known rows, by the folds inside, if the start was kept."""
+    own = compare_folds.fit
+
+    def fitted(*arguments, **options):
+        return replace(own(*arguments, **options), start_was_best=start_was_best)
+
+    monkeypatch.setattr(compare_folds, "fit", fitted)
     part = part_of(samples)
     row = ComparisonRow("mlp", fusion="concat", mapper="mlp")
     outcome = trainings(samples, encoders, tmp_path).outcome(row, 0, 0, part)
-    assert outcome["held_out_rows"] == part.validation.tolist()
+    asked = part.known if start_was_best else part.validation
+    assert outcome["held_out_rows"] == asked.tolist()
+    assert np.shape(outcome["held_out"]) == (len(asked), 4)
     assert len([entry for entry in outcome["curve"] if "eval_loss" in entry]) == 2
 
 
@@ -195,3 +208,14 @@ def test_several_labels_are_compared_too(samples, encoders, tmp_path):
     part = parts_of(many, 2, 0, text="text")[0]
     for row in rows_of(["majority", "tfidf", "image", "late"], ["image", "text"]):
         assert np.isfinite(one.outcome(row, 0, 0, part)["logits"]).all()
+
+
+def test_copies_of_a_picture_in_two_groups_are_counted(samples, encoders, tmp_path):
+    assert trainings(samples, encoders, tmp_path).copies() == 0
+    pictures = list(samples["image"])
+    present = [row for row, one in enumerate(pictures) if one is not None]
+    first, second = present[0], present[-1]
+    assert samples["group"][first] != samples["group"][second]
+    pictures[second] = pictures[first]
+    copied = samples.remove_columns("image").add_column("image", pictures)
+    assert trainings(copied, encoders, tmp_path).copies() == 1

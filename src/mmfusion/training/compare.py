@@ -114,7 +114,8 @@ def compare(
             "male, 60 years" do.
         tokenizer: as for `FusionProcessor.from_encoders`.
         max_length: as for `FusionProcessor.from_encoders`.
-        options: for `training_arguments`, such as `{"num_train_epochs": 5}`.
+        options: for `training_arguments`, such as `{"num_train_epochs": 5}`. The seed is that of
+            each training.
         cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
         resamples: of the bootstrap.
         title: of the report.
@@ -306,6 +307,10 @@ def _described(table: datasets.Dataset, trainings: Trainings) -> list[str]:
         absent = sum(one is None for one in table[name])
         if absent:
             notes.append(f"{absent} samples without {name}")
+    if copies := trainings.copies():
+        notes.append(
+            f"{copies} pictures occur in more than one group: a copy in another fold is a leak"
+        )
     return notes
 
 

@@ -109,6 +109,11 @@ class Trainings:
         feature = samples.features["label"]
         self.names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         self.num_labels = len(self.names) if self.names else self.labels.shape[1]
+        self.content = {
+            name: [content_key(one, name) for one in samples[name]]
+            for name in ("image", "text")
+            if name in samples.column_names
+        }
         self._prepared: dict[str, Any] = {}
         self._key = self._digest()
 
@@ -139,6 +144,13 @@ class Trainings:
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return stored
 
+    def copies(self) -> int:
+        """Returns how many pictures occur, byte for byte, in more than one group."""
+        groups: dict[str | None, set[str]] = {}
+        for key, group in zip(self.content.get("image", []), self.samples["group"], strict=False):
+            groups.setdefault(key, set()).add(group)
+        return sum(len(names) > 1 for key, names in groups.items() if key is not None)
+
     def prepare(self, rows: Sequence[ComparisonRow]) -> None:
         """Encodes the samples for every row, as far as encoders are frozen.
 
@@ -154,15 +166,12 @@ class Trainings:
 
     def _digest(self) -> str:
         """Returns a digest of all that every outcome depends on."""
-        columns = [name for name in ("image", "text") if name in self.samples.column_names]
-        content = [[content_key(one, name) for one in self.samples[name]] for name in columns]
         told = [
             __version__,
             self.encoders.digest(),
             self.options,
             {name: asdict(recipe) for name, recipe in RECIPES.items()},
-            columns,
-            content,
+            self.content,
             self.labels.tolist(),
             self.names,
             list(self.samples["group"]),
@@ -212,7 +221,7 @@ class Trainings:
             arguments = training_arguments(
                 scratch,
                 model,
-                **{"save_strategy": "no", "seed": seed, "disable_tqdm": True} | self.options,
+                **self.options | {"save_strategy": "no", "seed": seed, "disable_tqdm": True},
             )
             result = fit(
                 model,

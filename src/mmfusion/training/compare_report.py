@@ -47,9 +47,8 @@ def verdict(results: Mapping[str, Any]) -> str:
     words = next((row for row in results["rows"] if row["name"] == TFIDF), None)
     if words and words["auroc"]["estimate"] > fused["auroc"]["estimate"]:
         first += (
-            f" TF-IDF with logistic regression on the text alone has "
-            f"{_number(words['auroc']['estimate'])}, more than the fused model: here an encoder of "
-            "the text that fits it better would help most."
+            " TF-IDF with logistic regression on the text alone has "
+            f"{_number(words['auroc']['estimate'])}, more than the fused model."
         )
     return first
 

@@ -258,7 +258,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        table = backend.to_str()
+        # A call leaves its padding and truncation behind, which the next call replaces.
+        described = json.loads(backend.to_str()) | {"padding": None, "truncation": None}
+        table = json.dumps(described, sort_keys=True)
     else:
         table = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(table.encode()).hexdigest()
