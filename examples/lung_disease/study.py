@@ -113,7 +113,7 @@ def main(
             "keep_texts": data.texts_identify,
             # Only the first 64 tokens, so that the run ends within ten minutes. The median of the
             # findings has 40 tokens.
-            "max_length": 64 if (preset, train) == ("small", "frozen") else None,
+            "max_length": 64 if quick else None,
             "cache": folder / "cache",
         }
         run(console, data, arguments, folder, ways, rows, protocol, quick, preset)
@@ -158,6 +158,9 @@ def run(
                 **arguments,
             )
             console.print(_title(data, name, way), style="bold")
+            # Printed above the figures, so that nobody takes them for results on X-rays.
+            for warning in _warning(data):
+                console.print(warning)
             done[way].print(console)
         comparisons += _entries(name, done)
     written = {

@@ -346,10 +346,11 @@ def test_auto_processor_finds_it_beside_the_model(tmp_path: Path) -> None:
 def test_a_template_writes_texts_from_columns(tmp_path):
     tokenizer = word_tokenizer(["male female 60 years , cough"])
     processor = FusionProcessor(tokenizer, template="{sex}, {age} years")
-    mixed = [{"sex": "male", "age": 60.0}, "female cough", {"sex": None, "age": None}]
+    mixed = [{"sex": "male", "age": 60.0}, "female cough", {"sex": None, "age": 7}]
     inputs = processor(text=mixed)
-    plain = processor(text=["male, 60 years", "female cough", None])
-    assert inputs["text_present"].tolist() == [True, True, False]
+    plain = processor(text=["male, 60 years", "female cough", "7 years"])
+    with pytest.raises(ValueError, match=r"got neither in rows \[0\]"):
+        processor(text=[{"sex": None, "age": None}])
     for name in plain:
         assert torch.equal(inputs[name], plain[name])
     processor.save_pretrained(tmp_path)

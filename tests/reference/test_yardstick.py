@@ -106,7 +106,7 @@ def test_single_rows_reach_the_yardstick(name, encoders, tmp_path):
         text_encoder=encoders[1],
         rows=["image", "text"],
         folds=5,
-        seeds=2,
+        seeds=1,
         keep_texts=keep,
         resamples=50,
         progress=False,
@@ -115,12 +115,6 @@ def test_single_rows_reach_the_yardstick(name, encoders, tmp_path):
     for modality, encoder in zip(("image", "text"), encoders, strict=True):
         features = embeddings(samples, encoder, modality)
         has = np.asarray([value is not None for value in samples[modality]])
-        expected = np.mean(
-            [
-                yardstick(
-                    features, labels, has, parts_of(samples, 5, seed, text="text" if keep else None)
-                )
-                for seed in range(2)
-            ]
-        )
+        parts = parts_of(samples, 5, 0, text="text" if keep else None)
+        expected = yardstick(features, labels, has, parts)
         assert table[f"{modality} only"] >= expected - 0.01

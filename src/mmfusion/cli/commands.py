@@ -131,13 +131,15 @@ def compare(
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
+    # First of all, because a mistake in the table should not wait for the weights.
+    samples = load_rows(manifest, label, template=template)
     image, text = encoders_of(
         image_encoder, text_encoder, what, pretrained, image_weights, text_weights
     )
     given = {"num_train_epochs": epochs, "learning_rate": learning_rate}
     chosen = {name: value for name, value in given.items() if value is not None}
     comparison = compare_rows(
-        load_rows(manifest, label, template=template),
+        samples,
         output,
         image_encoder=image,
         text_encoder=text,
