@@ -173,7 +173,8 @@ def provenance(results: Mapping[str, Any]) -> list[str]:
     if settings["template"]:
         lines.append(f"template of the texts: {settings['template']!r}")
     if settings["options"]:
-        lines.append(f"options of the training: {settings['options']}")
+        told = ", ".join(f"{name} {value}" for name, value in settings["options"].items())
+        lines.append(f"options of the training: {told}")
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return [*lines, versions, f"{results['seconds']:.0f} seconds, without what was stored before"]
 

@@ -7,6 +7,7 @@ complete checkpoint, which `resume.py` chooses.
 
 import copy
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, final
 
@@ -31,6 +32,7 @@ from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Epochs
+from .distill import Distillation
 from .evaluate import predict
 from .feature_cache import CachedDataset, table_of
 from .recipe import GroupedTrainer, is_solved_by_probes
@@ -91,6 +93,8 @@ def fit(
     warm_start: bool = True,
     refit: bool = False,
     calibrate: bool = True,
+    teachers: Mapping[str, FusionClassifier] | None = None,
+    distillation: float = 1.0,
 ) -> FitResult:
     """Trains the model in place, and saves it with its processor in `arguments.output_dir`.
 
@@ -126,27 +130,29 @@ def fit(
             start was best. Then nothing may be evaluated on the validation rows any more.
         calibrate: whether a temperature is fitted (`model.config.temperature`): on the validation
             rows, or, where no epoch is trained, on held-out answers of the warm start.
+        teachers: "image", "text" or both -> a trained classifier of that modality alone, whose
+            encoder the fused model's encoder is held close to (distillation;
+            `mmfusion.training.distill`).
+        distillation: the weight of the distance to the teachers in the loss.
 
     Raises:
         ValueError: if `augment` is given together with a cache, or `patience` is given without
-            validation or without a metric.
+            validation or without a metric, or a teacher does not suit the model.
     """
     has_validation, has_metric = validation is not None, arguments.metric_for_best_model is not None
     _check_options(augment, train, cache, patience, has_validation, has_metric)
     writes, chooses = arguments.save_strategy != "no", has_validation and has_metric
-    patience = getattr(arguments, "patience", None) if chooses and patience is None else patience
     arguments = _planned(arguments, has_validation, writes and chooses)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.
-    held_out: Any = None
-    if validation is not None:
-        held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
+    held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
     # With checkpoints the Trainer itself loads the best epoch at the end.
     clock, best = Clock(), BestInMemory(arguments, follows=chooses and not writes)
-    own = [clock, best, *(callbacks or [])]
     # Another temperature would change the loss of the validations.
     model.config.temperature = 1.0
+    own = [clock, best, *(callbacks or [])]
     trainer = _trainer(model, arguments, rows, held_out, collate, own, patience)
+    trainer.distillation = Distillation(model, teachers, distillation) if teachers else None
     # The warm start belongs to the pictures as they are.
     plain = rows if augment is None else rows.dataset
     start = _solve(model, [plain], collate, arguments) if warm_start else None
@@ -186,8 +192,10 @@ def _trainer(
     collate: Any,
     callbacks: list[TrainerCallback],
     patience: int | None,
-) -> Trainer:
-    """Returns the Trainer of a training."""
+) -> GroupedTrainer:
+    """Returns the Trainer of a training; a patience of None is that of the arguments."""
+    if patience is None and held_out is not None and arguments.metric_for_best_model is not None:
+        patience = getattr(arguments, "patience", None)
     if patience is not None:
         callbacks = [EarlyStoppingCallback(patience), *callbacks]
     if isinstance(rows, Augmented):

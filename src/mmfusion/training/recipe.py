@@ -16,6 +16,7 @@ from transformers import Trainer, TrainingArguments
 
 from ..model.encoder_base import Encoder
 from ..model.modeling import FusionClassifier
+from .distill import Distillation, watching
 
 
 @final
@@ -110,7 +111,28 @@ def is_solved_by_probes(model: FusionClassifier) -> bool:
 
 @final
 class GroupedTrainer(Trainer):
-    """The Trainer with a learning rate of its own for pretrained parameters."""
+    """The Trainer with a learning rate of its own for pretrained parameters, and distillation.
+
+    Attributes:
+        distillation: adds the distance to the teachers to the loss; None for none.
+    """
+
+    distillation: Distillation | None = None
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Returns the loss, and the outputs if they are asked for, as the Trainer calls it."""
+        if self.distillation is None or not model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with watching(self.distillation.model) as seen:
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        loss = loss + self.distillation.loss(seen, inputs)
+        return (loss, outputs) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Returns the optimizer; pretrained parameters are in groups of their own."""

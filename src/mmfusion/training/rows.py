@@ -25,11 +25,13 @@ def rows_and_collator(
     Args:
         model: the classifier; it tells which modalities are needed, and it fills the cache.
         processor: the model's processor.
-        dataset: rows with `image`, `text` or both, or a `CachedDataset`.
+        dataset: rows with `image`, `text` or both, or a `CachedDataset`. None comes back as it is.
         arguments: give the seed of the augmentation and the device that fills the cache.
         cache: a folder for the outputs of frozen towers, or None for no cache.
         augment: the augmentation of `fit`, or None for none.
     """
+    if dataset is None:
+        return None, None
     if isinstance(dataset, CachedDataset):
         return dataset, CachedCollator(processor, dataset.modalities)
     # A classifier of one modality can use a dataset with both columns. Without this removal the
