@@ -62,7 +62,7 @@ def read_results(folders: Iterable[str | Path] = FOLDERS) -> list[dict[str, Any]
             result = {
                 "dataset": result["title"],
                 "synthetic_images": False,
-                "command": f"python examples/{path.stem}.py",
+                "command": f"python examples/{path.stem}.py DIR",
                 "versions": result["versions"],
                 "comparisons": [{"protocol": "", "segment": "none", **result}],
             }

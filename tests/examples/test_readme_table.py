@@ -125,7 +125,7 @@ def test_a_single_comparison_is_read_as_a_study(place):
     plain = {key: value for key, value in comparison().items() if key not in ("protocol",)}
     store(place, plain, "skin_lesions.json")
     (found,) = readme_table.read_results([place / "results"])
-    assert found["command"] == "python examples/skin_lesions.py"
+    assert found["command"] == "python examples/skin_lesions.py DIR"
     assert "| covid, notes | text only |" in readme_table.telling([found])
 
 

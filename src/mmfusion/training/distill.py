@@ -26,8 +26,8 @@ Seen = dict[str, tuple[Tensor, Tensor]]
 class Distillation:
     """The distance between the pooled vectors of a fused model and those of its teachers.
 
-    For each modality m with a teacher it is the mean of |LN(v_m) - LN(t_m)|^2 / D over the samples
-    that have m.
+    For each modality with a teacher it is the mean of (LN(v) - LN(t))^2 over the entries of the
+    pooled vectors v (of the model) and t (of the teacher), over the samples that have the modality.
 
     Args:
         model: the fused classifier.
