@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
@@ -25,7 +24,7 @@ from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from ..model.template import check_columns, template_columns, write_text
 from .compare_encoders import Encoders
-from .compare_folds import GLUED_SHARE, Part, Trainings, parts_of, texts_tie
+from .compare_folds import GLUED_SHARE, Part, Trainings, parts_of, texts_tie, version_of
 from .compare_html import page
 from .compare_plots import draw
 from .compare_report import console_table, markdown, verdict
@@ -327,7 +326,7 @@ def _name(encoder: Any) -> str | None:
 
 def _versions() -> dict[str, str]:
     """Returns the versions of Python and of the packages that decide the figures."""
-    return {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES}
+    return {"python": platform.python_version()} | {name: version_of(name) for name in _PACKAGES}
 
 
 def _finite(value: Any) -> Any:

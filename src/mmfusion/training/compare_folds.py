@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -13,7 +14,6 @@ import datasets
 import numpy as np
 from transformers import set_seed
 
-from .. import __version__
 from ..data.splits import components, fold_indices, split
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
@@ -76,6 +76,18 @@ def parts_of(samples: datasets.Dataset, n: int, seed: int, *, text: str | None) 
             Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test)
         )
     return parts
+
+
+def version_of(package: str) -> str:
+    """Returns the version of an installed package, or "not installed", as in a bare checkout.
+
+    Args:
+        package: the name of the distribution.
+    """
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def texts_tie(samples: datasets.Dataset) -> float:
@@ -167,7 +179,7 @@ class Trainings:
     def _digest(self) -> str:
         """Returns a digest of all that every outcome depends on."""
         told = [
-            __version__,
+            version_of("mmfusion"),
             self.encoders.digest(),
             self.options,
             {name: asdict(recipe) for name, recipe in RECIPES.items()},
