@@ -279,7 +279,7 @@ class TestTrainings:
         # The variance of a mean: of 400 patients, and of 5 trainings (unbiased).
         expected = np.sqrt(patients.var() / 400 + trainings.var(ddof=1) / 5)
         z = NormalDist().inv_cdf(0.975)
-        assert (interval.high - interval.low) / (2 * z) == pytest.approx(expected, rel=0.1)
+        assert (interval.high - interval.low) / (2 * z) == pytest.approx(expected, rel=0.05)
 
     def test_differences_are_paired_by_training(self):
         labels = np.array([0, 1] * 40)
