@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.text import normalise_text
@@ -99,9 +100,34 @@ def test_a_row_with_epochs_answers_rows_that_it_was_not_trained_on(
     row = ComparisonRow("mlp", fusion="concat", mapper="mlp")
     outcome = trainings(samples, encoders, tmp_path).outcome(row, 0, 0, part)
     asked = part.known if start_was_best else part.validation
-    assert outcome["held_out_rows"] == asked.tolist()
+    assert sorted(outcome["held_out_rows"]) == asked.tolist()
     assert np.shape(outcome["held_out"]) == (len(asked), 4)
     assert len([entry for entry in outcome["curve"] if "eval_loss" in entry]) == 2
+
+
+def test_held_out_answers_belong_to_their_rows(encoders, tmp_path):
+    """With a rate of 0 the start is kept. Then the answers inside are those of a linear row.
+
+    The brightness of a picture tells the label. An answer in a wrong place would be wrong.
+    """
+    generator = np.random.default_rng(0)
+    lines = ["image,text,label,group"]
+    for number in range(80):
+        shown = number % 2 if generator.random() < 0.9 else 1 - number % 2
+        pixels = generator.integers(0, 90, (32, 32)) + 110 * shown
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,it looks {number},{number % 2},{number}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines))
+    rows = load_manifest(tmp_path / "manifest.csv")
+    one = trainings(rows, encoders, tmp_path, learning_rate=0.0)
+    part = parts_of(rows, 2, 0, text="text")[0]
+    # The rows of training and validation are not one after the other, or the test shows nothing.
+    assert not np.array_equal(part.known, [*part.train, *part.validation])
+    for row in (ComparisonRow("mlp", mapper="mlp"), ComparisonRow("linear", mapper="linear")):
+        outcome = one.outcome(row, 0, 0, part)
+        assert sorted(outcome["held_out_rows"]) == part.known.tolist()
+        truth = np.asarray(rows["label"])[outcome["held_out_rows"]]
+        assert (np.asarray(outcome["held_out"]).argmax(1) == truth).mean() > 0.8
 
 
 @pytest.mark.parametrize("row", ["image", "text"])

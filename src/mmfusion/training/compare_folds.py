@@ -37,6 +37,8 @@ from .warm_start import held_out_folds
 GLUED_SHARE = 0.1
 """Equal texts are kept in one fold unless they tie more than this share of the rows together."""
 VALIDATION_SHARE = 0.15
+_FORMAT = 2
+"""The version of what is stored. Another one is never read."""
 
 
 @final
@@ -179,6 +181,7 @@ class Trainings:
     def _digest(self) -> str:
         """Returns a digest of all that every outcome depends on."""
         told = [
+            _FORMAT,
             version_of("mmfusion"),
             self.encoders.digest(),
             self.options,
@@ -254,8 +257,9 @@ class Trainings:
                 and result.start is not None
                 and result.start.logits is not None
             ):
-                # Solved on all known rows: these answers come from the folds inside.
-                asked = part.known
+                # Solved on all known rows: these answers come from the folds inside, in the order in
+                # which `fit` got the rows.
+                asked = part.known if is_solved else np.concatenate([part.train, part.validation])
                 own = result.start.logits.numpy() / model.config.temperature
             else:
                 own = answers(rows, asked[has[asked]])
