@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from mmfusion import FusionClassifier, FusionCollator, FusionProcessor
+from mmfusion.training import calibrate
 from mmfusion.training.evaluate import predict
 from mmfusion.training.fit import fit
 from mmfusion.training.warm_start import warm_start
@@ -310,3 +311,31 @@ def test_without_a_warm_start_nothing_is_called_its_weights(writes, rows, tmp_pa
         refit=True,
     )
     assert not result.start_was_best and result.start is None
+
+
+def test_where_the_start_is_kept_its_answers_choose_the_temperature(
+    rows, tmp_path, compose, quiet, monkeypatch
+):
+    """They are more than those of the validation rows."""
+    asked = []
+    own = calibrate.fit_temperature
+
+    def watched(logits, labels):
+        asked.append((logits, labels))
+        return own(logits, labels)
+
+    monkeypatch.setattr("mmfusion.training.fit.fit_temperature", watched)
+    for rate in (0.0, 0.05):
+        model, processor = compose(rows)
+        train, validation = rows.select(range(28)), rows.select(range(28, 40))
+        arguments = quiet(tmp_path / str(rate), learning_rate=rate, num_train_epochs=2)
+        result = fit(model, processor, train, validation, arguments=arguments)
+        ((logits, labels),) = asked
+        if result.start_was_best:
+            torch.testing.assert_close(logits, result.start.logits)
+            assert labels.tolist() == train["label"][:]
+        else:
+            assert labels.tolist() == validation["label"][:]
+        asked.clear()
+        if rate == 0:
+            assert result.start_was_best

@@ -257,8 +257,8 @@ class Trainings:
                 and result.start is not None
                 and result.start.logits is not None
             ):
-                # Solved on all known rows: these answers come from the folds inside, in the order in
-                # which `fit` got the rows.
+                # Solved on all known rows: these answers come from the folds inside. Their order is
+                # that in which `fit` got the rows.
                 asked = part.known if is_solved else np.concatenate([part.train, part.validation])
                 own = result.start.logits.numpy() / model.config.temperature
             else:

@@ -129,7 +129,7 @@ def fit(
         refit: whether the probes are solved again on training and validation rows together, if the
             start was best. Then nothing may be evaluated on the validation rows any more.
         calibrate: whether a temperature is fitted (`model.config.temperature`): on the validation
-            rows, or, where no epoch is trained, on held-out answers of the warm start.
+            rows, or, where the start is kept, on held-out answers of the warm start.
         teachers: "image", "text" or both -> a trained classifier of that modality alone, whose
             encoder the fused model's encoder is held close to (distillation;
             `mmfusion.training.distill`).
@@ -166,8 +166,8 @@ def fit(
         history += trainer.state.log_history
         start_was_best = chooses and _choose(trainer, model, best, writes=writes) and bool(start)
     if calibrate:
-        answers = start if is_solved else held_out if chooses else None
-        model.config.temperature = _temperature(model, processor, answers, arguments)
+        kept, rest = start if start_was_best else None, held_out if chooses else None
+        model.config.temperature = _temperature(model, processor, kept, rest, arguments)
     if refit and start_was_best and chooses:
         start = _solve(model, [plain, held_out], collate, arguments)
     if writes:
@@ -272,24 +272,26 @@ def _choose(trainer: Trainer, model: FusionClassifier, best: BestInMemory, *, wr
 def _temperature(
     model: FusionClassifier,
     processor: FusionProcessor,
-    answers: WarmStart | Rows | None,
+    start: WarmStart | None,
+    held_out: Rows | None,
     arguments: TrainingArguments,
 ) -> float:
-    """Returns the temperature of a trained model.
+    """Returns the temperature of a trained model; 1 if there are no rows to fit it on.
 
     Args:
         model: the classifier.
         processor: its processor.
-        answers: a warm start, whose held-out logits are used; or rows that the model was not
-            trained on; None gives 1.
+        start: the warm start, if its weights were kept. It answered more rows than a validation
+            part has.
+        held_out: rows that the model was not trained on, or None.
         arguments: of the training.
     """
-    if answers is None:
+    if start is not None and start.logits is not None:
+        return fit_temperature(start.logits, start.labels)
+    if held_out is None:
         return 1.0
-    if isinstance(answers, WarmStart):
-        return 1.0 if answers.logits is None else fit_temperature(answers.logits, answers.labels)
-    logits = torch.from_numpy(predict(model, processor, answers, arguments=arguments))
-    return fit_temperature(logits, label_tensor(list(table_of(answers)["label"])))
+    logits = torch.from_numpy(predict(model, processor, held_out, arguments=arguments))
+    return fit_temperature(logits, label_tensor(list(table_of(held_out)["label"])))
 
 
 def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
