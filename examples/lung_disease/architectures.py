@@ -39,7 +39,7 @@ from architectures_rows import (
     title_of,
     weights_of,
 )
-from manifests import choose, kept
+from manifests import choose
 from paired import METRICS, add_holm, minus_raw, ranked_within
 from provenance import typed_command, versions
 from rich.console import Console
@@ -58,6 +58,7 @@ from mmfusion import (
     training_arguments,
 )
 from mmfusion.data.splits import fold_indices
+from mmfusion.training.stored import kept
 
 
 def main(

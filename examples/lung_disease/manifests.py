@@ -1,13 +1,11 @@
-"""The code that the readers of the study share: manifests, stored JSON, and checks of arguments."""
+"""The code that the readers of the study share: manifests, and checks of arguments."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -123,31 +121,6 @@ def choose(value: str, allowed: Sequence[str], name: str) -> str:
     raise ValueError(
         f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}. {hint}"
     )
-
-
-def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Returns the content of a JSON file, after making the file if there is none.
-
-    Args:
-        path: the JSON file.
-        make: the function whose result is written where the file is missing.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "folds" / "0.json"
-        >>> kept(path, lambda: {"a": 1}), kept(path, lambda: {"a": 2})
-        ({'a': 1}, {'a': 1})
-    """
-    if not path.exists():
-        made = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed only when complete, so that an interrupted run leaves no broken file.
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(made), encoding="utf-8")
-        partial.replace(path)
-    # Read back even if it was just made, so that a fresh and a stored result have the same types.
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return stored
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:

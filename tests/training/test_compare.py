@@ -181,6 +181,21 @@ def test_mistakes_are_answered(options, message, manifest, tmp_path):
         compare(rows, tmp_path, **encoders_of(rows["text"]) | SMALL | options)
 
 
+def test_without_matplotlib_nothing_is_trained(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr("mmfusion.training.compare_plots.find_spec", lambda name: None)
+    monkeypatch.setattr(Trainings, "_train", lambda *_: pytest.fail("trained in vain"))
+    rows = load_manifest(manifest)
+    with pytest.raises(ImportError, match=r"mmfusion\[report\]"):
+        compare(rows, tmp_path, **encoders_of(rows["text"]) | SMALL)
+
+
+def test_a_comparison_prints_nothing_by_itself(manifest, tmp_path, capfd):
+    rows = load_manifest(manifest)
+    arguments = encoders_of(rows["text"]) | SMALL | {"rows": ["image"], "seeds": 1}
+    compare(rows, tmp_path, **arguments)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_samples_must_have_labels_and_the_modality(manifest, tmp_path):
     rows = load_manifest(manifest)
     arguments = encoders_of(rows["text"]) | SMALL

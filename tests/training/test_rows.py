@@ -7,7 +7,7 @@ import datasets
 from mmfusion import Augmented, FusionCollator, training_arguments
 from mmfusion import testing as kit
 from mmfusion.training.feature_cache import CachedCollator, CachedDataset
-from mmfusion.training.rows import rows_and_collator
+from mmfusion.training.rows import has_modality, label_options, rows_and_collator
 
 
 def test_columns_without_a_tower_are_left_aside(tmp_path: Path, rows, compose) -> None:
@@ -40,3 +40,25 @@ def test_a_cache_gives_cached_rows(tmp_path: Path, rows, compose) -> None:
     assert read.modalities == ("image",)
     batch = collate([read[0], read[1]])
     assert "image_state" in batch and "pixel_values" not in batch
+
+
+def test_a_row_has_a_modality_if_one_of_them_is_there():
+    table = datasets.Dataset.from_dict(
+        {"image": ["a", None, None, "b"], "text": ["x", "y", None, None]}
+    )
+    assert has_modality(table, ("image", "text")).tolist() == [True, True, False, True]
+    assert has_modality(table, ("text",)).tolist() == [True, True, False, False]
+    without = table.remove_columns("image")
+    assert has_modality(without, ("image", "text")).tolist() == [True, True, False, False]
+
+
+def test_label_options_suit_the_labels():
+    features = datasets.Features({"label": datasets.ClassLabel(names=["no", "yes"])})
+    single = datasets.Dataset.from_dict({"label": [1, 0]}, features=features)
+    assert label_options(single) == {
+        "id2label": {0: "no", 1: "yes"}, "problem_type": "single_label_classification",
+    }  # fmt: skip
+    many = datasets.Dataset.from_dict({"label": [[1.0, 0.0, float("nan")]]})
+    assert label_options(many) == {
+        "num_labels": 3, "problem_type": "multi_label_classification",
+    }  # fmt: skip

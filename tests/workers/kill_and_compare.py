@@ -18,6 +18,10 @@ import torch
 # This must come before the first fork, because threads do not survive a fork.
 torch.set_num_threads(1)
 
+sys.path.insert(0, str(Path(__file__).parent))
+import killing
+from killing import attempt
+
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.testing import tiny_config
@@ -47,29 +51,9 @@ def run(folder: Path, data: Path) -> None:
     )
 
 
-def attempt(folder: Path, data: Path) -> int:
-    """Returns the process id of a child that compares."""
-    child = os.fork()
-    if child:
-        return child
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 1)
-    os.dup2(sink, 2)
-    try:
-        run(folder, data)
-        os._exit(0)
-    except BaseException:
-        import traceback
-
-        (folder / "fault.txt").write_text(traceback.format_exc())
-        os._exit(1)
-
-
 def run_through(folder: Path, data: Path) -> dict:
     """Returns the results of a comparison that is not killed, begun anew or continued."""
-    _, status = os.waitpid(attempt(folder, data), 0)
-    if status:
-        raise SystemExit((folder / "fault.txt").read_text())
+    killing.run_through(run, folder, data)
     return json.loads((folder / "results.json").read_text())
 
 
@@ -99,7 +83,7 @@ def main() -> None:
         if attempts > kills:
             raise SystemExit(f"{attempts} comparisons ended, but only {killed} kills came in time.")
         while killed < kills:
-            child = attempt(folder, data)
+            child = attempt(run, folder, data)
             time.sleep(random.uniform(0.02, 0.4) * whole)
             if os.waitpid(child, os.WNOHANG) != (0, 0):
                 break

@@ -19,6 +19,8 @@ import torch
 torch.set_num_threads(1)
 
 sys.path.insert(0, str(Path(__file__).parent))
+import killing
+from killing import attempt
 from safetensors.torch import load_file
 from small_training import brighten, compose, rows_in
 
@@ -55,24 +57,6 @@ def train(folder: Path, data: Path) -> None:
     )
 
 
-def attempt(folder: Path, data: Path) -> int:
-    """Returns the process id of a child that trains."""
-    child = os.fork()
-    if child:
-        return child
-    sink = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(sink, 1)
-    os.dup2(sink, 2)
-    try:
-        train(folder, data)
-        os._exit(0)
-    except BaseException:
-        import traceback
-
-        (folder / "fault.txt").write_text(traceback.format_exc())
-        os._exit(1)
-
-
 def wait_for_a_half_written_checkpoint(folder: Path, child: int, done: set[Path]) -> bool:
     """Returns True once a new checkpoint's folder exists that is not finished.
 
@@ -90,7 +74,7 @@ def wait_for_a_half_written_checkpoint(folder: Path, child: int, done: set[Path]
 
 def kill_once(folder: Path, data: Path, whole: float, half_written: bool) -> bool:
     """Returns True if a training in `folder` was killed, and False if it ended before the kill."""
-    child = attempt(folder, data)
+    child = attempt(train, folder, data)
     if half_written:
         alive = wait_for_a_half_written_checkpoint(folder, child, set(folder.glob("checkpoint-*")))
     else:
@@ -112,9 +96,7 @@ def newest_is_half_written(folder: Path) -> bool:
 
 def run_through(folder: Path, data: Path) -> dict[str, torch.Tensor]:
     """Returns the weights at the end of a training that is not killed, begun anew or resumed."""
-    _, status = os.waitpid(attempt(folder, data), 0)
-    if status:
-        raise SystemExit((folder / "fault.txt").read_text())
+    killing.run_through(train, folder, data)
     return load_file(folder / "model.safetensors")
 
 

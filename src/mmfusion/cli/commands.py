@@ -14,11 +14,11 @@ from .support import (
     compose,
     encoders_of,
     fit_and_score,
+    given,
     load_rows,
     open_model,
     read_text,
     report_training,
-    rows_with,
     scratch_folder,
     user_errors,
 )
@@ -86,7 +86,6 @@ def train(
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"
         model = compose(rows, image, text, mapper, fusion, what, pretrained, seed, template)
-        chosen = {"num_train_epochs": epochs, "learning_rate": learning_rate}
         arguments = training_arguments(
             folder,
             model[0],
@@ -94,7 +93,7 @@ def train(
             bf16=bf16,
             seed=seed,
             dataloader_num_workers=workers,
-            **{option: value for option, value in chosen.items() if value is not None},
+            **given(num_train_epochs=epochs, learning_rate=learning_rate),
         )
         evaluations[name] = fit_and_score(model, parts, arguments, patience, cache)
     report_training(evaluations, output)
@@ -136,8 +135,6 @@ def compare(
     image, text = encoders_of(
         image_encoder, text_encoder, what, pretrained, image_weights, text_weights
     )
-    given = {"num_train_epochs": epochs, "learning_rate": learning_rate}
-    chosen = {name: value for name, value in given.items() if value is not None}
     comparison = compare_rows(
         samples,
         output,
@@ -149,7 +146,8 @@ def compare(
         template=template,
         keep_texts=keep_texts,
         max_length=max_length,
-        options=chosen | {"per_device_train_batch_size": batch_size, "bf16": bf16},
+        options={"per_device_train_batch_size": batch_size, "bf16": bf16}
+        | given(num_train_epochs=epochs, learning_rate=learning_rate),
         cache=cache,
         title=manifest.stem,
     )
@@ -256,8 +254,11 @@ def export(
     batch_size: options.BatchSize = 8,
 ) -> None:
     """Write a model as one graph, after a check that the graph gives the logits of the model."""
+    import numpy as np
+
     from ..data.collate import FusionCollator
     from ..inference.export import export_model
+    from ..training.rows import has_modality
 
     classifier, processor = open_model(model)
     batches = None
@@ -268,7 +269,7 @@ def export(
             [name for name in classifier.modalities if name in rows.column_names]
         )
         # A sample without any modality is an error of the model, not of the graph.
-        chosen = rows_with(rows, classifier.modalities)[:samples]
+        chosen = np.flatnonzero(has_modality(rows, classifier.modalities))[:samples].tolist()
         collate = FusionCollator(processor)
         starts = range(0, len(chosen), batch_size)
         batches = [

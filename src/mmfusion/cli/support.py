@@ -61,25 +61,15 @@ def load_rows(
         template: as for `load_manifest`.
     """
     from ..data.manifest import load_manifest
-    from ..data.tables import read_table
+    from ..data.present import present_columns
 
-    # `load_manifest` refuses a named column that is absent, and here one modality may be absent.
-    columns = read_table(manifest).column_names
     wanted: Any = "label" if not label else (label[0] if len(label) == 1 else label)
     return load_manifest(
         manifest,
-        image="image" if "image" in columns else None,
-        text="text" if "text" in columns and template is None else None,
         label=wanted if labelled else None,
         label_names=names if isinstance(wanted, str) and names else None,
-        template=template,
+        **present_columns(manifest, template),
     )
-
-
-def rows_with(rows: "datasets.Dataset", modalities: tuple[str, ...]) -> list[int]:
-    """Returns the indices of the rows that have at least one of the modalities."""
-    columns = [list(rows[name]) for name in modalities if name in rows.column_names]
-    return [i for i in range(len(rows)) if any(column[i] is not None for column in columns)]
 
 
 def compose(
@@ -106,25 +96,21 @@ def compose(
         seed: the seed of the weights that are drawn.
         template: of the texts, which the processor keeps.
     """
-    import datasets
     from transformers import set_seed
 
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
+    from ..training.rows import label_options
 
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
     image_encoder, text_encoder = encoders_of(image, text, what, pretrained)
-    feature = rows.features["label"]
-    single = isinstance(feature, datasets.ClassLabel)
     model = FusionClassifier(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         mapper=mapper,
         fusion=fusion,
-        id2label=dict(enumerate(feature.names)) if single else None,
-        num_labels=None if single else len(rows[0]["label"]),
-        problem_type="single_label_classification" if single else "multi_label_classification",
+        **label_options(rows),
     )
     return model, FusionProcessor.from_encoders(image_encoder, text_encoder, template=template)
 
@@ -187,11 +173,15 @@ def fit_and_score(
     """
     import numpy as np
 
+    from ..training.compare_baselines import class_logits
     from ..training.evaluate import predict, score
     from ..training.fit import fit
+    from ..training.rows import has_modality
 
     model, processor = parts_of_model
-    usable = {name: rows_with(rows, model.modalities) for name, rows in parts.items()}
+    usable = {
+        name: np.flatnonzero(has_modality(rows, model.modalities)) for name, rows in parts.items()
+    }
     chosen = {name: rows.select(usable[name]) for name, rows in parts.items()}
     fit(
         model,
@@ -204,13 +194,7 @@ def fit_and_score(
     )
     # All rows of the training part count, also those that this model cannot use. Otherwise each
     # model would have other class frequencies.
-    shares = (
-        np.nanmean(np.eye(model.config.num_labels)[parts["train"]["label"]], axis=0)
-        if not model.multi_label
-        else None
-    )
-    # The small number keeps the logarithm finite for a class that training lacks.
-    prior = np.log(shares + 1e-6) if shares is not None else _log_odds(parts["train"]["label"])
+    prior = class_logits(np.asarray(parts["train"]["label"]), model.config.num_labels)
     # Test rows that the model cannot use keep these logits.
     logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)
     logits[usable["test"]] = predict(
@@ -219,13 +203,9 @@ def fit_and_score(
     return score(logits, parts["test"])
 
 
-def _log_odds(labels: Any) -> Any:
-    """Returns the log odds of each class [C] for multi-label labels [B, C]; NaN is left out."""
-    import numpy as np
-
-    # The limits keep the log odds finite for a class that is always or never there.
-    shares = np.clip(np.nanmean(np.asarray(labels, dtype=float), axis=0), 1e-6, 1 - 1e-6)
-    return np.log(shares / (1 - shares))
+def given(**options: Any) -> dict[str, Any]:
+    """Returns the options that the user gave: those other than None."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:

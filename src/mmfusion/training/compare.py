@@ -19,17 +19,19 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.manifest import load_manifest
-from ..data.tables import read_table
+from ..data.present import present_columns
+from ..data.splits import GLUED_SHARE
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from ..model.template import check_columns, template_columns, write_text
 from .compare_encoders import Encoders
-from .compare_folds import GLUED_SHARE, Part, Trainings, parts_of, texts_tie, version_of
+from .compare_folds import Part, Trainings, parts_of, texts_tie, version_of
 from .compare_html import page
-from .compare_plots import draw
+from .compare_plots import draw, require_matplotlib
 from .compare_report import console_table, markdown, verdict
 from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
 from .compare_summary import Answers, summarise
+from .fit import fit
 
 _PACKAGES = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
 
@@ -129,9 +131,9 @@ def compare(
         ImportError: if matplotlib, which draws the plots, is not installed.
     """
     started = time.perf_counter()
-    _check_counts(folds, seeds, resamples)
+    _check_first(folds, seeds, resamples)
     image, text = _frozen(image_encoder, ImageEncoder), _frozen(text_encoder, TextEncoder)
-    encoders = Encoders(image, text, tokenizer, max_length, template)
+    encoders = Encoders(image, text, tokenizer, max_length)
     table = _with_encoders(_read(samples, template), encoders)
     chosen = rows_of(rows, encoders.modalities)
     texts, text_notes = _tied_texts(table, keep_texts)
@@ -169,8 +171,14 @@ def compare(
     return comparison
 
 
-def _check_counts(folds: int, seeds: int, resamples: int) -> None:
-    """Raises a ValueError if a number is too small."""
+def _check_first(folds: int, seeds: int, resamples: int) -> None:
+    """Raises an error for what would otherwise fail after the trainings, or in the midst of them.
+
+    Raises:
+        ValueError: if a number is too small.
+        ImportError: if matplotlib is not installed.
+    """
+    require_matplotlib()
     if min(folds - 1, seeds, resamples) < 1:
         raise ValueError(
             "folds must be at least 2, seeds and resamples at least 1, "
@@ -223,12 +231,17 @@ def _quiet() -> Iterator[None]:
     """Keeps the libraries from printing a bar and a message for every single training."""
     verbosity = logging.get_verbosity()
     had_bars = logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    # That nothing is left to train is known here.
+    of_fit = logging.get_logger(fit.__module__)
+    level = of_fit.level
+    of_fit.setLevel(logging.log_levels["error"])
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
+        of_fit.setLevel(level)
         logging.set_verbosity(verbosity)
         if had_bars[0]:
             logging.enable_progress_bar()
@@ -248,13 +261,7 @@ def _read(samples: Any, template: str | None) -> datasets.Dataset:
             feature = datasets.Value("string")
             table = samples.select_columns(kept).add_column("text", texts, feature=feature)
     else:
-        columns = read_table(Path(samples)).column_names
-        table = load_manifest(
-            samples,
-            image="image" if "image" in columns else None,
-            text="text" if "text" in columns and template is None else None,
-            template=template,
-        )
+        table = load_manifest(samples, **present_columns(samples, template))
     for name in ("label", "group"):
         if name not in table.column_names:
             raise ValueError(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import datasets
 import numpy as np
 from scipy.stats import chisquare
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -128,16 +127,3 @@ def _regression(
     model = LogisticRegression(C=strength, max_iter=2000).fit(known, labels)
     logits[:, classes] = model.predict_log_proba(asked)
     return logits, int(model.coef_.size + model.intercept_.size)
-
-
-def has_modality(table: datasets.Dataset, modalities: Sequence[str]) -> Array:
-    """Returns which rows have at least one of the modalities [B].
-
-    Args:
-        table: with the columns `image`, `text` or both.
-        modalities: names of columns.
-    """
-    here = np.zeros(len(table), dtype=bool)
-    for name in modalities:
-        here |= np.asarray([value is not None for value in table[name]])
-    return here

@@ -26,14 +26,12 @@ class Encoders:
         text: the text encoder, or None.
         tokenizer: as for `FusionProcessor.from_encoders`.
         max_length: the largest number of tokens of a text, or None.
-        template: the template of the texts, or None.
     """
 
     image: ImageEncoder | None
     text: TextEncoder | None
     tokenizer: PreTrainedTokenizerBase | str | None = None
     max_length: int | None = None
-    template: str | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -66,7 +64,7 @@ class Encoders:
         tokenizer = self.tokenizer
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = tokenizer_digest(tokenizer)
-        digest.update(json.dumps([tokenizer, self.max_length, self.template]).encode())
+        digest.update(json.dumps([tokenizer, self.max_length]).encode())
         return digest.hexdigest()
 
 

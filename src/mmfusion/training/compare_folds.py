@@ -22,20 +22,19 @@ from .compare_baselines import (
     Array,
     absent_logits,
     class_logits,
-    has_modality,
     word_logits,
 )
 from .compare_encoders import Encoders
 from .compare_rows import TFIDF, ComparisonRow
 from .evaluate import predict
 from .feature_cache import CachedDataset, cache_features
-from .feature_store import content_key
+from .feature_store import content_key, needs_image_tokens
 from .fit import fit
 from .recipe import RECIPES, is_solved_by_probes
+from .rows import has_modality, label_options
+from .stored import kept
 from .warm_start import held_out_folds
 
-GLUED_SHARE = 0.1
-"""Equal texts are kept in one fold unless they tie more than this share of the rows together."""
 VALIDATION_SHARE = 0.15
 _FORMAT = 2
 """The version of what is stored. Another one is never read."""
@@ -147,16 +146,7 @@ class Trainings:
         key = hashlib.sha256(json.dumps([self._key, *told], default=dict).encode()).hexdigest()
         shown = "".join(sign if sign.isalnum() else "-" for sign in row.name)
         path = self.folder / f"{shown}-{seed}-{number}-{key[:16]}.json"
-        if not path.exists():
-            made = self._train(row, seed, part)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Renamed when complete: a killed run leaves no file that looks whole.
-            partial = path.with_suffix(".part")
-            partial.write_text(json.dumps(made), encoding="utf-8")
-            partial.replace(path)
-        # Read back even if it was just made, so that both have the same types.
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return stored
+        return kept(path, lambda: self._train(row, seed, part))
 
     def copies(self) -> int:
         """Returns how many pictures occur, byte for byte, in more than one group."""
@@ -175,7 +165,7 @@ class Trainings:
             rows: of the comparison.
         """
         made = [(row, *self._compose(row)) for row in rows if row.has_encoder]
-        for row, model, processor in sorted(made, key=lambda one: not _asks_tokens(one[1])):
+        for row, model, processor in sorted(made, key=lambda one: not needs_image_tokens(one[1])):
             self._rows(row, model, processor)
 
     def _digest(self) -> str:
@@ -304,9 +294,7 @@ class Trainings:
         model = FusionClassifier(
             image_encoder=image,
             text_encoder=text,
-            num_labels=None if self.names else self.num_labels,
-            id2label=dict(enumerate(self.names)) if self.names else None,
-            problem_type=f"{'single' if self.names else 'multi'}_label_classification",
+            **label_options(self.samples),
             **row.options(),
         )
         processor = FusionProcessor.from_encoders(
@@ -314,7 +302,6 @@ class Trainings:
             text,
             tokenizer=self.encoders.tokenizer if text is not None else None,
             max_length=self.encoders.max_length,
-            template=self.encoders.template if text is not None else None,
         )
         return model, processor
 
@@ -346,13 +333,6 @@ def without(rows: Any, modality: str) -> Any:
         return CachedDataset(without(rows.dataset, modality), rows.keys, rows.caches)
     feature = rows.features[modality]
     return rows.remove_columns(modality).add_column(modality, nothing, feature=feature)
-
-
-def _asks_tokens(model: FusionClassifier) -> bool:
-    """Returns whether a classifier needs every token of a picture."""
-    if len(model.modalities) < 2:
-        return False
-    return bool(model.fusion.uses_image_tokens or model.mapper.asks_image)
 
 
 def _filled(absent: Array, has: Array, logits: Array | None) -> Array:

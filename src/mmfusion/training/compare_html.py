@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .compare_report import choice_lines, explanation, provenance, table_cells
+from .compare_report import EXPLANATION, choice_lines, provenance, table_cells
 
 _STYLE = """
 :root { color-scheme: light; --ink: #1c2430; --soft: #5a6675; --line: #dde3ea; --mark: #eef4fb; }
@@ -62,7 +62,7 @@ def page(results: Mapping[str, Any], plots: Sequence[tuple[str, str]], folder: P
         f"<thead>{_line('th', header)}</thead><tbody>",
         *(_line("td", cells, "fused" if cells[0] in fused else "") for cells in body),
         "</tbody></table></div>",
-        f'<p class="small">{escape(explanation()).replace("*", "")}</p>',
+        f'<p class="small">{escape(EXPLANATION).replace("*", "")}</p>',
         "<h2>Choices and calibration</h2>",
         _bullets(choice_lines(results)),
         "<h2>Plots</h2>",

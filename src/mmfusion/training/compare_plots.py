@@ -1,6 +1,7 @@
 """The plots of a comparison: differences, ROC curves, confusion, reliability, learning curves."""
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from .compare_summary import Answers
 _BINS = 10
 _MOST_CLASSES = 12
 """A confusion matrix of more classes cannot be read."""
+
+
+def require_matplotlib() -> None:
+    """Raises an ImportError that names the extra if matplotlib is not installed."""
+    if find_spec("matplotlib") is None:
+        raise ImportError(
+            'matplotlib must be installed to draw the report. Run: pip install "mmfusion[report]"'
+        )
 
 
 def draw(
@@ -34,17 +43,10 @@ def draw(
         rows: in the order of the table.
         results: the content of results.json.
         names: of the classes.
-
-    Raises:
-        ImportError: if matplotlib is not installed.
     """
-    try:
-        import matplotlib.pyplot as plt
-        from matplotlib import rc_context
-    except ImportError as error:
-        raise ImportError(
-            'matplotlib must be installed to draw the report. Run: pip install "mmfusion[report]"'
-        ) from error
+    import matplotlib.pyplot as plt
+    from matplotlib import rc_context
+
     drawn: list[tuple[str, str]] = []
     encoded = [row for row in rows if row.has_encoder]
     wanted: list[tuple[str, str, Callable[[], Any]]] = [
@@ -194,7 +196,10 @@ def _confusion(
     if results["choice"] is None:
         shown = [(row.name, answers.logits(row.name)) for row in rows if row.has_encoder][:2]
     else:
-        shown = [(title, _chosen(answers, results, kind)) for kind, title in titles.items()]
+        shown = [
+            (title, answers.of_choice(results["choice"][kind]["names"]))
+            for kind, title in titles.items()
+        ]
     if not shown:
         return None
     side = 2.2 + 0.45 * len(names)
@@ -216,23 +221,6 @@ def _confusion(
         )
         axis.set_title(title)
     return figure
-
-
-def _chosen(answers: Answers, results: dict[str, Any], kind: str) -> list[Array]:
-    """Returns the logits of the models that were chosen, one array for each seed."""
-    logits = []
-    for seed, parts in enumerate(answers.parts):
-        filled = np.zeros((len(answers.labels), _classes(answers)))
-        for number, part in enumerate(parts):
-            name = results["choice"][kind]["names"][seed][number]
-            filled[part.test] = answers.outcomes[name][seed][number]["logits"]
-        logits.append(filled)
-    return logits
-
-
-def _classes(answers: Answers) -> int:
-    first = next(iter(answers.outcomes.values()))
-    return len(first[0][0]["logits"][0])
 
 
 def _curves(plt: Any, answers: Answers, rows: Sequence[ComparisonRow]) -> Any:

@@ -1,6 +1,6 @@
 """The words of a comparison: the verdict, the table on the screen, and report.md."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -9,7 +9,7 @@ from rich.table import Table
 from .compare_rows import TFIDF
 
 _NAME_WIDTH = 22
-_EXPLAINED = (
+EXPLANATION = (
     "Each sample is answered by a model that was not trained on it. A figure is the mean over the "
     "seeds. The 95 % intervals resample patients (groups) and trainings (seeds). ECE is the "
     "expected calibration error. *Minus single* is the AUROC minus that of the best single "
@@ -17,6 +17,7 @@ _EXPLAINED = (
     "Holm over the fused rows. *Image* and *text* are each modality's share of the AUROC above 0.5 "
     "(Shapley values of the fused model with a modality withheld)."
 )
+"""The sentences below the table, in Markdown."""
 
 
 def verdict(results: Mapping[str, Any]) -> str:
@@ -91,17 +92,12 @@ def markdown(results: Mapping[str, Any], plots: Sequence[tuple[str, str]]) -> st
     header, *body = table_cells(results)
     lines += ["", f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(cells)} |" for cells in body]
-    lines += ["", _EXPLAINED, ""]
+    lines += ["", EXPLANATION, ""]
     lines += [f"- {line}" for line in choice_lines(results)]
     for file, caption in plots:
         lines += ["", f"![{caption}]({file})", "", caption]
     lines += ["", "## How it was made", "", *(f"- {line}" for line in provenance(results)), ""]
     return "\n".join(lines)
-
-
-def explanation() -> str:
-    """Returns the sentences below the table, in Markdown."""
-    return _EXPLAINED
 
 
 def table_cells(results: Mapping[str, Any]) -> list[list[str]]:
@@ -187,11 +183,7 @@ def _majority(choice: Mapping[str, Any]) -> str:
 
 def _counted(choice: Mapping[str, Any]) -> str:
     names = [name for seed in choice["names"] for name in seed]
-    return _listed(f"{name} {names.count(name)} x" for name in dict.fromkeys(names))
-
-
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(words)
+    return ", ".join(f"{name} {names.count(name)} x" for name in dict.fromkeys(names))
 
 
 def _number(value: float | None) -> str:

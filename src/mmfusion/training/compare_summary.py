@@ -54,6 +54,17 @@ class Answers:
             for outcomes, parts in zip(self.outcomes[name], self.parts, strict=True)
         ]
 
+    def of_choice(self, names: Sequence[Sequence[str]]) -> list[Array]:
+        """Returns the logits of all samples [B, C], one array for each seed, of chosen rows.
+
+        Args:
+            names: of the row for each seed and fold.
+        """
+        return [
+            joined([self.outcomes[name][seed][fold] for fold, name in enumerate(chosen)], parts)
+            for seed, (chosen, parts) in enumerate(zip(names, self.parts, strict=True))
+        ]
+
     def uncalibrated(self, row: ComparisonRow) -> list[Array]:
         """Returns the logits as they were before the temperature divided them."""
         return [
@@ -109,19 +120,17 @@ def choose(answers: Answers, rows: Sequence[ComparisonRow]) -> Choice:
         answers: of the comparison.
         rows: to choose from, at least one.
     """
-    logits, names = [], []
+    names = []
     for seed, parts in enumerate(answers.parts):
-        chosen = []
+        chosen: list[str] = []
         for number in range(len(parts)):
             found = {row.name: answers.outcomes[row.name][seed][number] for row in rows}
             # Rows that train in epochs answered the validation part alone.
             common = set.intersection(*(set(one["held_out_rows"]) for one in found.values()))
             ranks = {name: _rank(one, common, answers.labels) for name, one in found.items()}
             chosen.append(max(ranks, key=lambda name: ranks[name]))
-        outcomes = [answers.outcomes[name][seed][number] for number, name in enumerate(chosen)]
-        logits.append(joined(outcomes, parts))
         names.append(chosen)
-    return Choice(logits, names)
+    return Choice(answers.of_choice(names), names)
 
 
 def _rank(outcome: Mapping[str, Any], common: set[int], labels: Array) -> tuple[float, float]:

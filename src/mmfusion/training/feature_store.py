@@ -166,7 +166,7 @@ class TowerCache:
             return "pooled" if self.modality == "image" else "mean"
         strategy, mapper = self.model.fusion, self.model.mapper
         if self.modality == "image":
-            return "all" if strategy.uses_image_tokens or mapper.asks_image else "pooled"
+            return "all" if needs_image_tokens(self.model) else "pooled"
         if strategy.uses_text_tokens:
             return "all"
         return "mean" if mapper.kind == "identity" or mapper.maps_the_mean else "all"
@@ -195,6 +195,17 @@ class TowerCache:
             plain = value.detach().cpu().flatten().contiguous().view(torch.uint8)
             digest.update(plain.numpy().data)
         return digest.hexdigest()
+
+
+def needs_image_tokens(model: FusionClassifier) -> bool:
+    """Returns whether a classifier reads every token of a picture behind the image encoder.
+
+    Args:
+        model: the classifier.
+    """
+    if len(model.modalities) < 2:
+        return False
+    return bool(model.fusion.uses_image_tokens or model.mapper.asks_image)
 
 
 def content_key(source: Any, modality: str) -> str | None:

@@ -102,7 +102,8 @@ def solve(
             f"folds must hold each of the {len(features)} rows once, "
             f"got {sum(map(len, folds))} row numbers."
         )
-    key = _digest(features, labels, num_labels, folds, blocks, class_weights)
+    told = [[part.tolist() for part in folds], [(b.start, b.stop) for b in blocks], num_labels]
+    key = _digest(told, [features, labels, class_weights])
     if key not in _solved:
         _solved[key] = _solve(features, labels, num_labels, folds, blocks, class_weights)
         if len(_solved) > _KEPT:
@@ -111,19 +112,15 @@ def solve(
     return _solved[key]
 
 
-def _digest(
-    features: Tensor,
-    labels: Tensor,
-    num_labels: int,
-    folds: Sequence[np.ndarray[Any, Any]],
-    blocks: Sequence[slice],
-    class_weights: Tensor | None,
-) -> bytes:
-    """Returns a digest of all that decides a solution."""
-    told = [[part.tolist() for part in folds], [(b.start, b.stop) for b in blocks], num_labels]
-    digest = hashlib.sha256(repr([*told, tuple(features.shape), labels.dtype]).encode())
-    for tensor in (features, labels, class_weights):
-        digest.update(b"-" if tensor is None else tensor.cpu().contiguous().numpy().tobytes())
+def _digest(told: object, tensors: Sequence[Tensor | None]) -> bytes:
+    """Returns a digest of numbers and tensors."""
+    digest = hashlib.sha256(repr(told).encode())
+    for tensor in tensors:
+        if tensor is None:
+            digest.update(b"none")
+        else:
+            digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.digest()
 
 

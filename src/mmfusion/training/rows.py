@@ -1,8 +1,11 @@
-"""The rows that the Trainer reads (cached, augmented or unchanged) and their collator."""
+"""The rows that the Trainer reads, their collator, and what a model must know of them."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
+import datasets
+import numpy as np
 import torch
 from transformers import TrainingArguments
 
@@ -52,3 +55,39 @@ def rows_and_collator(
             return cache_features(model, processor, dataset, cache)
     rows = Augmented(dataset, seed=arguments.seed) if augment is not None else dataset
     return rows, FusionCollator(processor, augment=augment)
+
+
+def has_modality(table: datasets.Dataset, modalities: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Returns which rows have at least one of the modalities [B].
+
+    Args:
+        table: with the columns `image`, `text` or both.
+        modalities: names of columns; one that the table lacks is absent in every row.
+
+    Example:
+        >>> table = datasets.Dataset.from_dict({"image": ["a.png", None], "text": [None, None]})
+        >>> has_modality(table, ["image", "text"]).tolist()
+        [True, False]
+    """
+    here = np.zeros(len(table), dtype=bool)
+    for name in set(modalities) & set(table.column_names):
+        here |= np.asarray([value is not None for value in table[name]])
+    return here
+
+
+def label_options(table: datasets.Dataset) -> dict[str, Any]:
+    """Returns what `FusionClassifier` must know of the labels of some rows.
+
+    Args:
+        table: with a column `label` of class numbers, or of lists for a multi-label problem.
+    """
+    feature = table.features["label"]
+    if isinstance(feature, datasets.ClassLabel):
+        return {
+            "id2label": dict(enumerate(feature.names)),
+            "problem_type": "single_label_classification",
+        }
+    return {
+        "num_labels": len(table[0]["label"]),
+        "problem_type": "multi_label_classification",
+    }
