@@ -66,10 +66,10 @@ def test_multi_label(folder: Path) -> None:
     path = write(folder, "text,mass,fluid\na,1,0\nb,,1.0\n")
     rows = load_manifest(path, image=None, label=["fluid", "mass"])
     assert rows.column_names == ["text", "label", "group"]
-    assert rows.features["label"] == datasets.List(datasets.Value("float32"), length=2)
-    assert rows[0]["label"] == [0, 1]
-    assert rows[1]["label"][0] == 1
-    assert math.isnan(rows[1]["label"][1])
+    assert rows.features["label"] == dict.fromkeys(["fluid", "mass"], datasets.Value("float32"))
+    assert rows[0]["label"] == {"fluid": 0, "mass": 1}
+    assert rows[1]["label"]["fluid"] == 1
+    assert math.isnan(rows[1]["label"]["mass"])
 
 
 def test_groups(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -100,7 +100,7 @@ def compose(
 
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
-    from ..training.rows import label_options
+    from ..training.label_space import label_options
 
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
@@ -173,6 +173,7 @@ def fit_and_score(
     """
     import numpy as np
 
+    from ..data.labels import label_array
     from ..training.compare_baselines import class_logits
     from ..training.evaluate import predict, score
     from ..training.fit import fit
@@ -194,7 +195,7 @@ def fit_and_score(
     )
     # All rows of the training part count, also those that this model cannot use. Otherwise each
     # model would have other class frequencies.
-    prior = class_logits(np.asarray(parts["train"]["label"]), model.config.num_labels)
+    prior = class_logits(label_array(parts["train"]), model.config.num_labels)
     # Test rows that the model cannot use keep these logits.
     logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)
     logits[usable["test"]] = predict(

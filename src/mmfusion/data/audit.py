@@ -14,6 +14,7 @@ import numpy as np
 
 from ..model.images import ImageError, load_image
 from ..model.missing import is_blank
+from .labels import label_tensor
 from .splits import find_column
 from .text import normalise_text
 
@@ -342,10 +343,11 @@ def _check_labels(
 
 
 def _counts(values: Sequence[Any], feature: Any) -> dict[str, int]:
-    if values and isinstance(values[0], list):
+    if values and isinstance(values[0], list | dict):
         # NaN marks an unknown label, which is not a positive one.
-        positives = np.nansum(np.array(values, dtype=np.float64), axis=0)
-        return {f"label {number}": int(count) for number, count in enumerate(positives)}
+        positives = np.nansum(label_tensor(values).numpy(), axis=0)
+        names = values[0] if isinstance(values[0], dict) else range(len(positives))
+        return {f"label {name}": int(count) for name, count in zip(names, positives, strict=True)}
     if isinstance(feature, datasets.ClassLabel):
         number_of = Counter(values)
         return {name: number_of[number] for number, name in enumerate(feature.names)}

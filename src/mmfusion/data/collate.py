@@ -1,8 +1,6 @@
 """The collator, which turns rows of a dataset into a batch, and repeatable augmentation."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
 from typing import Any, final
 
 import datasets
@@ -11,7 +9,8 @@ import torch
 from PIL import Image
 
 from ..model.images import load_image
-from ..model.missing import describes_itself, is_blank, look
+from ..model.missing import describes_itself, look
+from .labels import label_tensor
 
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -170,28 +169,3 @@ def _whole(name: str, value: object) -> int:
             f"{name} must be a whole number of at least 0, got {value!r}. Count from 0."
         )
     return value
-
-
-def label_tensor(labels: Sequence[Any]) -> torch.Tensor:
-    """Returns the labels of some rows as one tensor.
-
-    Args:
-        labels: class numbers, or lists of equal length whose values are 1, 0 or blank (unknown).
-
-    Returns:
-        int64 [B] of class numbers, or float32 [B, C] with NaN where a label is unknown.
-
-    Raises:
-        ValueError: if the labels are neither all whole numbers nor all lists of one length.
-    """
-    lengths = {len(label) if isinstance(label, list | tuple) else None for label in labels}
-    if len(lengths) == 1 and None not in lengths:
-        rows = [[math.nan if is_blank(value) else value for value in label] for label in labels]
-        return torch.tensor(rows, dtype=torch.float32)
-    if not all(isinstance(label, Integral) for label in labels):
-        raise ValueError(
-            "label must be a class number in every row, or a list of one length in each, "
-            f"got {labels!r}. Read the rows with load_manifest; leave the column out where there "
-            "is nothing to learn from."
-        )
-    return torch.tensor(labels, dtype=torch.int64)

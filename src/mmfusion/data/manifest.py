@@ -53,8 +53,8 @@ def load_manifest(
             there are no pictures, and the result has no such column.
         text: the column of texts. None: there are no texts, and the result has no such column.
         label: a column of class names or whole numbers, which gives a `ClassLabel`; or a list of
-            columns of 1, 0 or nothing, which gives multi-label rows of 1, 0 and NaN (unknown) in
-            the order of the columns. None: there are no labels, as for prediction.
+            columns of 1, 0 or nothing, which gives multi-label rows: mappings of the columns' names
+            to 1, 0 and NaN (unknown). None: there are no labels, as for prediction.
         group: the column that names the patient. A row with an empty cell is a group of its own.
             None: each row is a group of its own. The same holds if the default column is absent.
         label_names: the classes in order, for one label column. The cells then hold these names or
@@ -120,7 +120,8 @@ def load_manifest(
         add("label", *_class_numbers(manifest, label, cells(label), label_names))
     elif labels:
         answers = np.stack([_yes_no(manifest, name, cells(name)) for name in labels], axis=1)
-        add("label", answers.tolist(), datasets.List(datasets.Value("float32"), length=len(labels)))
+        rows = [dict(zip(labels, row, strict=True)) for row in answers.tolist()]
+        add("label", rows, {name: datasets.Value("float32") for name in labels})
     patients = cells(group) if group and group in table.column_names else [None] * table.num_rows
     add("group", _groups(manifest, patients), datasets.Value("string"))
     for name in table.column_names:

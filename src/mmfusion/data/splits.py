@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..model.missing import is_blank
 from ..model.validation import did_you_mean
+from .labels import label_tensor
 from .text import normalise_text
 
 logger = logging.getLogger(__name__)
@@ -296,8 +297,8 @@ def _strata(dataset: datasets.Dataset, label: str | None) -> NDArray[np.float64]
     """
     everything = np.ones((len(dataset), 1))
     values = _column(dataset, label, "label")
-    if values and isinstance(values[0], list):
-        answers = np.array(values, dtype=np.float64)
+    if values and isinstance(values[0], list | dict):
+        answers = label_tensor(values).numpy().astype(np.float64)
         # The unknown labels, NaN, count neither as 1 nor as 0.
         return np.concatenate(
             [everything, np.nan_to_num(answers), np.nan_to_num(1 - answers)], axis=1

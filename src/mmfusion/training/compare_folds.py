@@ -14,6 +14,7 @@ import datasets
 import numpy as np
 from transformers import set_seed
 
+from ..data.labels import class_names, label_array
 from ..data.splits import components, fold_indices, split
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
@@ -30,8 +31,9 @@ from .evaluate import predict
 from .feature_cache import CachedDataset, cache_features
 from .feature_store import content_key, needs_image_tokens
 from .fit import fit
+from .label_space import label_options
 from .recipe import RECIPES, is_solved_by_probes
-from .rows import has_modality, label_options
+from .rows import has_modality
 from .stored import kept
 from .warm_start import held_out_folds
 
@@ -118,10 +120,9 @@ class Trainings:
     ):
         self.samples, self.encoders, self.options = samples, encoders, dict(options)
         self.folder, self.cache = folder, cache
-        self.labels = np.asarray(samples["label"])
-        feature = samples.features["label"]
-        self.names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        self.num_labels = len(self.names) if self.names else self.labels.shape[1]
+        self.labels = label_array(samples)
+        self.names = class_names(samples)
+        self.num_labels: int = len(self.names or ()) or label_options(samples)["num_labels"]
         self.content = {
             name: [content_key(one, name) for one in samples[name]]
             for name in ("image", "text")

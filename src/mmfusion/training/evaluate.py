@@ -3,6 +3,7 @@
 import copy
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
@@ -10,12 +11,14 @@ import datasets
 import numpy as np
 from transformers import Trainer, TrainingArguments
 
+from ..data.labels import class_names, label_array
 from ..metrics.bootstrap import Interval
 from ..metrics.report import evaluate_predictions
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .arguments import training_arguments
 from .feature_cache import CachedDataset, table_of
+from .label_space import matched, names_of, renumbered
 from .rows import rows_and_collator
 
 
@@ -68,9 +71,10 @@ def predict(
             return predict(
                 model, processor, dataset, arguments=training_arguments(folder), cache=cache
             )
-    if isinstance(dataset, datasets.Dataset) and "label" in dataset.column_names:
+    if "label" in dataset.column_names:
         # With labels the model would also compute a loss, which a prediction does not need.
-        dataset = dataset.remove_columns("label")
+        table = table_of(dataset).remove_columns("label")
+        dataset = dataset.with_table(table) if isinstance(dataset, CachedDataset) else table
     rows, collate = rows_and_collator(model, processor, dataset, arguments, cache)
     # A training may drop the last, smaller batch. A prediction needs every row. The copy leaves the
     # caller's arguments unchanged.
@@ -84,7 +88,9 @@ def predict(
     # `fit` on several processes would not wrap the model in DDP, and each process would train its
     # own weights.
     model.__dict__.pop("_is_accelerate_prepared", None)
-    return np.asarray(logits, dtype=np.float32)
+    answers = np.asarray(logits, dtype=np.float32)
+    check_finite(answers)
+    return answers
 
 
 def evaluate(
@@ -99,6 +105,9 @@ def evaluate(
     seed: int = 0,
 ) -> Evaluation:
     """Returns the metrics of a model on a dataset, with 95 % bootstrap intervals.
+
+    Labels are matched with the model's classes by name. So the dataset may lack classes, and it may
+    number them differently.
 
     If the dataset has the group column, the intervals are resampled by group (patient). Otherwise
     they are resampled by row.
@@ -115,15 +124,19 @@ def evaluate(
         seed: the seed of the bootstrap.
 
     Raises:
-        ValueError: if the dataset has no labels.
+        ValueError: if the dataset has no labels, or labels of classes that the model does not know.
     """
     if "label" not in dataset.column_names:
         raise ValueError(
             f"dataset must have a column 'label', got {dataset.column_names}. "
             "Use predict for unlabelled data."
         )
+    # Matched first, so that unknown classes are told before the prediction, which may take hours.
+    dataset = matched(model, dataset)
     logits = predict(model, processor, dataset, arguments=arguments, cache=cache)
-    return score(logits, dataset, group=group, resamples=resamples, seed=seed)
+    return score(
+        logits, dataset, group=group, resamples=resamples, seed=seed, names=names_of(model)
+    )
 
 
 def score(
@@ -133,6 +146,7 @@ def score(
     group: str | None = "group",
     resamples: int = 2000,
     seed: int = 0,
+    names: Sequence[str] | None = None,
 ) -> Evaluation:
     """Returns the evaluation of logits [B, C] that something else computed.
 
@@ -144,9 +158,18 @@ def score(
         group: as for `evaluate`.
         resamples: as for `evaluate`.
         seed: as for `evaluate`.
+        names: the class of each column of the logits, which labels are matched with by name. None:
+            the classes of the dataset in their order.
+
+    Raises:
+        ValueError: if the logits do not fit the rows or the classes.
     """
     table = table_of(dataset)
-    labels = np.asarray(table["label"])
+    own = class_names(table)
+    if names is not None and own is not None:
+        table, own = renumbered(table, names), list(names)
+    labels = label_array(table)
+    _check_logits(logits, labels, own)
     groups = (
         [str(name) for name in table[group]]
         if group is not None and group in table.column_names
@@ -154,3 +177,43 @@ def score(
     )
     metrics = evaluate_predictions(logits, labels, groups=groups, resamples=resamples, seed=seed)
     return Evaluation(metrics, logits, labels, groups)
+
+
+def _check_logits(
+    logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], names: Sequence[str] | None
+) -> None:
+    """Raises a ValueError if logits do not fit the labels, or are not finite.
+
+    Args:
+        logits: [B, C].
+        labels: [B] or [B, C].
+        names: of the classes, or None if they are not known.
+    """
+    rows, classes = logits.shape if logits.ndim == 2 else (len(logits), 0)
+    wanted = len(names) if names is not None else classes if labels.ndim == 1 else labels.shape[1]
+    if (rows, classes) != (len(labels), wanted):
+        raise ValueError(
+            f"logits must be [{len(labels)}, {wanted}], one row per row of the dataset and one "
+            f"column per class, got {list(logits.shape)}. Name the classes of the columns: names=."
+        )
+    if labels.ndim == 1 and len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        odd = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(
+            f"labels must be in 0 .. {classes - 1} (the classes), got {odd}. Leave rows without a "
+            "label out."
+        )
+    check_finite(logits)
+
+
+def check_finite(logits: np.ndarray[Any, Any]) -> None:
+    """Raises a ValueError that names the rows whose logits are NaN or infinite.
+
+    Args:
+        logits: [B, C].
+    """
+    wrong = np.flatnonzero(~np.isfinite(logits).all(1))
+    if len(wrong):
+        raise ValueError(
+            f"logits must be finite, got NaN or infinity in {len(wrong)} of {len(logits)} rows, "
+            f"counted from 0: {wrong[:10].tolist()}. Check the weights of the model."
+        )

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..data.collate import FusionCollator, label_tensor
+from ..data.collate import FusionCollator
+from ..data.labels import label_tensor
 from ..model.missing import MODALITIES, look
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
@@ -44,6 +45,14 @@ class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         self.caches = caches
         kept = [name for name in dataset.column_names if name not in caches]
         self._rest = dataset.select_columns(kept) if kept else None
+
+    def with_table(self, table: datasets.Dataset) -> "CachedDataset":
+        """Returns these rows with other columns beside the same features.
+
+        Args:
+            table: the rows of `dataset`, in the same order, with other columns.
+        """
+        return CachedDataset(table, self.keys, self.caches)
 
     @property
     def column_names(self) -> list[str]:

@@ -26,7 +26,8 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
-from ..data.collate import Augment, Augmented, label_tensor
+from ..data.collate import Augment, Augmented
+from ..data.labels import label_array
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
@@ -35,6 +36,7 @@ from .callbacks import BestInMemory, Clock, Epochs
 from .distill import Distillation
 from .evaluate import predict
 from .feature_cache import CachedDataset, table_of
+from .label_space import adopt_names
 from .recipe import GroupedTrainer, is_solved_by_probes
 from .resume import last_complete_checkpoint
 from .rows import rows_and_collator
@@ -98,6 +100,9 @@ def fit(
 ) -> FitResult:
     """Trains the model in place, and saves it with its processor in `arguments.output_dir`.
 
+    Labels are matched with the model's classes by name. A model without names gets those of the
+    training rows.
+
     The training begins with a warm start: each `Probe` of the model is solved to convergence on
     what the encoders give. Where the encoders are frozen and the classifier is linear in their
     pooled vectors, that is all, and no epoch is trained. Otherwise the Trainer goes on from there.
@@ -143,6 +148,7 @@ def fit(
     _check_options(augment, train, cache, patience, has_validation, has_metric)
     writes, chooses = arguments.save_strategy != "no", has_validation and has_metric
     arguments = _planned(arguments, has_validation, writes and chooses)
+    adopt_names(model, train)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.
     held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
@@ -291,7 +297,7 @@ def _temperature(
     if held_out is None:
         return 1.0
     logits = torch.from_numpy(predict(model, processor, held_out, arguments=arguments))
-    return fit_temperature(logits, label_tensor(list(table_of(held_out)["label"])))
+    return fit_temperature(logits, torch.from_numpy(label_array(table_of(held_out))))
 
 
 def _train_or_resume(trainer: Trainer, folder: str | None) -> None:

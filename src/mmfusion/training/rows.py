@@ -1,4 +1,4 @@
-"""The rows that the Trainer reads, their collator, and what a model must know of them."""
+"""The rows that the Trainer reads, and their collator."""
 
 import os
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from ..data.collate import Augment, Augmented, FusionCollator
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .feature_cache import CachedCollator, CachedDataset, cache_features
+from .label_space import matched
 
 
 def rows_and_collator(
@@ -25,6 +26,8 @@ def rows_and_collator(
 ) -> tuple[Any, Any]:
     """Returns the rows for the Trainer (cached, augmented or unchanged) and a collator for them.
 
+    Labels are matched with the model's classes by name.
+
     Args:
         model: the classifier; it tells which modalities are needed, and it fills the cache.
         processor: the model's processor.
@@ -35,6 +38,7 @@ def rows_and_collator(
     """
     if dataset is None:
         return None, None
+    dataset = matched(model, dataset)
     if isinstance(dataset, CachedDataset):
         return dataset, CachedCollator(processor, dataset.modalities)
     # A classifier of one modality can use a dataset with both columns. Without this removal the
@@ -73,21 +77,3 @@ def has_modality(table: datasets.Dataset, modalities: Sequence[str]) -> np.ndarr
     for name in set(modalities) & set(table.column_names):
         here |= np.asarray([value is not None for value in table[name]])
     return here
-
-
-def label_options(table: datasets.Dataset) -> dict[str, Any]:
-    """Returns what `FusionClassifier` must know of the labels of some rows.
-
-    Args:
-        table: with a column `label` of class numbers, or of lists for a multi-label problem.
-    """
-    feature = table.features["label"]
-    if isinstance(feature, datasets.ClassLabel):
-        return {
-            "id2label": dict(enumerate(feature.names)),
-            "problem_type": "single_label_classification",
-        }
-    return {
-        "num_labels": len(table[0]["label"]),
-        "problem_type": "multi_label_classification",
-    }
