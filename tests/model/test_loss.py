@@ -1,5 +1,6 @@
 """The training loss: the formulas, unknown labels, and labels that are refused."""
 
+import math
 from typing import Any
 
 import pytest
@@ -114,3 +115,29 @@ def test_the_auxiliary_loss_is_added_in_training_alone(classifier: Any, batch: A
         alone = head(outputs[f"{name}_embedding"])[here]
         expected = expected + 0.5 * nn.functional.cross_entropy(alone, labels[here])
     torch.testing.assert_close(model(**inputs, **present, labels=labels).loss, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_targets(smoothing: float) -> None:
+    """The loss is the cross-entropy with the smoothed target, term by term."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0])
+    weights = [1.0, 2.0, 5.0]
+    expected = 0.0
+    for row, label in zip(logits.double(), labels, strict=True):
+        total = row.exp().sum()
+        for number, weight in enumerate(weights):
+            target = (1 - smoothing) * (number == label) + smoothing / 3
+            expected -= float(weight * target * (row[number].exp() / total).log()) / 5
+    loss = classification_loss(logits, labels, torch.tensor(weights), smoothing=smoothing)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+    answers = torch.tensor([[1.0, 0.0, math.nan]] * 5)
+    expected = 0.0
+    for row in logits.double():
+        for z, y, weight in zip(row, answers[0, :2], weights, strict=False):
+            target = (1 - smoothing) * float(y) + smoothing / 2
+            p = float(z.sigmoid())
+            expected -= weight * (target * math.log(p) + (1 - target) * math.log(1 - p)) / 10
+    loss = classification_loss(logits, answers, torch.tensor(weights), smoothing=smoothing)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)

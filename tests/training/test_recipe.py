@@ -1,14 +1,12 @@
 """The recipes: what trains, and the learning rates that follow."""
 
 import pytest
-from torch import nn
 
 from mmfusion import testing as kit
 from mmfusion.training.arguments import training_arguments
 from mmfusion.training.fit import fit
 from mmfusion.training.recipe import (
     RECIPES,
-    GroupedTrainer,
     is_solved_by_probes,
     what_trains,
 )
@@ -70,41 +68,6 @@ def test_what_acts_in_epochs_only_is_not_solved(option: str) -> None:
     assert is_solved_by_probes(model)
     setattr(model.config, option, 0.1)
     assert not is_solved_by_probes(model)
-
-
-def test_pretrained_and_new_parameters_have_their_own_rates(tmp_path) -> None:
-    """Every trainable parameter is in one group; biases and norms have no weight decay."""
-    model = kit.tiny_classifier("concat").freeze("image")
-    model.text_encoder.add_lora(r=2)
-    model.text_encoder.backbone.embeddings.requires_grad_(True)
-    arguments = training_arguments(
-        tmp_path,
-        learning_rate=1e-2,
-        pretrained_learning_rate=1e-4,
-        weight_decay=0.1,
-        eval_strategy="no",
-    )
-    optimizer = GroupedTrainer(model=model, args=arguments).create_optimizer()
-    found = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    names = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found) == len(names)
-    norms = {
-        f"{name}.{leaf}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm)
-        for leaf, _ in module.named_parameters(recurse=False)
-    }
-    kinds = set()
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        group = found[id(parameter)]
-        is_pretrained = name.startswith("text_encoder.") and "lora_" not in name
-        kinds.add(is_pretrained)
-        assert group["lr"] == (1e-4 if is_pretrained else 1e-2), name
-        has_decay = not (name.endswith("bias") or name in norms)
-        assert group["weight_decay"] == (0.1 if has_decay else 0.0), name
-    assert kinds == {True, False}
 
 
 def test_the_patience_of_the_arguments_ends_the_training(rows, tmp_path, compose, quiet) -> None:

@@ -145,6 +145,8 @@ class FusionConfig(PreTrainedConfig):
         auxiliary_loss_weight: weight (at least 0) of an extra classification loss on each modality
             alone.
         head_dropout: probability in [0, 1) of dropping a feature in front of a head while training.
+        label_smoothing: share in [0, 1) of the target that is spread evenly over the classes while
+            training. `fit` sets it from `label_smoothing_factor` of the arguments.
         normalize_embeddings: whether a LayerNorm without parameters is applied to the tokens and
             the pooled vector of each tower before they meet mapper, strategy and head. Embeddings
             of two encoders have unlike scales; with it they share one.
@@ -179,6 +181,7 @@ class FusionConfig(PreTrainedConfig):
     modality_dropout: float | int = 0.0
     auxiliary_loss_weight: float | int = 0.0
     head_dropout: float | int = 0.0
+    label_smoothing: float | int = 0.0
     normalize_embeddings: bool = True
     temperature: float | int = 1.0
     problem_type: Literal["single_label_classification", "multi_label_classification"] | None = None
@@ -236,7 +239,7 @@ class FusionConfig(PreTrainedConfig):
         self.label2id = {name: int(key) for key, name in self.id2label.items()}
 
     def _check_ranges(self) -> None:
-        for name in ("modality_dropout", "head_dropout"):
+        for name in ("modality_dropout", "head_dropout", "label_smoothing"):
             check_probability(name, getattr(self, name))
         if not self.auxiliary_loss_weight >= 0:
             raise ValueError(

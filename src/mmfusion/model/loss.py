@@ -1,5 +1,7 @@
 """The training loss, and the check of the labels that it takes."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -48,7 +50,12 @@ def checked_labels(
 
 
 def fused_loss(
-    fused: Fused, labels: Tensor, class_weights: Tensor | None = None, *, training: bool
+    fused: Fused,
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    *,
+    training: bool,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Returns the mean loss of a fused batch.
 
@@ -60,15 +67,36 @@ def fused_loss(
         labels: as for `classification_loss`.
         class_weights: as for `classification_loss`.
         training: whether the loss is to be minimised.
+        smoothing: as for `classification_loss`.
     """
-    loss = classification_loss(fused.logits, labels, class_weights)
+    loss = classification_loss(fused.logits, labels, class_weights, smoothing=smoothing)
     if not (training and fused.answers):
         return loss
-    alone = [
-        classification_loss(logits, labels, class_weights, present)
-        for logits, present in fused.answers
+    alone = answers_loss(fused.answers, labels, class_weights, smoothing=smoothing)
+    # A combination without parameters has nothing to learn.
+    return alone + loss if fused.logits.requires_grad else alone
+
+
+def answers_loss(
+    answers: Sequence[tuple[Tensor, Tensor]],
+    labels: Tensor,
+    class_weights: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
+) -> Float[Tensor, ""]:
+    """Returns the sum of the losses of several answers to the same samples.
+
+    Args:
+        answers: pairs of logits [B, C] and the rows that count [B]; at least one.
+        labels: as for `classification_loss`.
+        class_weights: as for `classification_loss`.
+        smoothing: as for `classification_loss`.
+    """
+    losses = [
+        classification_loss(logits, labels, class_weights, present, smoothing=smoothing)
+        for logits, present in answers
     ]
-    return sum(alone, loss if fused.logits.requires_grad else loss.new_zeros(()))
+    return torch.stack(losses).sum()
 
 
 def classification_loss(
@@ -76,6 +104,8 @@ def classification_loss(
     labels: Tensor,
     class_weights: Tensor | None = None,
     present: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Returns the mean loss of a batch.
 
@@ -85,11 +115,16 @@ def classification_loss(
     over processes is then the mean of the whole. A batch without a known label gives zero, with a
     gradient of zero.
 
+    With smoothing e, the target of class c becomes (1 - e) [c = y] + e / C. That of a label y of a
+    multi-label problem becomes (1 - e) y + e / 2. Class weights scale each class's term (Szegedy et
+    al. 2016, arXiv 1512.00567, section 7).
+
     Args:
         logits: [B, C].
         labels: int [B], or 1, 0, NaN float [B, C].
         class_weights: [C], or None.
         present: rows that count [B]; None means all.
+        smoothing: e, in [0, 1).
     """
     # In half precision, the sum over the classes would lose small differences.
     logits = logits if logits.dtype == torch.float64 else logits.float()
@@ -97,10 +132,13 @@ def classification_loss(
         counted = ~labels.isnan()
         weights = logits.new_ones(()) if class_weights is None else class_weights
         target = torch.where(counted, labels, 0.0).to(logits.dtype)
+        target = target * (1 - smoothing) + smoothing / 2
         losses = weights * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
     else:
         counted = torch.ones_like(labels, dtype=torch.bool)
-        losses = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
+        losses = F.cross_entropy(
+            logits, labels, weight=class_weights, reduction="none", label_smoothing=smoothing
+        )
     if present is not None:
         counted = counted & (present if counted.ndim == 1 else present[:, None])
     return torch.where(counted, losses, losses.new_zeros(())).sum() / counted.sum().clamp(min=1)

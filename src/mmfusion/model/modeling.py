@@ -17,7 +17,7 @@ from .encoder_text import TextEncoder
 from .fusion import fusion_options, make_fusion
 from .fusion_base import Fusion, Head, Probe, TowerShapes
 from .load_weights import load_classifier
-from .loss import checked_labels, classification_loss, fused_loss
+from .loss import answers_loss, checked_labels, fused_loss
 from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
 from .tower import CachePoint, Tower, start_tower
@@ -370,16 +370,16 @@ class FusionClassifier(PreTrainedModel):
         labels = checked_labels(
             labels, fused.logits, multi_label=self.multi_label, facts=batch.facts
         )
-        weights = self.class_weights
-        loss = fused_loss(fused, labels, weights, training=self.training)
+        weights, smoothing = self.class_weights, self.config.label_smoothing * self.training
+        loss = fused_loss(fused, labels, weights, training=self.training, smoothing=smoothing)
         auxiliary = self.config.auxiliary_loss_weight
         if not (self.training and auxiliary and len(self.modalities) == 2):
             return loss
-        image = self.image_head(fused.image_embedding)
-        text = self.text_head(fused.text_embedding)
-        alone = classification_loss(image, labels, weights, batch.present["image"])
-        alone = alone + classification_loss(text, labels, weights, batch.present["text"])
-        return loss + auxiliary * alone
+        answers = [
+            (self.image_head(fused.image_embedding), batch.present["image"]),
+            (self.text_head(fused.text_embedding), batch.present["text"]),
+        ]
+        return loss + auxiliary * answers_loss(answers, labels, weights, smoothing=smoothing)
 
     def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
         """Returns this classifier with a tower frozen up to its last blocks (see `Encoder.freeze`).

@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..model.encoder_base import Encoder
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from .compare_rows import ComparisonRow
+from .digests import add_tensors
 from .feature_store import tokenizer_digest
 
 
@@ -57,10 +57,7 @@ class Encoders:
             digest.update(
                 json.dumps(encoder.config.to_dict(), sort_keys=True, default=str).encode()
             )
-            for key, value in encoder.state_dict().items():
-                digest.update(key.encode())
-                flat = value.detach().cpu().contiguous().reshape(-1)
-                digest.update(flat.view(torch.uint8).numpy().tobytes())
+            add_tensors(digest, encoder.state_dict().items())
         tokenizer = self.tokenizer
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = tokenizer_digest(tokenizer)

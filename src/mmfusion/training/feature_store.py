@@ -29,6 +29,7 @@ from ..model.missing import MODALITIES, is_blank
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from ..model.types import Encoded, Hidden
+from .digests import add_tensors
 
 _FEATURES = datasets.Features(
     {
@@ -187,13 +188,10 @@ class TowerCache:
             "tokens": needed,
             "normalized": self.point.pooled and self.model.config.normalize_embeddings,
             "config": {key: value for key, value in config.items() if key not in left_out},
-            "processor": _preprocessing(self.processor, self.modality),
+            "processor": preprocessing(self.processor, self.modality),
         }
         digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
-        for name, value in _frozen_tensors(self.encoder):
-            digest.update(name.encode())
-            plain = value.detach().cpu().flatten().contiguous().view(torch.uint8)
-            digest.update(plain.numpy().data)
+        add_tensors(digest, _frozen_tensors(self.encoder))
         return digest.hexdigest()
 
 
@@ -252,7 +250,13 @@ def _half(value: Tensor, key: str) -> np.ndarray[Any, np.dtype[np.float16]]:
     return half.numpy()
 
 
-def _preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
+def preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
+    """Returns what a processor does to the pictures or the texts, as JSON can hold it.
+
+    Args:
+        processor: with a part for the modality.
+        modality: "image" or "text".
+    """
     if modality == "image":
         return {"input_spec": processor.input_spec, "fit": processor.fit}
     return {

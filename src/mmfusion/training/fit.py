@@ -31,15 +31,18 @@ from ..data.labels import label_array
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
+from .binding import bind, training_facts
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Epochs
+from .checks import check_arguments, check_options
 from .distill import Distillation
 from .evaluate import predict
 from .feature_cache import CachedDataset, table_of
 from .label_space import adopt_names
-from .recipe import GroupedTrainer, is_solved_by_probes
+from .recipe import is_solved_by_probes
 from .resume import last_complete_checkpoint
 from .rows import rows_and_collator
+from .trainer import GroupedTrainer
 from .warm_start import WarmStart
 from .warm_start import warm_start as start_warm
 
@@ -97,6 +100,7 @@ def fit(
     calibrate: bool = True,
     teachers: Mapping[str, FusionClassifier] | None = None,
     distillation: float = 1.0,
+    overwrite: bool = False,
 ) -> FitResult:
     """Trains the model in place, and saves it with its processor in `arguments.output_dir`.
 
@@ -109,10 +113,13 @@ def fit(
     The start counts as an epoch: if no epoch has a better validation, its weights are kept.
 
     If a run was stopped or killed, a second call with the same arguments resumes from the last
-    complete checkpoint. It ends at the same weights as a run that was not stopped. The model ends
-    with the weights of the best epoch. With `save_strategy="no"` these weights are kept in memory
-    and nothing is written. With `metric_for_best_model=None` nothing is chosen on the validation
-    data: they are only evaluated, and the model keeps the weights of the last epoch.
+    complete checkpoint. It ends at the same weights as a run that was not stopped. Checkpoints are
+    bound to the model, the data and the arguments that made them: another training in the same
+    folder is refused. The model ends with the weights of the best epoch. With
+    `load_best_model_at_end=False` it ends with those of the last step. With `save_strategy="no"`
+    the best weights are kept in memory and nothing is written. With `metric_for_best_model=None`
+    nothing is chosen on the validation data: they are only evaluated, and the model keeps the
+    weights of the last epoch.
 
     Args:
         model: the classifier, with freshly drawn or pretrained weights.
@@ -139,20 +146,44 @@ def fit(
             encoder the fused model's encoder is held close to (distillation;
             `mmfusion.training.distill`).
         distillation: the weight of the distance to the teachers in the loss.
+        overwrite: whether checkpoints that are in the folder are deleted first.
 
     Raises:
         ValueError: if `augment` is given together with a cache, or `patience` is given without
-            validation or without a metric, or a teacher does not suit the model.
+            validation or without a metric, or a teacher does not suit the model; if labels are of
+            classes that the model does not know; if the folder holds checkpoints of another
+            training; or if an argument of the Trainer cannot be honoured.
     """
     has_validation, has_metric = validation is not None, arguments.metric_for_best_model is not None
-    _check_options(augment, train, cache, patience, has_validation, has_metric)
-    writes, chooses = arguments.save_strategy != "no", has_validation and has_metric
-    arguments = _planned(arguments, has_validation, writes and chooses)
+    check_options(
+        augments=augment is not None,
+        cached=cache is not None or isinstance(train, CachedDataset),
+        patience=patience,
+        has_validation=has_validation,
+        has_metric=has_metric,
+    )
+    writes, chooses = arguments.save_strategy != "no", _chooses(arguments, has_validation)
+    check_arguments(arguments, chooses=chooses)
     adopt_names(model, train)
+    if arguments.label_smoothing_factor:
+        model.config.label_smoothing = arguments.label_smoothing_factor
+    arguments = _planned(arguments, has_validation)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.
     held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
     # With checkpoints the Trainer itself loads the best epoch at the end.
+    if writes:
+        told = {
+            "augment": augment and f"{augment.__module__}.{augment.__qualname__}",
+            "patience": patience,
+            "warm_start": warm_start,
+            "teachers": sorted(teachers or {}),
+            "distillation": distillation if teachers else None,
+        }
+        facts = training_facts(model, processor, train, validation, arguments, told)
+        # One process writes, and the others read what it wrote.
+        with arguments.main_process_first(local=False, desc="binding of the checkpoints"):
+            bind(str(arguments.output_dir), facts, overwrite=overwrite)
     clock, best = Clock(), BestInMemory(arguments, follows=chooses and not writes)
     # Another temperature would change the loss of the validations.
     model.config.temperature = 1.0
@@ -170,6 +201,7 @@ def fit(
     else:
         _train_or_resume(trainer, str(arguments.output_dir) if writes else None)
         history += trainer.state.log_history
+        chooses = chooses and _was_validated(trainer)
         start_was_best = chooses and _choose(trainer, model, best, writes=writes) and bool(start)
     if calibrate:
         kept, rest = start if start_was_best else None, held_out if chooses else None
@@ -222,16 +254,39 @@ def _trainer(
     return trainer
 
 
-def _planned(
-    arguments: TrainingArguments, has_validation: bool, loads_best: bool
-) -> TrainingArguments:
-    """Returns a copy of the caller's arguments with what `fit` and the Trainer set."""
+def _chooses(arguments: TrainingArguments, has_validation: bool) -> bool:
+    """Returns whether the weights of the best validation are kept, by the caller's arguments.
+
+    The Trainer loads a checkpoint only with `load_best_model_at_end`. Without checkpoints, that
+    option cannot be set, and `fit` keeps the best weights in memory.
+    """
+    validates = has_validation and arguments.eval_strategy != "no"
+    loads = arguments.load_best_model_at_end or arguments.save_strategy == "no"
+    return validates and loads and arguments.metric_for_best_model is not None
+
+
+def _planned(arguments: TrainingArguments, has_validation: bool) -> TrainingArguments:
+    """Returns a copy of the caller's arguments with what `fit` and the Trainer need."""
     arguments = copy.copy(arguments)
     if not has_validation:
         # The Trainer refuses a planned validation without validation data.
         arguments.eval_strategy = IntervalStrategy.NO
-    arguments.load_best_model_at_end = loads_best
+        arguments.load_best_model_at_end = False
+    # The Trainer would compute a smoothed loss of its own, without class weights and without the
+    # losses of single modalities. The model smooths instead (`FusionConfig.label_smoothing`).
+    arguments.label_smoothing_factor = 0.0
+    # The collator needs `image` and `text`, and a resumed training needs the patience that is left.
+    arguments.remove_unused_columns = False
+    arguments.restore_callback_states_from_checkpoint = True
     return arguments
+
+
+def _was_validated(trainer: Trainer) -> bool:
+    """Returns whether a validation took place in the training; warns if none did."""
+    if any("eval_loss" in entry for entry in trainer.state.log_history):
+        return True
+    logger.warning("No validation took place, so the weights of the last step are kept.")
+    return False
 
 
 def _validate_start(
@@ -319,31 +374,6 @@ def _save(
         processor.save_pretrained(folder)
     # No process may read the folder before the main process has written it.
     trainer.accelerator.wait_for_everyone()
-
-
-def _check_options(
-    augment: Augment | None,
-    train: Rows,
-    cache: str | os.PathLike[str] | None,
-    patience: int | None,
-    has_validation: bool,
-    has_metric: bool,
-) -> None:
-    """Raises a ValueError for options of `fit` that exclude each other."""
-    if augment is not None and (cache is not None or isinstance(train, CachedDataset)):
-        raise ValueError(
-            "augment must be None with a cache, got both: "
-            "a cached picture cannot be another one in every epoch. Leave one out."
-        )
-    if patience is not None and not has_validation:
-        raise ValueError(
-            f"patience must be None without validation data, got {patience!r}. Pass validation=."
-        )
-    if patience is not None and not has_metric:
-        raise ValueError(
-            "patience must be None where metric_for_best_model is None: "
-            "there is no best epoch to wait for."
-        )
 
 
 def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:

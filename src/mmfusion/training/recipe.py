@@ -9,14 +9,12 @@
 """
 
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import final
 
-from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from ..model.encoder_base import Encoder
 from ..model.modeling import FusionClassifier
-from .distill import Distillation, watching
 
 
 @final
@@ -102,60 +100,9 @@ def is_solved_by_probes(model: FusionClassifier) -> bool:
         model: the classifier.
     """
     config = model.config
-    if config.modality_dropout or config.head_dropout or config.auxiliary_loss_weight:
+    noise = config.modality_dropout or config.head_dropout
+    if noise or config.auxiliary_loss_weight or config.label_smoothing:
         return False
     if what_trains(model) != "frozen":
         return False
     return len(model.modalities) < 2 or bool(model.fusion.is_linear(model.mapper))
-
-
-@final
-class GroupedTrainer(Trainer):
-    """The Trainer with a learning rate of its own for pretrained parameters, and distillation.
-
-    Attributes:
-        distillation: adds the distance to the teachers to the loss; None for none.
-    """
-
-    distillation: Distillation | None = None
-
-    def compute_loss(
-        self,
-        model: Any,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Returns the loss, and the outputs if they are asked for, as the Trainer calls it."""
-        if self.distillation is None or not model.training:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with watching(self.distillation.model) as seen:
-            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        loss = loss + self.distillation.loss(seen, inputs)
-        return (loss, outputs) if return_outputs else loss
-
-    def create_optimizer(self, model: nn.Module | None = None) -> Any:
-        """Returns the optimizer; pretrained parameters are in groups of their own."""
-        is_new = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        rate = getattr(self.args, "pretrained_learning_rate", None)
-        if rate is None or not is_new:
-            return optimizer
-        pretrained = {id(parameter) for parameter in _pretrained_parameters(self.model)}
-        for group in list(optimizer.param_groups):
-            options = {key: value for key, value in group.items() if key != "params"}
-            moved = [p for p in group["params"] if id(p) in pretrained]
-            group["params"] = [p for p in group["params"] if id(p) not in pretrained]
-            if moved:
-                optimizer.add_param_group(options | {"params": moved, "lr": rate})
-        return optimizer
-
-
-def _pretrained_parameters(model: Any) -> list[nn.Parameter]:
-    """Returns the parameters of the encoders' backbones, without adapters."""
-    found = []
-    for name in model.modalities:
-        for key, parameter in getattr(model, f"{name}_encoder").named_parameters():
-            if "lora_" not in key:
-                found.append(parameter)
-    return found

@@ -21,18 +21,26 @@ def last_complete_checkpoint(folder: str | os.PathLike[str]) -> str | None:
     Args:
         folder: the output_dir of the Trainer; it need not exist.
     """
-    # Other folders, such as "checkpoint-best", are not written by the Trainer.
-    steps = {
-        int(path.name.removeprefix("checkpoint-")): path
-        for path in Path(folder).glob("checkpoint-*")
-        if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()
-    }
-    for _, path in sorted(steps.items(), reverse=True):
+    for _, path in sorted(checkpoints_in(folder).items(), reverse=True):
         fault = _fault_of(path)
         if fault is None:
             return str(path)
         logger.warning(f"Passing over {path}, which is incomplete: {fault}.")
     return None
+
+
+def checkpoints_in(folder: str | os.PathLike[str]) -> dict[int, Path]:
+    """Returns the checkpoints of a folder by their step, complete or not.
+
+    Args:
+        folder: the output_dir of the Trainer; it need not exist.
+    """
+    # Other folders, such as "checkpoint-best", are not written by the Trainer.
+    return {
+        int(path.name.removeprefix("checkpoint-")): path
+        for path in Path(folder).glob("checkpoint-*")
+        if path.is_dir() and path.name.removeprefix("checkpoint-").isdigit()
+    }
 
 
 def _fault_of(checkpoint: Path) -> str | None:
