@@ -1,5 +1,6 @@
 """What a frozen tower leaves on disk, and when an entry is read again."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,38 @@ def test_an_unfinished_file_is_not_read(compose_frozen, few_rows, tmp_path):
     first = next(i for i, image in enumerate(few_rows["image"]) if image is not None)
     assert torch.equal(again[first]["image_cached"][0], cached[first]["image_cached"][0])
     assert len(list(folder.glob("*.arrow"))) == 1
+
+
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.5, 0.7, 0.99])
+def test_a_damaged_file_is_made_anew(place, compose_frozen, few_rows, tmp_path, caplog):
+    """A changed byte in the numbers would be read as other numbers or NaN."""
+    model, processor = compose_frozen(few_rows)
+    cached, _ = cache_features(model, processor, few_rows, tmp_path)
+    expected = [cached[row]["image_cached"] for row in range(len(few_rows))]
+    (file,) = cached.caches["image"].folder.glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 0x40
+    # Written beside and renamed, because the file is mapped into the memory.
+    (tmp_path / "damaged").write_bytes(content)
+    os.replace(tmp_path / "damaged", file)
+    again, _ = cache_features(model, processor, few_rows, tmp_path)
+    for row, entry in enumerate(expected):
+        found = again[row]["image_cached"]
+        assert (entry is None) == (found is None)
+        assert entry is None or all(map(torch.equal, entry, found))
+    assert f"{file} is damaged" in caplog.text
+
+
+def test_a_full_disk_leaves_no_unfinished_file(compose_frozen, few_rows, tmp_path, monkeypatch):
+    model, processor = compose_frozen(few_rows)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmfusion.training.feature_store.ArrowWriter.finalize", full)
+    with pytest.raises(OSError, match="No space left"):
+        cache_features(model, processor, few_rows, tmp_path)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_features_beyond_half_precision_are_an_error(compose_frozen, few_rows, tmp_path):

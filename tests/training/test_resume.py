@@ -3,10 +3,12 @@
 import json
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from mmfusion.training.fit import fit
 from mmfusion.training.resume import checkpoints_in, last_complete_checkpoint
@@ -51,6 +53,34 @@ def test_a_damaged_checkpoint_is_passed_over(damage, rows, tmp_path, caplog, com
         target.read_bytes()[: target.stat().st_size // 2]
     )
     assert last_complete_checkpoint(tmp_path) == str(first)
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors", "config.json"]
+)
+def test_a_changed_byte_is_seen(name, rows, tmp_path, caplog, compose, quiet):
+    """The checkpoint before is taken, and the training ends at the same weights."""
+    model, processor = compose(rows)
+    arguments = quiet(tmp_path, num_train_epochs=2)
+    fit(model, processor, rows, rows, arguments=arguments)
+    expected = load_file(tmp_path / "model.safetensors")
+    checkpoints = checkpoints_in(tmp_path)
+    file = checkpoints[10] / name
+    content = bytearray(file.read_bytes())
+    place = len(content) // 2
+    if zipfile.is_zipfile(file):
+        # Between the entries of an archive there is padding, which is not read.
+        with zipfile.ZipFile(file) as archive:
+            entry = max(map(archive.read, archive.namelist()), key=len)
+        place = content.index(entry) + len(entry) // 2
+    content[place] ^= 1
+    file.write_bytes(content)
+    assert last_complete_checkpoint(tmp_path) == str(checkpoints[5])
+    assert name in caplog.text
+    model, processor = compose(rows)
+    fit(model, processor, rows, rows, arguments=arguments)
+    for key, value in load_file(tmp_path / "model.safetensors").items():
+        assert torch.equal(value, expected[key]), key
 
 
 def test_no_checkpoint_is_none(tmp_path):

@@ -1,6 +1,7 @@
-"""Trainer callbacks: keep the best weights in memory, time epochs, and tell the rows the epoch."""
+"""Trainer callbacks: best weights in memory, times, digests of checkpoints, epochs for the rows."""
 
 import time
+from pathlib import Path
 from typing import Any, final
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from transformers import TrainerCallback, TrainingArguments
 
 from ..data.collate import Augmented
+from .resume import write_digests
 
 
 @final
@@ -107,6 +109,16 @@ class Clock(TrainerCallback):
     def on_epoch_end(self, *_: Any, **__: Any) -> None:
         """Stops the clock; the Trainer calls this before it validates."""
         self._seconds.append(time.perf_counter() - self._started)
+
+
+@final
+class Digests(TrainerCallback):
+    """The callback that writes the digests of each checkpoint, so that later damage is seen."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Writes the digests of the checkpoint that the Trainer has just completed."""
+        if state.is_world_process_zero:
+            write_digests(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 @final

@@ -19,6 +19,7 @@ import pyarrow as pa
 import torch
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
+from transformers.utils import logging
 from transformers.utils.logging import tqdm
 
 from ..model.encoder_base import Encoder
@@ -30,6 +31,8 @@ from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from ..model.types import Encoded, Hidden
 from .digests import add_tensors
+
+logger = logging.get_logger(__name__)
 
 _FEATURES = datasets.Features(
     {
@@ -88,15 +91,21 @@ class TowerCache:
         # Written under another name and renamed when complete: a run that is killed leaves no file
         # that looks whole.
         unfinished = self.folder / f"{uuid.uuid4().hex}.part"
-        with ArrowWriter(path=str(unfinished), features=_FEATURES) as writer:
-            starts = range(0, len(missing), batch_size)
-            for start in tqdm(starts, desc=f"encode {self.modality}s", unit="batch"):
-                keys = missing[start : start + batch_size]
-                features = self._encode([sources[key] for key in keys])
-                for key, (state, pooled) in zip(keys, features, strict=True):
-                    writer.write(_entry(key, state, pooled))
-            writer.finalize()
-        complete = unfinished.with_suffix(".arrow")
+        try:
+            with ArrowWriter(path=str(unfinished), features=_FEATURES) as writer:
+                starts = range(0, len(missing), batch_size)
+                for start in tqdm(starts, desc=f"encode {self.modality}s", unit="batch"):
+                    keys = missing[start : start + batch_size]
+                    features = self._encode([sources[key] for key in keys])
+                    for key, (state, pooled) in zip(keys, features, strict=True):
+                        writer.write(_entry(key, state, pooled))
+                writer.finalize()
+        except BaseException:
+            # A full disk, for example, must not be filled further by what is of no use.
+            unfinished.unlink(missing_ok=True)
+            raise
+        # The name is the digest of the content, so that later damage is seen.
+        complete = self.folder / f"{_digest(unfinished)}.arrow"
         os.replace(unfinished, complete)
         self._read(complete)
 
@@ -119,6 +128,11 @@ class TowerCache:
         return state, None if pooled is None else _from_bytes(pooled)
 
     def _read(self, file: Path) -> None:
+        """Reads the entries of a file; a damaged file is deleted, so that they are made anew."""
+        if not _is_whole(file):
+            logger.warning(f"{file} is damaged. It is deleted, and its features are made anew.")
+            file.unlink(missing_ok=True)
+            return
         table = datasets.Dataset.from_file(str(file)).data.table
         part = len(self._tables)
         self._tables.append(table)
@@ -182,7 +196,7 @@ class TowerCache:
         left_out = ("trainable", "lora", "padding")
         config = self.encoder.config.to_dict()
         described = {
-            "format": 3,
+            "format": 4,
             "block": self.point.block,
             "pooled": self.point.pooled,
             "tokens": needed,
@@ -223,6 +237,27 @@ def content_key(source: Any, modality: str) -> str | None:
     picture = load_image(source)
     described = f"{picture.mode}{picture.size}".encode()
     return hashlib.sha256(described + picture.tobytes()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _is_whole(file: Path) -> bool:
+    """Returns whether a file holds what was written; its name is the digest of that."""
+    found = file.stat()
+    facts = (str(file), found.st_size, found.st_mtime_ns)
+    # A comparison opens the same files for every training.
+    if facts not in _SEEN_WHOLE:
+        if _digest(file) != file.stem:
+            return False
+        _SEEN_WHOLE.add(facts)
+    return True
+
+
+_SEEN_WHOLE: set[tuple[str, int, int]] = set()
+"""Path, size and time of files whose content was found to be as written."""
 
 
 def _entry(key: str, state: Tensor, pooled: Tensor | None) -> dict[str, Any]:

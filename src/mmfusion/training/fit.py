@@ -33,7 +33,7 @@ from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .binding import bind, training_facts
 from .calibrate import fit_temperature
-from .callbacks import BestInMemory, Clock, Epochs
+from .callbacks import BestInMemory, Clock, Digests, Epochs
 from .checks import check_arguments, check_options
 from .distill import Distillation
 from .evaluate import predict
@@ -187,7 +187,7 @@ def fit(
     clock, best = Clock(), BestInMemory(arguments, follows=chooses and not writes)
     # Another temperature would change the loss of the validations.
     model.config.temperature = 1.0
-    own = [clock, best, *(callbacks or [])]
+    own = [clock, best, Digests(), *(callbacks or [])]
     trainer = _trainer(model, arguments, rows, held_out, collate, own, patience)
     trainer.distillation = Distillation(model, teachers, distillation) if teachers else None
     # The warm start belongs to the pictures as they are.
