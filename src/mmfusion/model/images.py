@@ -22,6 +22,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .images_base import RENEW, ImageError, check_size, explained, image_error, scaled
 from .images_dicom import from_dicom, read_dicom
+from .images_files import checked_image
+from .images_tiff import check_tiff, has_unsigned_32_bits
 
 __all__ = ["ImageError", "ImageSource", "load_image"]
 
@@ -49,7 +51,8 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
       their full range, and pictures of more bits are stretched by their own range (without the
       pixel padding). MONOCHROME1 is inverted last.
 
-    Transparency is composited on black. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain
+    Transparency is composited on white, as viewers of documents show it: black ink on a transparent
+    ground stays visible. If everything is white then, the picture is refused. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain
     conversion. PIL keeps the upper 8 bits of 16-bit colour. EXIF and TIFF orientation are applied.
     A multi-picture JPEG (MPO, the format of many phones) gives its first picture. Other files of
     several frames are an error.
@@ -158,7 +161,7 @@ def _from_path(path: str, max_pixels: int) -> Image.Image:
         if not head:
             raise image_error(name, "a picture", "an empty file (0 bytes)", RENEW)
         if head[128:] == b"DICM" or path.lower().endswith((".dcm", ".dicom")):
-            return from_dicom(read_dicom(file, name), name, max_pixels)
+            return from_dicom(read_dicom(file, name, max_pixels), name, max_pixels)
         return _from_pil(_identified(file, name, head, max_pixels), name, max_pixels)
 
 
@@ -207,29 +210,52 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         if frames > 1:
             advice = "Choose one: open it with PIL, call image.seek(index) and pass image.copy()."
             raise image_error(name, "a single picture", f"{frames} frames", advice)
-        # Read the tag before the orientation is applied, because that returns an image without it.
+        check_tiff(image, name)
+        # Read the tags before the orientation is applied, because that returns an image without.
         white_is_zero = (
             getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
         )
-        image.load()
-        return _eight_bits(ImageOps.exif_transpose(image), name, white_is_zero)
+        unsigned = has_unsigned_32_bits(image)
+        checked = checked_image(image, name)
+        checked.load()
+        upright = ImageOps.exif_transpose(checked)
+        if unsigned:
+            # The array stands for the image: modes of PIL hold no unsigned values of 32 bits.
+            values = np.asarray(upright).view(np.uint32)
+            return Image.fromarray(_stretched(values, name, white_is_zero))
+        return _eight_bits(upright, name, white_is_zero)
 
 
 def _eight_bits(image: Image.Image, name: str, white_is_zero: bool) -> Image.Image:
     """Returns a PIL image in mode "L" or "RGB", from one of any mode."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        grey = scaled(values, values.min(), values.max(), name)
-        # PIL inverts white-is-zero pictures of up to 8 bits only.
-        return Image.fromarray(255 - grey if white_is_zero else grey)
+        return Image.fromarray(_stretched(np.asarray(image), name, white_is_zero))
     # PIL converts "La" (premultiplied alpha) to "LA" only.
     if image.mode == "La":
         image = image.convert("LA")
     target = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, "black")
-        return Image.alpha_composite(black, image.convert("RGBA")).convert(target)
+        return _on_white(image.convert("RGBA"), name).convert(target)
     return image.convert(target)
+
+
+def _stretched(values: NDArray[Any], name: str, white_is_zero: bool) -> NDArray[np.uint8]:
+    """Returns grey values as bytes, stretched by their own range."""
+    grey = scaled(values, values.min(), values.max(), name)
+    # PIL inverts white-is-zero pictures of up to 8 bits only.
+    return 255 - grey if white_is_zero else grey
+
+
+def _on_white(image: Image.Image, name: str) -> Image.Image:
+    """Returns an RGBA picture on white, or raises if nothing of it can be seen there."""
+    shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.getchannel("A").getextrema() != (255, 255) and all(
+        low == 255 for low, _ in shown.getextrema()  # type: ignore[misc]
+    ):
+        advice = "Composite it on another colour yourself and pass the result."
+        got = "only white or transparent pixels"
+        raise image_error(name, "visible on a white background", got, advice)
+    return shown
 
 
 def _array_pixels(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -1,0 +1,180 @@
+"""What JPEG and JPEG 2000 files declare, and whether all of their pixels are there.
+
+libjpeg fills what is missing with grey and only warns, and PIL does not pass the warning on.
+Only the standard library is imported here, because this file travels with every model that is
+pushed to a hub.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .images_base import RENEW, image_error
+
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_SOI, _EOI, _SOS, _DHT, _JPEG_LS = 0xD8, 0xD9, 0xDA, 0xC4, 0xF7
+# All start-of-frame markers, without DHT (C4), JPG (C8) and DAC (CC).
+_FRAMES = {*range(0xC0, 0xD0), _JPEG_LS} - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL_HUFFMAN, _PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xCA)
+# No encoder writes more. A file with many thousands would keep the decoder busy for hours.
+_MOST_SCANS = 200
+_LONG_RUN = bytes(64)
+# No Huffman code consists of ones only, so these bytes hold not even one block.
+_NO_CODES = b"\xff\x00" * 12
+_NOISE = bytes(number * 97 % 251 for number in range(1, 128))
+
+
+class Frame(NamedTuple):
+    """What the header of a compressed picture declares."""
+
+    kind: int
+    width: int
+    height: int
+    components: tuple[int, ...]
+    bits: int
+
+
+class _Scan(NamedTuple):
+    """One scan of a JPEG: where its data lie, and which coefficients it holds."""
+
+    start: int
+    end: int
+    components: tuple[int, ...]
+    coefficients: range
+    low_bit: int
+    zeros_are_content: bool
+
+
+class Jpeg(NamedTuple):
+    """The frames and scans of a JPEG, and where its end marker lies (None if it has none)."""
+
+    frames: list[Frame]
+    scans: list[_Scan]
+    end: int | None
+
+
+def parse_jpeg(content: bytes) -> Jpeg:
+    """Returns the structure of the first picture of a JPEG file, whatever is damaged in it."""
+    jpeg, tables, at, scan_start = Jpeg([], [], None), dict[int, int](), 2, -1
+    parameters = b""
+    while match := _MARKER.search(content, at):
+        marker, at = match.group(1)[0], match.end()
+        if scan_start >= 0:
+            jpeg.scans.append(_scan(parameters, scan_start, match.start(), tables))
+            scan_start = -1
+        if marker == _EOI:
+            return jpeg._replace(end=match.start())
+        if marker in (_SOI, 0x01):
+            continue
+        length = int.from_bytes(content[at : at + 2], "big")
+        body = content[at + 2 : at + length]
+        at += max(length, 2)
+        if marker in _FRAMES and len(body) >= 6:
+            bits, height, width = body[0], body[1:3], body[3:5]
+            sizes = int.from_bytes(width, "big"), int.from_bytes(height, "big")
+            jpeg.frames.append(Frame(marker, *sizes, tuple(body[6::3][: body[5]]), bits))
+        elif marker == _DHT:
+            tables.update(_first_symbols(body))
+        elif marker == _SOS:
+            parameters, scan_start = body, at
+        if len(jpeg.scans) > _MOST_SCANS:
+            break
+    return jpeg
+
+
+def _first_symbols(body: bytes) -> Iterator[tuple[int, int]]:
+    """Yields the number of each Huffman table, and the symbol whose code is all zeros."""
+    at = 0
+    while at + 17 < len(body):
+        yield body[at], body[at + 17]
+        at += 17 + sum(body[at + 1 : at + 17])
+
+
+def _scan(parameters: bytes, start: int, end: int, tables: dict[int, int]) -> _Scan:
+    """Returns a scan by the parameters of its marker."""
+    count = parameters[0] if parameters else 0
+    pairs, last = parameters[1 : 1 + 2 * count], parameters[1 + 2 * count : 4 + 2 * count]
+    first, final, bits = last if len(last) == 3 else (0, 63, 0)
+    # Symbols whose lower half is zero end a block. Where their code is all zeros, an area of one
+    # colour is a run of zeros. The same is true of scans of the blocks' means only.
+    ends_block = any(tables.get(0x10 | number & 0x0F, 0) & 0x0F == 0 for number in pairs[1::2])
+    coefficients = range(first, final + 1)
+    return _Scan(start, end, tuple(pairs[::2]), coefficients, bits & 0x0F, final == 0 or ends_block)
+
+
+def whole_jpeg(content: bytes, name: str) -> tuple[bytes, bytes | None]:
+    """Returns a JPEG in a form that PIL refuses if pixels are missing.
+
+    A sequential JPEG has one scan. Its end marker is replaced by bytes that are no code: a decoder
+    that still needs data then says that the file is truncated, instead of filling the rest with
+    grey. Pixels of a whole file do not change. With several scans this is not possible. The second
+    result is then the same file with noise before its end marker. It decodes to the same pixels
+    only if no data are missing.
+
+    Args:
+        content: the file.
+        name: the picture, for the error.
+
+    Raises:
+        ImageError: if the end marker, scans or components are missing, or if part of the data is
+            zeroed.
+
+    Source: ITU-T T.81, B.1.1 (markers), F.2.2.3 (codes), G.1.1.1 (the scans of progressive JPEG).
+    """
+    jpeg = parse_jpeg(content)
+    fault = _fault(content, jpeg)
+    if fault:
+        raise image_error(name, "a complete, undamaged picture", fault, RENEW)
+    end = jpeg.scans[-1].end
+    if len(jpeg.scans) == 1 and jpeg.frames[0].kind in _SEQUENTIAL_HUFFMAN:
+        return content[:end] + _NO_CODES, None
+    return content, content[:end] + _NOISE + content[end:]
+
+
+def _fault(content: bytes, jpeg: Jpeg) -> str | None:
+    """Returns what is missing in a JPEG, or None."""
+    if len(jpeg.scans) > _MOST_SCANS:
+        return f"more than {_MOST_SCANS} scans"
+    if len(jpeg.frames) != 1 or not jpeg.scans:
+        return f"{len(jpeg.frames)} headers of frames and {len(jpeg.scans)} scans"
+    if jpeg.end is None:
+        return "a JPEG without its end (it is cut short?)"
+    for scan in jpeg.scans:
+        if not scan.zeros_are_content and _LONG_RUN in content[scan.start : scan.end]:
+            return f"{len(_LONG_RUN)} or more zeros in a row in its compressed data"
+    frame = jpeg.frames[0]
+    # The lowest bit that some scan holds of each coefficient of each component.
+    lowest: dict[tuple[int, int], int] = {}
+    for scan in jpeg.scans:
+        for component in scan.components:
+            # Only in progressive files do the parameters of a scan mean coefficients and bits.
+            if frame.kind in _PROGRESSIVE:
+                lowest.update({(component, place): scan.low_bit for place in scan.coefficients})
+            else:
+                lowest[component, 0] = 0
+    places = range(64) if frame.kind in _PROGRESSIVE else range(1)
+    missing = {c for c in frame.components for place in places if lowest.get((c, place), 1)}
+    if missing:
+        return f"scans that do not complete {len(missing)} of {len(frame.components)} components"
+    return None
+
+
+def parse_jpeg2000(content: bytes) -> tuple[Frame, int] | None:
+    """Returns what a JPEG 2000 codestream declares and its number of tiles, or None.
+
+    Source: ITU-T T.800, A.5.1 (image and tile size).
+    """
+    at = content.find(b"\xff\x4f\xff\x51")
+    header = content[at + 8 : at + 8 + 34]
+    if at < 0 or len(header) < 34:
+        return None
+    x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = (
+        int.from_bytes(header[i : i + 4], "big") for i in range(0, 32, 4)
+    )
+    count = int.from_bytes(header[32:34], "big")
+    bits = (content[at + 42] & 0x7F) + 1 if len(content) > at + 42 else 0
+    tiles = -(-(x1 - tile_x0) // max(tile_x, 1)) * -(-(y1 - tile_y0) // max(tile_y, 1))
+    # No picture has so many components that the list of their numbers would be long.
+    return Frame(0, x1 - x0, y1 - y0, tuple(range(min(count, 100))), bits), tiles
