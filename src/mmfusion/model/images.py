@@ -49,13 +49,19 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
     - DICOM: the modality LUT or rescale is applied first. Then the VOI LUT or the first window is
       applied, and its ends become 0 and 255. Without either, pictures of up to 8 stored bits keep
       their full range, and pictures of more bits are stretched by their own range (without the
-      pixel padding). MONOCHROME1 is inverted last.
+      pixel padding). MONOCHROME1 is inverted last. The functional groups of enhanced objects hold
+      before the object's own elements. A window or VOI LUT that makes different pixels all alike
+      is an error, because nothing is left to classify.
 
     Transparency is composited on white, as viewers of documents show it: black ink on a transparent
-    ground stays visible. If everything is white then, the picture is refused. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain
-    conversion. PIL keeps the upper 8 bits of 16-bit colour. EXIF and TIFF orientation are applied.
-    A multi-picture JPEG (MPO, the format of many phones) gives its first picture. Other files of
-    several frames are an error.
+    ground stays visible. If everything is white then, the picture is refused. CMYK, YCbCr, HSV and
+    palettes become RGB by PIL's plain conversion. PIL keeps the upper 8 bits of 16-bit colour. EXIF
+    and TIFF orientation are applied. A multi-picture JPEG (MPO, the format of many phones) gives
+    its first picture. Other files of several frames are an error.
+
+    Damage that PIL passes over is an error: a PNG whose chunks differ from their checksums, a JPEG
+    whose data end too early, strips that a TIFF lacks. The same is true of layouts of TIFF that PIL
+    misreads. Uncompressed pixels have no checksum, so a change of them stays unseen.
 
     Args:
         source: the path of a PNG, JPEG, TIFF, BMP, WebP, GIF, PPM, JPEG 2000 or DICOM file (DICOM
@@ -190,7 +196,10 @@ def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Imag
         try:
             return Image.open(file, formats=_FORMATS)
         except UnidentifiedImageError as error:
-            got = f"content that is none of these or is damaged (it begins {head[:16]!r})"
+            state = "content that is none of these or is damaged"
+            if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                state = "a TIFF that is damaged or of a layout that PIL does not read"
+            got = f"{state} (it begins {head[:16]!r})"
             advice = "Convert it, or open it yourself and pass the PIL image."
             raise image_error(name, f"one of {', '.join(_FORMATS)}, DICOM", got, advice) from error
         except Image.DecompressionBombError as error:
@@ -206,10 +215,10 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     with explained(name, "a complete, undamaged picture", RENEW):
         check_size(image.width, image.height, name, max_pixels)
         # The other pictures of an MPO are previews and gain maps of the same scene.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames > 1:
+        # Do not count them: to do so, PIL walks through the whole file.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
             advice = "Choose one: open it with PIL, call image.seek(index) and pass image.copy()."
-            raise image_error(name, "a single picture", f"{frames} frames", advice)
+            raise image_error(name, "a single picture", "several frames", advice)
         check_tiff(image, name)
         # Read the tags before the orientation is applied, because that returns an image without.
         white_is_zero = (
@@ -249,9 +258,8 @@ def _stretched(values: NDArray[Any], name: str, white_is_zero: bool) -> NDArray[
 def _on_white(image: Image.Image, name: str) -> Image.Image:
     """Returns an RGBA picture on white, or raises if nothing of it can be seen there."""
     shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    if image.getchannel("A").getextrema() != (255, 255) and all(
-        low == 255 for low, _ in shown.getextrema()  # type: ignore[misc]
-    ):
+    is_opaque = image.getchannel("A").getextrema() == (255, 255)
+    if not is_opaque and np.asarray(shown).min() == 255:
         advice = "Composite it on another colour yourself and pass the result."
         got = "only white or transparent pixels"
         raise image_error(name, "visible on a white background", got, advice)

@@ -7,7 +7,7 @@ pushed to a hub.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 from .images_base import image_error
 
@@ -31,6 +31,7 @@ _DISPLAY = (
 )
 
 
+@final
 class Shape(NamedTuple):
     """What the header says of the stored pixels. `high` is the number of the highest bit."""
 
@@ -81,9 +82,7 @@ def number(header: Any, keyword: str, name: str, default: float | int | None = N
     raise image_error(name, f"a DICOM picture with a number as {keyword}", got, _ADVICE)
 
 
-def whole(
-    header: Any, keyword: str, name: str, allowed: range, default: int | None = None
-) -> int:
+def whole(header: Any, keyword: str, name: str, allowed: range, default: int | None = None) -> int:
     """Returns the whole number of an element.
 
     Args:
@@ -122,9 +121,7 @@ def read_shape(dataset: Any, name: str) -> Shape:
         stored = whole(dataset, "BitsStored", name, range(1, allocated + 1), allocated)
         high = whole(dataset, "HighBit", name, range(stored - 1, allocated), stored - 1)
         signed = whole(dataset, "PixelRepresentation", name, range(2), 0)
-    return Shape(
-        rows, columns, frames, samples, allocated, stored, high, bool(signed), is_float
-    )
+    return Shape(rows, columns, frames, samples, allocated, stored, high, bool(signed), is_float)
 
 
 def display_values(dataset: Any, name: str) -> dict[str, Any]:
@@ -151,7 +148,9 @@ def display_values(dataset: Any, name: str) -> dict[str, Any]:
         # Values of one kind replace each other as a whole.
         for kind in (_RESCALE, _VOI):
             if any(keyword in own for keyword in kind):
-                values = {keyword: value for keyword, value in values.items() if keyword not in kind}
+                values = {
+                    keyword: value for keyword, value in values.items() if keyword not in kind
+                }
         values |= own
     return values
 

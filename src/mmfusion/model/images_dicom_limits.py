@@ -57,9 +57,7 @@ class LimitedFile:
         """Leaves the file open, because who opened it closes it."""
 
 
-def inflated(
-    file: BinaryIO, declared_size: Callable[[BinaryIO], int], name: str
-) -> io.BytesIO:
+def inflated(file: BinaryIO, declared_size: Callable[[BinaryIO], int], name: str) -> io.BytesIO:
     """Returns the unpacked rest of a deflated file.
 
     Args:

@@ -7,7 +7,7 @@ that is pushed to a hub.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from .images_dicom_header import number
 _ADVICE = "Correct the header, or read the pixels yourself and pass the array."
 
 
+@final
 class Table(NamedTuple):
     """A lookup table: its first input, its values, and the bits that its descriptor declares."""
 

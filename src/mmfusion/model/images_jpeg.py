@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 from .images_base import RENEW, image_error
 
@@ -26,6 +26,7 @@ _NO_CODES = b"\xff\x00" * 12
 _NOISE = bytes(number * 97 % 251 for number in range(1, 128))
 
 
+@final
 class Frame(NamedTuple):
     """What the header of a compressed picture declares."""
 
@@ -36,6 +37,7 @@ class Frame(NamedTuple):
     bits: int
 
 
+@final
 class _Scan(NamedTuple):
     """One scan of a JPEG: where its data lie, and which coefficients it holds."""
 
@@ -47,6 +49,7 @@ class _Scan(NamedTuple):
     zeros_are_content: bool
 
 
+@final
 class Jpeg(NamedTuple):
     """The frames and scans of a JPEG, and where its end marker lies (None if it has none)."""
 

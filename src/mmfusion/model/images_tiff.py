@@ -98,9 +98,7 @@ def _misread_layout(tags: Mapping[int, Any], prefix: bytes) -> str | None:
         "a palette of 16 bits that holds values of 8 bits": (
             photometric == _PALETTE and 0 < max(colours) < 256
         ),
-        "inks other than CMYK": (
-            photometric == _CMYK and _numbers(tags, _INK_SET, 1)[0] != 1
-        ),
+        "inks other than CMYK": (photometric == _CMYK and _numbers(tags, _INK_SET, 1)[0] != 1),
     }
     return next((layout for layout, is_found in found.items() if is_found), None)
 
