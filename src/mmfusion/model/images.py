@@ -6,6 +6,7 @@ model that is pushed to a hub.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -193,6 +194,10 @@ def _opened(path: str, name: str) -> Iterator[BinaryIO]:
 def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Image.Image:
     """Returns the PIL image of an open file, not decoded yet."""
     with explained(name, "a complete, undamaged picture", RENEW):
+        if head[4:8] == b"jP  ":
+            # PIL reads as many bytes as a box of JPEG 2000 declares. For a file, Python would take
+            # that much memory first.
+            file = io.BytesIO(file.read())
         try:
             return Image.open(file, formats=_FORMATS)
         except UnidentifiedImageError as error:

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, final
 
 from .images_base import RENEW, image_error
-from .images_jpeg import parse_jpeg, parse_jpeg2000
+from .images_jpeg import missing_tiles, parse_jpeg, parse_jpeg2000
 
 # Elements beside the pixels, such as icons and private ones, may take so many bytes.
 _BESIDE_PIXELS = 16 * 2**20
-_MOST_TILES = 65535
 
 
 class Deflated(Exception):
@@ -96,11 +95,13 @@ def check_codestream(frame: bytes, kind: str, shape: Any, name: str) -> None:
         shape: what the header says, as `read_shape` returns it.
         name: the picture, for the error.
     """
+    missing = None
     if kind.startswith("JPEG 2000") or "High-Throughput" in kind:
         declared = parse_jpeg2000(frame)
-        frames, tiles = ([declared[0]], declared[1]) if declared else ([], 0)
+        frames = [declared] if declared else []
+        missing = missing_tiles(frame) if declared else None
     elif kind.startswith("JPEG"):
-        frames, tiles = parse_jpeg(frame).frames, 0
+        frames = parse_jpeg(frame).frames
     else:
         return
     said = shape.columns, shape.rows, shape.samples
@@ -110,5 +111,5 @@ def check_codestream(frame: bytes, kind: str, shape: Any, name: str) -> None:
             words = "{}x{} pixels of {} samples"
             rule = f"compressed as its header says ({words.format(*said)}, {shape.allocated} bits)"
             raise image_error(name, rule, f"{words.format(*got)}, {found.bits} bits", RENEW)
-    if tiles > _MOST_TILES:
-        raise image_error(name, f"of at most {_MOST_TILES} tiles", f"{tiles}", RENEW)
+    if missing:
+        raise image_error(name, "a complete, undamaged picture", missing, RENEW)

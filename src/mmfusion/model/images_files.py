@@ -13,10 +13,8 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from .images_base import RENEW, image_error
-from .images_jpeg import parse_jpeg2000, whole_jpeg
+from .images_jpeg import missing_tiles, parse_jpeg2000, whole_jpeg
 
-# The standard allows no more (ITU-T T.800, A.4.2).
-_MOST_TILES = 65535
 # Large areas of one colour give shorter runs of zeros.
 _ZEROED = 512
 
@@ -96,17 +94,17 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _check_jpeg2000(content: bytes, image: Image.Image, name: str) -> None:
-    """Raises an ImageError if the compressed data declare another size than the file."""
-    declared = parse_jpeg2000(content)
-    if declared is None:
+    """Raises an ImageError if the compressed data are of another size, or lack tiles."""
+    frame = parse_jpeg2000(content)
+    if frame is None:
         raise image_error(name, "a JPEG 2000 file", "no codestream in it", RENEW)
-    frame, tiles = declared
     if (frame.width, frame.height) != image.size:
         got = f"{frame.width}x{frame.height}"
         size = f"{image.width}x{image.height} inside as its header says"
         raise image_error(name, size, got, RENEW)
-    if tiles > _MOST_TILES:
-        raise image_error(name, f"of at most {_MOST_TILES} tiles", f"{tiles}", RENEW)
+    missing = missing_tiles(content)
+    if missing:
+        raise image_error(name, "a complete, undamaged picture", missing, RENEW)
 
 
 def _check_zeros(content: bytes, image: Image.Image, name: str) -> None:

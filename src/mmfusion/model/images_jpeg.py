@@ -21,6 +21,8 @@ _SEQUENTIAL_HUFFMAN, _PROGRESSIVE = (0xC0, 0xC1), (0xC2, 0xCA)
 # No encoder writes more. A file with many thousands would keep the decoder busy for hours.
 _MOST_SCANS = 200
 _LONG_RUN = bytes(64)
+# The start of a JPEG 2000 codestream with its first segment, and the start of a tile-part.
+_CODESTREAM, _TILE_PART = b"\xff\x4f\xff\x51", b"\xff\x90\x00\x0a"
 # No Huffman code consists of ones only, so these bytes hold not even one block.
 _NO_CODES = b"\xff\x00" * 12
 _NOISE = bytes(number * 97 % 251 for number in range(1, 128))
@@ -164,20 +166,45 @@ def _fault(content: bytes, jpeg: Jpeg) -> str | None:
     return None
 
 
-def parse_jpeg2000(content: bytes) -> tuple[Frame, int] | None:
-    """Returns what a JPEG 2000 codestream declares and its number of tiles, or None.
+def parse_jpeg2000(content: bytes) -> Frame | None:
+    """Returns what a JPEG 2000 codestream declares, or None if there is none.
 
     Source: ITU-T T.800, A.5.1 (image and tile size).
     """
-    at = content.find(b"\xff\x4f\xff\x51")
-    header = content[at + 8 : at + 8 + 34]
-    if at < 0 or len(header) < 34:
+    at = content.find(_CODESTREAM)
+    header = content[at + 8 : at + 43]
+    if at < 0 or len(header) < 35:
         return None
-    x1, y1, x0, y0, tile_x, tile_y, tile_x0, tile_y0 = (
-        int.from_bytes(header[i : i + 4], "big") for i in range(0, 32, 4)
-    )
-    count = int.from_bytes(header[32:34], "big")
-    bits = (content[at + 42] & 0x7F) + 1 if len(content) > at + 42 else 0
-    tiles = -(-(x1 - tile_x0) // max(tile_x, 1)) * -(-(y1 - tile_y0) // max(tile_y, 1))
+    x1, y1, x0, y0 = (int.from_bytes(header[i : i + 4], "big") for i in range(0, 16, 4))
     # No picture has so many components that the list of their numbers would be long.
-    return Frame(0, x1 - x0, y1 - y0, tuple(range(min(count, 100))), bits), tiles
+    count = min(int.from_bytes(header[32:34], "big"), 100)
+    return Frame(0, x1 - x0, y1 - y0, tuple(range(count)), (header[34] & 0x7F) + 1)
+
+
+def missing_tiles(content: bytes) -> str | None:
+    """Returns what says that a JPEG 2000 codestream lacks tiles, or has far too many, or None.
+
+    Decoders leave missing tiles black.
+
+    Source: ITU-T T.800, A.4.2 (tile-part), A.5.1 (image and tile size).
+    """
+    at = content.find(_CODESTREAM)
+    header = content[at + 8 : at + 40]
+    numbers = [int.from_bytes(header[i : i + 4], "big") for i in range(0, 32, 4)]
+    x1, y1, _, _, wide, high, x0, y0 = numbers
+    if not wide or not high:
+        return "tiles of no size"
+    count = -(-(x1 - x0) // wide) * -(-(y1 - y0) // high)
+    # The number of a tile is a word, and the largest word stands for none.
+    if count > 65535:
+        return f"{count} tiles"
+    found, at = set[int](), content.find(_TILE_PART, at)
+    while content[at : at + 4] == _TILE_PART and at >= 0:
+        found.add(int.from_bytes(content[at + 4 : at + 6], "big"))
+        length = int.from_bytes(content[at + 6 : at + 10], "big")
+        # The last tile-part may leave its length open.
+        at = at + length if length else len(content)
+        if at > len(content):
+            return "a tile that is cut short"
+    lacking = count - len(found & set(range(count)))
+    return f"{count - lacking} of {count} tiles" if lacking else None
