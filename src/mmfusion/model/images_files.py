@@ -14,6 +14,7 @@ from PIL import Image, ImageChops
 
 from .images_base import RENEW, image_error
 from .images_jpeg import missing_tiles, parse_jpeg2000, whole_jpeg
+from .images_tiff import check_deflated
 
 # Large areas of one colour give shorter runs of zeros.
 _ZEROED = 512
@@ -35,9 +36,13 @@ def checked_image(image: Image.Image, name: str) -> Image.Image:
     # PIL decodes WebP from a copy, so its list of tiles is empty before decoding, too.
     if file is None or not (getattr(image, "tile", None) or image.format == "WEBP"):
         return image
-    if image.format not in ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP"):
+    if image.format not in ("PNG", "JPEG", "MPO", "JPEG2000", "WEBP", "TIFF"):
         return image
     position = file.tell()
+    if image.format == "TIFF":
+        check_deflated(image, file, name)
+        file.seek(position)
+        return image
     file.seek(0)
     content: bytes = file.read()
     file.seek(position)

@@ -6,8 +6,10 @@ that is pushed to a hub.
 
 from __future__ import annotations
 
+import os
+import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 
@@ -20,6 +22,8 @@ _SAMPLE_FORMAT, _FILL_ORDER, _COLOR_MAP, _INK_SET = 339, 266, 320, 332
 _UNCOMPRESSED = 1
 # The compressions with which libtiff undoes a predictor. It ignores one with any other.
 _WITH_PREDICTOR = (5, 8, 32946, 34925, 50000)
+_DEFLATED = (8, 32946)
+_BLOCK = 2**20
 _SEPARATE = 2
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 _PALETTE, _CMYK, _YCBCR = 3, 5, 6
@@ -44,6 +48,54 @@ def check_tiff(image: Image.Image, name: str) -> None:
     lack = _missing_pixels(tags)
     if lack:
         raise image_error(name, "a complete, undamaged picture", lack, RENEW)
+
+
+def check_deflated(image: Image.Image, file: BinaryIO, name: str) -> None:
+    """Raises an ImageError if a deflated strip or tile of a TIFF differs from its checksum.
+
+    libtiff stops at the last pixel, before the checksum.
+
+    Args:
+        image: the opened TIFF, which passed `check_tiff`.
+        file: its file. Its position is not kept.
+        name: the picture, for the error.
+
+    Source: RFC 1950, 2.2 (Adler-32 checksum).
+    """
+    tags: Mapping[int, Any] = image.tag_v2  # type: ignore[attr-defined]
+    if _numbers(tags, _TAG.Compression, _UNCOMPRESSED)[0] not in _DEFLATED:
+        return
+    tiled = _TAG.StripOffsets not in tags
+    offsets = _numbers(tags, _TAG.TileOffsets if tiled else _TAG.StripOffsets, 0)
+    counts = _numbers(tags, _TAG.TileByteCounts if tiled else _TAG.StripByteCounts, 0)
+    width, height = (_numbers(tags, tag, 0)[0] for tag in (_TAG.ImageWidth, _TAG.ImageLength))
+    # 64 bits are more than any layout needs. Strips and tiles are a little larger than the picture.
+    budget = 8 * width * height * _numbers(tags, _TAG.SamplesPerPixel, 1)[0] + 4 * _USUAL_TILE
+    end = file.seek(0, os.SEEK_END)
+    # A file may point to the same strip again and again.
+    for offset, count in sorted(set(zip(offsets, counts, strict=False))):
+        file.seek(offset)
+        budget -= _unpacked_size(file.read(min(count, end)), budget, name)
+
+
+def _unpacked_size(packed: bytes, budget: int, name: str) -> int:
+    """Returns the size of deflated data, or raises an ImageError if they are damaged."""
+    unpacker, size = zlib.decompressobj(), 0
+    got = "deflated pixels that are cut short"
+    try:
+        while not unpacker.eof:
+            part = unpacker.decompress(packed, _BLOCK)
+            packed, size = unpacker.unconsumed_tail, size + len(part)
+            if size > budget:
+                got = "deflated pixels of many times the declared size"
+                break
+            if not part and not packed:
+                break
+    except zlib.error as error:
+        got = f"deflated pixels that are damaged ({error})"
+    if unpacker.eof:
+        return size
+    raise image_error(name, "a complete, undamaged picture", got, RENEW)
 
 
 def has_unsigned_32_bits(image: Image.Image) -> bool:
