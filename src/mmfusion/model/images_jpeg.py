@@ -102,9 +102,10 @@ def _scan(parameters: bytes, start: int, end: int, tables: dict[int, int]) -> _S
     count = parameters[0] if parameters else 0
     pairs, last = parameters[1 : 1 + 2 * count], parameters[1 + 2 * count : 4 + 2 * count]
     first, final, bits = last if len(last) == 3 else (0, 63, 0)
-    # Symbols whose lower half is zero end a block. Where their code is all zeros, an area of one
-    # colour is a run of zeros. The same is true of scans of the blocks' means only.
-    ends_block = any(tables.get(0x10 | number & 0x0F, 0) & 0x0F == 0 for number in pairs[1::2])
+    # Symbols whose lower half is zero end a block. Where their code is all zeros in the tables of
+    # all components, an area of one colour is a run of zeros. The same is true of scans of the
+    # blocks' means only.
+    ends_block = all(tables.get(0x10 | number & 0x0F, 0) & 0x0F == 0 for number in pairs[1::2])
     coefficients = range(first, final + 1)
     return _Scan(start, end, tuple(pairs[::2]), coefficients, bits & 0x0F, final == 0 or ends_block)
 
