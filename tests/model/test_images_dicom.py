@@ -164,7 +164,7 @@ BAD_OBJECTS: dict[str, tuple[Any, type[Exception], str]] = {
     "DICOM colours": (
         dicom(RAMP, PhotometricInterpretation="HSV"),
         ImageError,
-        "must be MONOCHROME, .* 'HSV'",
+        "must be one of MONOCHROME1, .* 'HSV'",
     ),
     "DICOM window": (
         dicom(RAMP, WindowCenter=5, WindowWidth=0),

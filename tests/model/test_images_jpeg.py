@@ -59,9 +59,7 @@ def test_whole_files_are_read_as_another_library_reads_them(
 
 @pytest.mark.parametrize("kind", [kind for kind in CONTENTS if kind != "flat"])
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.8, 0.95])
-def test_a_file_that_is_cut_and_closed_is_refused(
-    kind: str, share: float, tmp_path: Path
-) -> None:
+def test_a_file_that_is_cut_and_closed_is_refused(kind: str, share: float, tmp_path: Path) -> None:
     whole = CONTENTS[kind]
     start = whole.index(b"\xff\xda") + 2
     kept = whole[: start + 12 + int((len(whole) - start - 14) * share)]
@@ -153,7 +151,9 @@ def test_faulty_jpeg_2000_is_refused(content: bytes, message: str, tmp_path: Pat
 
 def test_whole_jpeg_2000_is_read(tmp_path: Path) -> None:
     for options in ({}, {"tile_size": (32, 32)}, {"no_jp2": True}):
-        np.testing.assert_array_equal(seen(encoded(PIXELS, "JPEG2000", **options), tmp_path), PIXELS)
+        np.testing.assert_array_equal(
+            seen(encoded(PIXELS, "JPEG2000", **options), tmp_path), PIXELS
+        )
 
 
 @pytest.mark.skipif("MMFUSION_DATA" not in os.environ, reason="MMFUSION_DATA is not set")

@@ -209,8 +209,9 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     ),
     "giant tile": (
         # 273 and 279 are the tags of strips, 324 and 325 those of tiles. 60000 has no meaning.
-        tiff(GREY.shape, zlib.compress(GREY.tobytes()), t259=8, t322=48000, t323=48000, t324=8)
-        .replace(struct.pack("<HHI", 273, 4, 1), struct.pack("<HHI", 60000, 4, 1)),
+        tiff(
+            GREY.shape, zlib.compress(GREY.tobytes()), t259=8, t322=48000, t323=48000, t324=8
+        ).replace(struct.pack("<HHI", 273, 4, 1), struct.pack("<HHI", 60000, 4, 1)),
         "tiles of 48000x48000 pixels for 80x60 pixels",
     ),
     "lacking strips": (tiff(GREY.shape, GREY.tobytes(), t278=10), "1 of 6 strips"),

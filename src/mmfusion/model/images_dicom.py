@@ -22,6 +22,7 @@ from .images_dicom_tables import Table, read_palette, read_table, rescaled, wind
 from .images_jpeg import whole_jpeg
 
 _DECODERS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+_PHOTOMETRIC = "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_"
 _PIXELS = "PixelData", "FloatPixelData", "DoubleFloatPixelData"
 
 
@@ -54,7 +55,7 @@ def _read_deflated(file: BinaryIO, name: str, max_pixels: int) -> Any:
     pydicom = _pydicom("pydicom", name)
     read = _pydicom("pydicom.filereader", name).read_dataset
 
-    def declared_size(beginning: BinaryIO) -> int:
+    def declared_size(beginning: io.BytesIO) -> int:
         header = read(beginning, False, True, stop_when=lambda tag, *_: tag >= 0x7FE00000)
         shape = read_shape(header, name)
         _check_picture(shape, name, max_pixels)
@@ -84,9 +85,13 @@ def from_dicom(dataset: Any, name: str, max_pixels: int) -> Image.Image:
         shape = read_shape(dataset, name)
         _check_picture(shape, name, max_pixels)
         uid = _transfer_syntax(dataset, name)
-        stored = _stored_pixels(dataset, uid, shape, name, processing)
         header = display_values(dataset, name)
-        photometric = str(dataset.get("PhotometricInterpretation")).strip()
+        photometric = str(header.get("PhotometricInterpretation")).strip()
+        if not photometric.startswith(_PHOTOMETRIC):
+            raise image_error(
+                name, f"one of {', '.join(_PHOTOMETRIC)}", repr(photometric), "Convert it to RGB."
+            )
+        stored = _stored_pixels(dataset, uid, shape, name, processing)
         if photometric in ("MONOCHROME1", "MONOCHROME2"):
             if header.get("PixelPresentation") in ("COLOR", "MIXED"):
                 advice = "Colour it yourself and pass the array."
@@ -102,11 +107,7 @@ def from_dicom(dataset: Any, name: str, max_pixels: int) -> Image.Image:
             colours = np.stack([table.look_up(stored) for table in tables], axis=-1)
             return Image.fromarray(scaled(colours, 0, most, name))
         # pydicom has converted YBR to RGB while decoding.
-        if photometric == "RGB" or photometric.startswith("YBR_"):
-            return Image.fromarray(scaled(stored, 0, 2**shape.stored - 1, name))
-        raise image_error(
-            name, "MONOCHROME, RGB, YBR or PALETTE COLOR", repr(photometric), "Convert it to RGB."
-        )
+        return Image.fromarray(scaled(stored, 0, 2**shape.stored - 1, name))
 
 
 def _pydicom(module: str, name: str) -> Any:

@@ -28,6 +28,7 @@ _DISPLAY = (
     *(f"{colour}Descriptor" for colour in _COLOURS),
     *(f"{kind}{colour}Data" for kind in ("", "Segmented") for colour in _COLOURS),
     "PixelPresentation",
+    "PhotometricInterpretation",
 )
 
 

@@ -31,7 +31,7 @@ class LimitedFile:
     declare a length of gigabytes in a file of a few bytes, for which Python would take the memory.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO | io.BytesIO) -> None:
         self._file = file
         position = file.tell()
         self._end = file.seek(0, os.SEEK_END)
@@ -56,7 +56,7 @@ class LimitedFile:
         """Leaves the file open, because who opened it closes it."""
 
 
-def inflated(file: BinaryIO, declared_size: Callable[[BinaryIO], int], name: str) -> io.BytesIO:
+def inflated(file: BinaryIO, declared_size: Callable[[io.BytesIO], int], name: str) -> io.BytesIO:
     """Returns the unpacked rest of a deflated file.
 
     Args:
@@ -76,7 +76,7 @@ def inflated(file: BinaryIO, declared_size: Callable[[BinaryIO], int], name: str
     limit = declared_size(io.BytesIO(first)) + _BESIDE_PIXELS
     # zlib takes a limit of 0 as none.
     rest = unpacker.decompress(unpacker.unconsumed_tail, max(1, limit - len(first)))
-    if unpacker.unconsumed_tail:
+    if unpacker.unconsumed_tail and not unpacker.eof:
         rule = f"a deflated DICOM file of at most {limit} bytes, as its header says"
         raise image_error(name, rule, "more (a decompression bomb?)", RENEW)
     if not unpacker.eof:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -50,14 +50,14 @@ def check_tiff(image: Image.Image, name: str) -> None:
         raise image_error(name, "a complete, undamaged picture", lack, RENEW)
 
 
-def check_deflated(image: Image.Image, file: BinaryIO, name: str) -> None:
+def check_deflated(image: Image.Image, file: Any, name: str) -> None:
     """Raises an ImageError if a deflated strip or tile of a TIFF differs from its checksum.
 
     libtiff stops at the last pixel, before the checksum.
 
     Args:
         image: the opened TIFF, which passed `check_tiff`.
-        file: its file. Its position is not kept.
+        file: its file, open for binary reading. Its position is not kept.
         name: the picture, for the error.
 
     Source: RFC 1950, 2.2 (Adler-32 checksum).
