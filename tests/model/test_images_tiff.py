@@ -40,11 +40,12 @@ def on_white(pixels: np.ndarray, premultiplied: bool) -> np.ndarray:
     return colour * (1 if premultiplied else alpha) + 255 * (1 - alpha)
 
 
+CHANNELS = [(1, None), (3, None)]
+CHANNELS += [(n, kind) for n in (2, 4) for kind in ("unassalpha", "assocalpha", "unspecified")]
 LAYOUTS = list(
     itertools.product(
         ["u1", "i1", "u2", "i2", "u4", "i4", "u8", "f2", "f4", "f8"],
-        [(1, None), (2, "unassalpha"), (2, "assocalpha"), (2, "unspecified"), (3, None)]
-        + [(4, "unassalpha"), (4, "assocalpha"), (4, "unspecified")],
+        CHANNELS,
         ["contig", "separate"],
         [(None, False), ("zlib", False), ("zlib", True)],
         [None, (16, 32)],
