@@ -13,7 +13,8 @@ from typing import NamedTuple, final
 
 from .images_base import RENEW, image_error
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+# It begins with one plain byte, so that the search is fast.
+_MARKER = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _SOI, _EOI, _SOS, _DHT, _JPEG_LS = 0xD8, 0xD9, 0xDA, 0xC4, 0xF7
 # All start-of-frame markers, without DHT (C4), JPG (C8) and DAC (CC).
 _FRAMES = {*range(0xC0, 0xD0), _JPEG_LS} - {0xC4, 0xC8, 0xCC}
@@ -48,7 +49,18 @@ class _Scan(NamedTuple):
     components: tuple[int, ...]
     coefficients: range
     low_bit: int
-    zeros_are_content: bool
+    tables: tuple[int, ...]
+    codes: bytes
+
+    def has_zeroed_part(self, content: bytes) -> bool:
+        """Returns whether the data hold a run of zeros that is no area of one colour."""
+        if _LONG_RUN not in content[self.start : self.end] or not self.coefficients[-1]:
+            return False
+        # Symbols whose lower half is zero end a block. Where their code is all zeros in the tables
+        # of all components, an area of one colour is a run of zeros. The same is true of scans of
+        # the blocks' means only, which hold no other coefficient.
+        symbols = dict(_first_symbols(self.codes))
+        return any(symbols.get(0x10 | number & 0x0F, 0) & 0x0F for number in self.tables)
 
 
 @final
@@ -62,12 +74,12 @@ class Jpeg(NamedTuple):
 
 def parse_jpeg(content: bytes) -> Jpeg:
     """Returns the structure of the first picture of a JPEG file, whatever is damaged in it."""
-    jpeg, tables, at, scan_start = Jpeg([], [], None), dict[int, int](), 2, -1
-    parameters = b""
+    jpeg, at, scan_start = Jpeg([], [], None), 2, -1
+    parameters = codes = b""
     while match := _MARKER.search(content, at):
         marker, at = match.group(1)[0], match.end()
         if scan_start >= 0:
-            jpeg.scans.append(_scan(parameters, scan_start, match.start(), tables))
+            jpeg.scans.append(_scan(parameters, scan_start, match.start(), codes))
             scan_start = -1
         if marker == _EOI:
             return jpeg._replace(end=match.start())
@@ -81,7 +93,7 @@ def parse_jpeg(content: bytes) -> Jpeg:
             sizes = int.from_bytes(width, "big"), int.from_bytes(height, "big")
             jpeg.frames.append(Frame(marker, *sizes, tuple(body[6::3][: body[5]]), bits))
         elif marker == _DHT:
-            tables.update(_first_symbols(body))
+            codes += body
         elif marker == _SOS:
             parameters, scan_start = body, at
         if len(jpeg.scans) > _MOST_SCANS:
@@ -97,17 +109,13 @@ def _first_symbols(body: bytes) -> Iterator[tuple[int, int]]:
         at += 17 + sum(body[at + 1 : at + 17])
 
 
-def _scan(parameters: bytes, start: int, end: int, tables: dict[int, int]) -> _Scan:
-    """Returns a scan by the parameters of its marker."""
+def _scan(parameters: bytes, start: int, end: int, codes: bytes) -> _Scan:
+    """Returns a scan by the parameters of its marker and the code tables before it."""
     count = parameters[0] if parameters else 0
     pairs, last = parameters[1 : 1 + 2 * count], parameters[1 + 2 * count : 4 + 2 * count]
     first, final, bits = last if len(last) == 3 else (0, 63, 0)
-    # Symbols whose lower half is zero end a block. Where their code is all zeros in the tables of
-    # all components, an area of one colour is a run of zeros. The same is true of scans of the
-    # blocks' means only.
-    ends_block = all(tables.get(0x10 | number & 0x0F, 0) & 0x0F == 0 for number in pairs[1::2])
-    coefficients = range(first, final + 1)
-    return _Scan(start, end, tuple(pairs[::2]), coefficients, bits & 0x0F, final == 0 or ends_block)
+    places = range(first, max(first, final) + 1)
+    return _Scan(start, end, tuple(pairs[::2]), places, bits & 0x0F, tuple(pairs[1::2]), codes)
 
 
 def whole_jpeg(content: bytes, name: str) -> tuple[bytes, bytes | None]:
@@ -148,23 +156,25 @@ def _fault(content: bytes, jpeg: Jpeg) -> str | None:
     if jpeg.end is None:
         return "a JPEG without its end (it is cut short?)"
     for scan in jpeg.scans:
-        if not scan.zeros_are_content and _LONG_RUN in content[scan.start : scan.end]:
+        if scan.has_zeroed_part(content):
             return f"{len(_LONG_RUN)} or more zeros in a row in its compressed data"
     frame = jpeg.frames[0]
-    # The lowest bit that some scan holds of each coefficient of each component.
-    lowest: dict[tuple[int, int], int] = {}
-    for scan in jpeg.scans:
-        for component in scan.components:
-            # Only in progressive files do the parameters of a scan mean coefficients and bits.
-            if frame.kind in _PROGRESSIVE:
-                lowest.update({(component, place): scan.low_bit for place in scan.coefficients})
-            else:
-                lowest[component, 0] = 0
-    places = range(64) if frame.kind in _PROGRESSIVE else range(1)
-    missing = {c for c in frame.components for place in places if lowest.get((c, place), 1)}
+    if frame.kind in _PROGRESSIVE:
+        missing = _incomplete_components(frame, jpeg.scans)
+    else:
+        missing = set(frame.components).difference(*(scan.components for scan in jpeg.scans))
     if missing:
         return f"scans that do not complete {len(missing)} of {len(frame.components)} components"
     return None
+
+
+def _incomplete_components(frame: Frame, scans: list[_Scan]) -> set[int]:
+    """Returns the components of which no scan holds the lowest bit of some coefficient."""
+    lowest: dict[tuple[int, int], int] = {}
+    for scan in scans:
+        for component in scan.components:
+            lowest.update({(component, place): scan.low_bit for place in scan.coefficients})
+    return {c for c in frame.components for place in range(64) if lowest.get((c, place), 1)}
 
 
 def parse_jpeg2000(content: bytes) -> Frame | None:

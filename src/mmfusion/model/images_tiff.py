@@ -38,9 +38,9 @@ def check_tiff(image: Image.Image, name: str) -> None:
         image: the opened TIFF. It need not be decoded yet.
         name: the picture, for the error.
     """
-    tags: Mapping[int, Any] | None = getattr(image, "tag_v2", None)
-    if image.format != "TIFF" or tags is None:
+    if image.format != "TIFF":
         return
+    tags: Mapping[int, Any] = image.tag_v2  # type: ignore[attr-defined]
     layout = _misread_layout(tags, getattr(tags, "prefix", b"II"))
     if layout:
         advice = "Convert it with another program, for example tifffile, and pass the array."
@@ -100,9 +100,9 @@ def _unpacked_size(packed: bytes, budget: int, name: str) -> int:
 
 def has_unsigned_32_bits(image: Image.Image) -> bool:
     """Returns whether PIL holds unsigned values of 32 bits of a TIFF as signed ones."""
-    tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+    tags: Mapping[int, Any] = getattr(image, "tag_v2", {}) if image.mode == "I" else {}
     return (
-        image.mode == "I"
+        bool(tags)
         and _numbers(tags, _TAG.BitsPerSample, 1)[0] == 32
         and _numbers(tags, _SAMPLE_FORMAT, 1)[0] == _UNSIGNED
     )
