@@ -11,7 +11,7 @@ from PIL import Image
 
 import mmfusion.model.images
 from mmfusion.model.images import ImageError, load_image
-from mmfusion.model.images_base import check_size, explained, image_error, scaled
+from mmfusion.model.images_base import check_finite, check_size, explained, image_error, scaled
 
 RAMP = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
 
@@ -29,6 +29,12 @@ def test_max_pixels_holds_for_every_source(source):
         ("images", {"numpy", "PIL"}),
         ("images_base", {"numpy"}),
         ("images_dicom", {"numpy", "PIL"}),
+        ("images_dicom_header", set()),
+        ("images_dicom_limits", set()),
+        ("images_dicom_tables", {"numpy"}),
+        ("images_files", {"PIL"}),
+        ("images_jpeg", set()),
+        ("images_tiff", {"PIL"}),
     ],
 )
 def test_only_numpy_and_pil_are_imported(name, expected):
@@ -81,6 +87,13 @@ def test_errors_of_decoders_name_the_picture_and_the_advice() -> None:
     with pytest.raises(ImageError) as error, explained("x", "whole", "Do x."):
         raise own
     assert error.value is own and str(own) == "image y must be small, got 3. Do y."
+
+
+def test_values_are_finite() -> None:
+    check_finite(np.array([[1, -5]]), "x")
+    check_finite(np.array([1e308, -0.0]), "x")
+    with pytest.raises(ImageError, match="x must be finite everywhere, got 2 NaN and 1 infinite"):
+        check_finite(np.array([np.nan, -np.inf, np.nan]), "x")
 
 
 def test_a_picture_has_a_pixel_and_not_too_many() -> None:

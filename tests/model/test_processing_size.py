@@ -1,5 +1,7 @@
 """The check of an input spec, and the ways in which a picture is brought to its size."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -50,6 +52,47 @@ def test_crop_keeps_the_shape_and_the_middle() -> None:
     )
     pixels = FusionProcessor(input_spec=RAW, fit="crop")(images=stripes)["pixel_values"][0, 0]
     assert bool((pixels == 1).all())
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize(("width", "height"), [(40, 90), (90, 40), (33, 33), (7, 60), (61, 9)])
+@pytest.mark.parametrize("size", [(16, 16), (50, 31), (9, 40)])
+def test_crop_is_the_middle_of_the_whole_resized_picture(
+    interpolation: str, width: int, height: int, size: tuple[int, int]
+) -> None:
+    # A smooth picture in floats, because the passes of PIL's filters round in bytes.
+    waves = np.add.outer(np.sin(np.arange(height) / 9), np.cos(np.arange(width) / 7))
+    image = Image.fromarray((waves * 60 + 128).astype(np.uint8))
+    scale = max(size[1] / width, size[0] / height)
+    large = round(width * scale), round(height * scale)
+    filters = {name: getattr(Image.Resampling, name.upper()) for name in (interpolation,)}
+    whole = np.asarray(image.convert("F").resize(large, filters[interpolation]))
+    left, top = (large[0] - size[1] + 1) // 2, (large[1] - size[0] + 1) // 2
+    right = whole[top : top + size[0], left : left + size[1]]
+    found = np.asarray(fitted(image, size, interpolation, "crop")).astype(float)
+    assert found.shape == size
+    # A pixel on the border of two may fall to either with "nearest".
+    assert np.abs(found - right).max() <= (20 if interpolation == "nearest" else 2)
+    assert np.abs(found - right).mean() <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1)])
+def test_the_crop_of_a_very_long_picture_takes_little_memory(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.arange(20_000, dtype=np.uint16).reshape(shape) // 79
+    sizes: list[tuple[int, int]] = []
+    resize = Image.Image.resize
+
+    def noted(image: Image.Image, size: tuple[int, int], *args: Any, **options: Any) -> Any:
+        sizes.append(size)
+        return resize(image, size, *args, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", noted)
+    picture = fitted(Image.fromarray(pixels.astype(np.uint8)), (224, 224), "bicubic", "crop")
+    assert picture.size == (224, 224) and sizes == [(224, 224)]
+    # The middle of the ramp is left, and hardly changes within 1 of 20,000 pixels.
+    assert abs(int(np.asarray(picture).mean()) - 126) <= 1 and np.ptp(np.asarray(picture)) <= 1
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])

@@ -6,6 +6,7 @@ model that is pushed to a hub.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -22,6 +23,9 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from .images_base import RENEW, ImageError, check_size, explained, image_error, scaled
 from .images_dicom import from_dicom, read_dicom
+from .images_files import checked_image
+from .images_jpeg import whole_jpeg
+from .images_tiff import check_tiff, has_unsigned_32_bits
 
 __all__ = ["ImageError", "ImageSource", "load_image"]
 
@@ -47,12 +51,19 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
     - DICOM: the modality LUT or rescale is applied first. Then the VOI LUT or the first window is
       applied, and its ends become 0 and 255. Without either, pictures of up to 8 stored bits keep
       their full range, and pictures of more bits are stretched by their own range (without the
-      pixel padding). MONOCHROME1 is inverted last.
+      pixel padding). MONOCHROME1 is inverted last. The functional groups of enhanced objects hold
+      before the object's own elements. A window or VOI LUT that makes different pixels all alike
+      is an error, because nothing is left to classify.
 
-    Transparency is composited on black. CMYK, YCbCr, HSV and palettes become RGB by PIL's plain
-    conversion. PIL keeps the upper 8 bits of 16-bit colour. EXIF and TIFF orientation are applied.
-    A multi-picture JPEG (MPO, the format of many phones) gives its first picture. Other files of
-    several frames are an error.
+    Transparency is composited on white, as viewers of documents show it: black ink on a transparent
+    ground stays visible. If everything is white then, the picture is refused. CMYK, YCbCr, HSV and
+    palettes become RGB by PIL's plain conversion. PIL keeps the upper 8 bits of 16-bit colour. EXIF
+    and TIFF orientation are applied. A multi-picture JPEG (MPO, the format of many phones) gives
+    its first picture. Other files of several frames are an error.
+
+    Damage that PIL passes over is an error: a PNG whose chunks differ from their checksums, a JPEG
+    whose data end too early, strips that a TIFF lacks. The same is true of layouts of TIFF that PIL
+    misreads. Uncompressed pixels have no checksum, so a change of them stays unseen.
 
     Args:
         source: the path of a PNG, JPEG, TIFF, BMP, WebP, GIF, PPM, JPEG 2000 or DICOM file (DICOM
@@ -158,7 +169,13 @@ def _from_path(path: str, max_pixels: int) -> Image.Image:
         if not head:
             raise image_error(name, "a picture", "an empty file (0 bytes)", RENEW)
         if head[128:] == b"DICM" or path.lower().endswith((".dcm", ".dicom")):
-            return from_dicom(read_dicom(file, name), name, max_pixels)
+            return from_dicom(read_dicom(file, name, max_pixels), name, max_pixels)
+        if head.startswith(b"\xff\xd8\xff"):
+            # Check a JPEG before PIL opens it: to open it twice would take a third of the time.
+            with explained(name, "a complete, undamaged picture", RENEW):
+                whole, noisy = whole_jpeg(file.read(), name)
+            image = _identified(io.BytesIO(whole), name, head, max_pixels)
+            return _from_pil(image, name, max_pixels, is_checked=noisy is None)
         return _from_pil(_identified(file, name, head, max_pixels), name, max_pixels)
 
 
@@ -184,10 +201,17 @@ def _opened(path: str, name: str) -> Iterator[BinaryIO]:
 def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Image.Image:
     """Returns the PIL image of an open file, not decoded yet."""
     with explained(name, "a complete, undamaged picture", RENEW):
+        if head[4:8] == b"jP  ":
+            # PIL reads as many bytes as a box of JPEG 2000 declares. For a file, Python would take
+            # that much memory first.
+            file = io.BytesIO(file.read())
         try:
             return Image.open(file, formats=_FORMATS)
         except UnidentifiedImageError as error:
-            got = f"content that is none of these or is damaged (it begins {head[:16]!r})"
+            state = "content that is none of these or is damaged"
+            if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                state = "a TIFF that is damaged or of a layout that PIL does not read"
+            got = f"{state} (it begins {head[:16]!r})"
             advice = "Convert it, or open it yourself and pass the PIL image."
             raise image_error(name, f"one of {', '.join(_FORMATS)}, DICOM", got, advice) from error
         except Image.DecompressionBombError as error:
@@ -198,38 +222,62 @@ def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Imag
             raise image_error(name, f"at most {max_pixels} pixels", got, advice) from error
 
 
-def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _from_pil(
+    image: Image.Image, name: str, max_pixels: int, is_checked: bool = False
+) -> Image.Image:
     """Returns the decoded, upright 8-bit picture of a PIL image."""
     with explained(name, "a complete, undamaged picture", RENEW):
         check_size(image.width, image.height, name, max_pixels)
         # The other pictures of an MPO are previews and gain maps of the same scene.
-        frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if frames > 1:
+        # Do not count them: to do so, PIL walks through the whole file.
+        if image.format != "MPO" and getattr(image, "is_animated", False):
             advice = "Choose one: open it with PIL, call image.seek(index) and pass image.copy()."
-            raise image_error(name, "a single picture", f"{frames} frames", advice)
-        # Read the tag before the orientation is applied, because that returns an image without it.
+            raise image_error(name, "a single picture", "several frames", advice)
+        check_tiff(image, name)
+        # Read the tags before the orientation is applied, because that returns an image without.
         white_is_zero = (
             getattr(image, "tag_v2", {}).get(ExifTags.Base.PhotometricInterpretation) == 0
         )
-        image.load()
-        return _eight_bits(ImageOps.exif_transpose(image), name, white_is_zero)
+        unsigned = has_unsigned_32_bits(image)
+        checked = image if is_checked else checked_image(image, name)
+        checked.load()
+        upright = ImageOps.exif_transpose(checked)
+        if unsigned:
+            # The array stands for the image: modes of PIL hold no unsigned values of 32 bits.
+            values = np.asarray(upright).view(np.uint32)
+            return Image.fromarray(_stretched(values, name, white_is_zero))
+        return _eight_bits(upright, name, white_is_zero)
 
 
 def _eight_bits(image: Image.Image, name: str, white_is_zero: bool) -> Image.Image:
     """Returns a PIL image in mode "L" or "RGB", from one of any mode."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        grey = scaled(values, values.min(), values.max(), name)
-        # PIL inverts white-is-zero pictures of up to 8 bits only.
-        return Image.fromarray(255 - grey if white_is_zero else grey)
+        return Image.fromarray(_stretched(np.asarray(image), name, white_is_zero))
     # PIL converts "La" (premultiplied alpha) to "LA" only.
     if image.mode == "La":
         image = image.convert("LA")
     target = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, "black")
-        return Image.alpha_composite(black, image.convert("RGBA")).convert(target)
+        return _on_white(image.convert("RGBA"), name).convert(target)
     return image.convert(target)
+
+
+def _stretched(values: NDArray[Any], name: str, white_is_zero: bool) -> NDArray[np.uint8]:
+    """Returns grey values as bytes, stretched by their own range."""
+    grey = scaled(values, values.min(), values.max(), name)
+    # PIL inverts white-is-zero pictures of up to 8 bits only.
+    return 255 - grey if white_is_zero else grey
+
+
+def _on_white(image: Image.Image, name: str) -> Image.Image:
+    """Returns an RGBA picture on white, or raises if nothing of it can be seen there."""
+    shown = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    is_opaque = image.getchannel("A").getextrema() == (255, 255)
+    if not is_opaque and np.asarray(shown).min() == 255:
+        advice = "Composite it on another colour yourself and pass the result."
+        got = "only white or transparent pixels"
+        raise image_error(name, "visible on a white background", got, advice)
+    return shown
 
 
 def _array_pixels(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -70,6 +70,21 @@ def check_size(width: int, height: int, name: str, max_pixels: int) -> None:
         )
 
 
+def check_finite(values: NDArray[Any], name: str) -> None:
+    """Raises an ImageError if a value is NaN or infinite.
+
+    Args:
+        values: an array of any shape.
+        name: the picture, for the error.
+    """
+    nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
+    if nan or infinite:
+        got = f"{nan} NaN and {infinite} infinite of {values.size} values"
+        raise image_error(
+            name, "finite everywhere", got, "Replace them, for example with numpy.nan_to_num."
+        )
+
+
 def scaled(
     values: NDArray[Any], low: SupportsFloat, high: SupportsFloat, name: str
 ) -> NDArray[np.uint8]:
@@ -83,12 +98,7 @@ def scaled(
         high: the end of the range.
         name: the picture, for the error.
     """
-    nan, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
-    if nan or infinite:
-        got = f"{nan} NaN and {infinite} infinite of {values.size} values"
-        raise image_error(
-            name, "finite everywhere", got, "Replace them, for example with numpy.nan_to_num."
-        )
+    check_finite(values, name)
     start, end = float(low), float(high)
     if start == end:
         return np.zeros(values.shape, dtype=np.uint8)

@@ -63,10 +63,17 @@ def fitted(image: Image.Image, size: Sequence[int], interpolation: str, fit: str
         return image.resize((width, height), resampling)
     ratios = width / image.width, height / image.height
     scale = min(ratios) if fit == "pad" else max(ratios)
-    scaled = image.resize(
-        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), resampling
-    )
-    # A new canvas is black. With "crop" the offsets are negative, so paste cuts both ends equally.
+    wide, high = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    if fit == "crop":
+        # Resize only the part that is kept. The whole of a very long picture would be enormous.
+        left, top = (wide - width + 1) // 2, (high - height + 1) // 2
+        across, down = image.width / wide, image.height / high
+        kept = (left * across, top * down, (left + width) * across, (top + height) * down)
+        # Rounding may put an end of the box a little outside of the picture.
+        box = (*kept[:2], min(kept[2], image.width), min(kept[3], image.height))
+        return image.resize((width, height), resampling, box=box)
+    scaled = image.resize((wide, high), resampling)
+    # A new canvas is black.
     canvas = Image.new(image.mode, (width, height))
-    canvas.paste(scaled, ((width - scaled.width) // 2, (height - scaled.height) // 2))
+    canvas.paste(scaled, ((width - wide) // 2, (height - high) // 2))
     return canvas
