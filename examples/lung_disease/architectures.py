@@ -239,9 +239,11 @@ def _fold(
     set_seed(settings.seed)
     encoder = encoder_of(row, settings)
     model = FusionClassifier(image_encoder=encoder, num_labels=train.features["label"].num_classes)
-    # The encoder states its own size, which the settings replace.
+    # The encoder states its own size, which the settings replace. Nothing is cut off, because
+    # findings may lie at the border of an X-ray.
     size = settings.image_size
-    processor = FusionProcessor(input_spec=encoder.input_spec | {"size": [size, size]})
+    spec = encoder.input_spec | {"size": [size, size]}
+    processor = FusionProcessor(input_spec=spec, fit="squash")
     arguments = training_arguments(
         folder / "scratch",
         num_train_epochs=settings.epochs,

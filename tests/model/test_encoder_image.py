@@ -1,7 +1,9 @@
 """ImageEncoder: the pixels that it expects, and recomputed activations."""
 
+import json
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -76,6 +78,30 @@ def test_a_backbone_that_declares_no_input_gets_the_usual_one() -> None:
     encoded = encoder(pixels(2))
     assert torch.equal(encoded.tokens[0, 1], pixels(2)[0, :, 0, 1])
     torch.testing.assert_close(encoded.pooled, pixels(2).mean((2, 3)))
+
+
+class Counted(Silent):
+    input_spec: ClassVar[dict[str, Any]] = {
+        "size": np.array([4, 6]),
+        "channels": np.int64(2),
+        "mean": np.zeros(2),
+        "std": np.ones(2, np.float32),
+        "interpolation": "bilinear",
+    }
+
+
+register_backbone("test-counted", Counted)
+
+
+def test_numpys_numbers_in_a_declared_input_can_be_saved() -> None:
+    config = json.loads(json.dumps(ImageEncoder(Counted()).config.to_dict()))
+    assert config["input_spec"] == {
+        "size": [4, 6],
+        "channels": 2,
+        "mean": [0.0, 0.0],
+        "std": [1.0, 1.0],
+        "interpolation": "bilinear",
+    }
 
 
 def test_the_input_spec_cannot_be_changed_from_outside() -> None:

@@ -1,7 +1,6 @@
 """Models of timm: read from folders, with their preprocessing and without unused heads."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfusion.model.encoder_image import ImageEncoder
-from mmfusion.model.load_timm import build_timm, timm_input_spec
+from mmfusion.model.load_timm import build_timm
 
 VIT = {"img_size": 32, "patch_size": 16, "embed_dim": 24, "depth": 3, "num_heads": 2}
 
@@ -58,21 +57,3 @@ def test_a_head_that_would_not_train_is_not_built() -> None:
     left_out = dict(whole.named_parameters()).keys() - dict(model.named_parameters()).keys()
     assert left_out == {"conv_head.weight", "conv_head.bias"}
     assert (architecture, options) == ("lcnet_050", {})
-
-
-def test_other_channels_get_the_average_of_the_published_statistics() -> None:
-    model = timm.create_model("resnet10t", in_chans=2)
-    spec = timm_input_spec(model, {"in_chans": 2})
-    published = timm.get_pretrained_cfg("resnet10t")
-    assert len(set(published.mean)) == len(set(published.std)) == 3
-    assert spec["channels"] == 2 and spec["size"] == list(published.input_size[1:])
-    assert spec["mean"] == [pytest.approx(sum(published.mean) / 3)] * 2
-    assert spec["std"] == [pytest.approx(sum(published.std) / 3)] * 2
-    assert spec["interpolation"] == published.interpolation
-
-
-@pytest.mark.parametrize(("size", "expected"), [(32, [32, 32]), ((32, 48), [32, 48])])
-def test_the_size_among_the_options_is_the_size_of_the_input(size: Any, expected: Any) -> None:
-    options = {"img_size": size, "patch_size": 16, "depth": 1}
-    model = timm.create_model("vit_tiny_patch16_224", **options)
-    assert timm_input_spec(model, options)["size"] == expected

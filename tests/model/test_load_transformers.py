@@ -17,7 +17,6 @@ from transformers import (
     ConvNextConfig,
     PreTrainedConfig,
     T5Config,
-    ViTForImageClassification,
     ViTImageProcessor,
 )
 
@@ -77,34 +76,6 @@ def test_a_text_classifiers_checkpoint_is_read_without_its_head(
     rebuilt = TextEncoder.from_config(json.loads(json.dumps(encoder.config.to_dict())))
     rebuilt.load_state_dict(encoder.state_dict())
     assert torch.equal(rebuilt.eval()(ids()).pooled, encoder.eval()(ids()).pooled)
-
-
-def test_an_image_classifiers_checkpoint_and_its_preprocessing(tmp_path: Path, vit: Any) -> None:
-    whole = ViTForImageClassification(vit())
-    whole.save_pretrained(tmp_path)
-    mean, std = [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]
-    ViTImageProcessor(
-        size={"height": 16, "width": 16}, image_mean=mean, image_std=std, resample=3
-    ).save_pretrained(tmp_path)
-    encoder = ImageEncoder(str(tmp_path))
-    assert same(encoder.backbone, whole.vit.state_dict())
-    expected = {
-        "size": [16, 16],
-        "channels": 3,
-        "mean": mean,
-        "std": std,
-        "interpolation": "bicubic",
-    }
-    assert encoder.input_spec == expected
-
-
-def test_an_image_checkpoint_without_preprocessing_says_what_it_assumes(
-    tmp_path: Path, log: pytest.LogCaptureFixture, vit: Any
-) -> None:
-    ViTForImageClassification(vit()).save_pretrained(tmp_path)
-    encoder = ImageEncoder(str(tmp_path))
-    assert encoder.input_spec["size"] == [16, 16] and encoder.input_spec["mean"] == [0.5] * 3
-    assert "has no preprocessor_config.json" in log.text and str(tmp_path) in log.text
 
 
 def test_of_a_dual_encoder_each_side_takes_its_tower(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmfusion.model.processing import FusionProcessor
@@ -107,6 +108,54 @@ def test_a_checked_spec_is_a_copy_with_integer_sizes() -> None:
     checked = checked_spec(spec)
     assert checked == SPEC and checked is not spec and spec["size"] == (8.0, 12)
     assert all(type(side) is int for side in checked["size"])
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"std": [0.5, 0.0, 0.5]}, "std must be a number other than 0 for each channel"),
+        ({"std": [0.5, float("nan"), 0.5]}, "std must be a finite number for each channel"),
+        ({"mean": [float("inf"), 0, 0]}, "mean must be a finite number for each channel"),
+        ({"mean": [None, 0, 0]}, "mean must be a finite number for each channel"),
+        ({"size": [8, 0]}, r"size must be \[H, W\], two whole numbers above 0"),
+        ({"size": [8.5, 8]}, r"size must be \[H, W\], two whole numbers above 0"),
+        ({"size": [8]}, r"size must be \[H, W\], two whole numbers above 0"),
+        ({"size": 8}, r"size must be \[H, W\], two whole numbers above 0"),
+        ({"size": [200_000, 200_000]}, "with at most 178956970 pixels"),
+        ({"channel_order": "GBR"}, "channel_order must be 'RGB' or, with 3 channels, 'BGR'"),
+        (
+            {"channel_order": "BGR", "channels": 1, "mean": [0], "std": [1]},
+            "channel_order must be 'RGB' or, with 3 channels, 'BGR'",
+        ),
+    ],
+)
+def test_wrong_values_are_refused_when_the_processor_is_made(
+    entries: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        FusionProcessor(input_spec=SPEC | entries)
+
+
+def test_blue_comes_first_where_the_spec_says_so() -> None:
+    spec = SPEC | {"channel_order": "BGR"}
+    pixels = FusionProcessor(input_spec=spec)(images=Image.new("RGB", (24, 16), (200, 100, 50)))
+    expected = [
+        (colour / 255 - mean) / std
+        for colour, mean, std in zip((50, 100, 200), (0.1, 0.2, 0.3), (0.5, 0.6, 0.7), strict=True)
+    ]
+    torch.testing.assert_close(pixels["pixel_values"].mean((0, 2, 3)), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("name", "filter_"), [("box", Image.Resampling.BOX), ("hamming", Image.Resampling.HAMMING)]
+)
+def test_the_two_rarer_interpolations_are_pils(name: str, filter_: Image.Resampling) -> None:
+    pixels = FusionProcessor(input_spec=SPEC | {"interpolation": name})(images=picture())
+    resized = np.asarray(picture().resize((12, 8), filter_)) / 255
+    expected = (resized - COLOUR["mean"]) / COLOUR["std"]  # type: ignore[operator]
+    np.testing.assert_allclose(
+        pixels["pixel_values"][0].permute(1, 2, 0).numpy(), expected, atol=1e-5
+    )
 
 
 def test_the_interpolation_is_the_one_that_is_named() -> None:

@@ -71,7 +71,8 @@ class EncoderConfig:
         architecture: the timm name from which the model is rebuilt, without its hub or folder.
         options: what a timm model or a registered class was made with.
         backbone: the config of a transformers backbone.
-        input_spec: of an image encoder: `size`, `channels`, `mean`, `std`, `interpolation`.
+        input_spec: of an image encoder: `size`, `channels`, `mean`, `std`, `interpolation`, and
+            where they apply `channel_order` and `published` (see `ImageEncoder.input_spec`).
         pooling: of a text encoder: "mean" or "cls".
         padding: of a text encoder: "auto", "packed" or "padded".
         trainable: "all", "frozen", or how many blocks at the end train.

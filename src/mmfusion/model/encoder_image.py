@@ -1,5 +1,6 @@
 """ImageEncoder: any image backbone behind one contract, encoded whole or walked block by block."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any, Self, final
 
@@ -21,14 +22,11 @@ from .encoder_build import (
     rebuild,
     source_of,
 )
-from .load_timm import build_timm, timm_input_spec
-from .load_transformers import (
-    build_transformers,
-    config_dict,
-    default_input_spec,
-    transformers_input_spec,
-)
+from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
+from .load_timm import build_timm
+from .load_transformers import build_transformers, config_dict
 from .load_weights import load_weights
+from .processing_size import checked_spec
 from .types import Encoded
 
 
@@ -51,7 +49,10 @@ class ImageEncoder(Encoder):
 
     Attributes:
         input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in
-            [0, 1], `interpolation`.
+            [0, 1], `interpolation`. Two more entries where they apply: `channel_order` ("BGR") if
+            the channels are the other way round, and `published`, the preprocessing that belongs to
+            published weights: the settings of the image processor of a transformers checkpoint, or
+            the crop of timm's transform for evaluation.
 
     Raises:
         ValueError: for an unknown name (the closest one is named), an option the backbone does not
@@ -86,16 +87,17 @@ class ImageEncoder(Encoder):
             backbone, config.architecture, config.options = build_timm(
                 str(name), load, backbone_options
             )
-            config.input_spec = timm_input_spec(backbone, config.options)
+            config.input_spec = timm_input_spec(backbone, config.options, load)
         elif source == "transformers":
             backbone = build_transformers(name, load, backbone_options, tower="vision_config")
             config.backbone = config_dict(backbone.config)
             config.input_spec = transformers_input_spec(
-                backbone.config, str(name) if load else None
+                backbone.config, str(name) if load else None, backbone_options
             )
         else:
             backbone, config.options = build_custom(name, backbone_options)
-            config.input_spec = dict(getattr(backbone, "input_spec", None) or default_input_spec())
+            declared = getattr(backbone, "input_spec", None)
+            config.input_spec = checked_spec(declared or default_input_spec(), of_pictures=False)
         if weights is not None:
             load_weights(backbone, weights)
         super().__init__(config, backbone)
@@ -117,8 +119,8 @@ class ImageEncoder(Encoder):
 
     @property
     def input_spec(self) -> dict[str, Any]:
-        """The pixels it expects: `size` [H, W], `channels`, `mean`, `std`, `interpolation`."""
-        return dict(self.config.input_spec or {})
+        """A copy of the pixels it expects: `size` [H, W], `channels`, `mean`, `std` and more."""
+        return copy.deepcopy(self.config.input_spec or {})
 
     @property
     def gradient_checkpointing(self) -> bool:

@@ -74,34 +74,6 @@ def _described(name: str, scheme: str, location: str) -> tuple[str, dict[str, An
     }
 
 
-def timm_input_spec(model: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the size, channels, mean, std and interpolation that a timm model was made for.
-
-    Args:
-        model: the model.
-        options: the options that it was made with. An `img_size` among them overrides the published
-            size.
-    """
-    data = resolve_model_data_config(model)
-    channels, height, width = data["input_size"]
-    size = options.get("img_size")
-    if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
-    # The model's own `in_chans` comes first: an option may have changed the published number.
-    channels = getattr(model, "in_chans", None) or channels
-    mean, std = list(data["mean"]), list(data["std"])
-    # Statistics of three colours do not fit another number of channels: each gets their average.
-    if channels != len(mean):
-        mean, std = [sum(mean) / len(mean)] * channels, [sum(std) / len(std)] * channels
-    return {
-        "size": [height, width],
-        "channels": channels,
-        "mean": mean,
-        "std": std,
-        "interpolation": data["interpolation"],
-    }
-
-
 def _drop_unused_head(model: Any) -> None:
     """Replaces a head whose pooled vector has another width than the features.
 

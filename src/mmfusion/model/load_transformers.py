@@ -5,12 +5,9 @@ import inspect
 from typing import Any
 
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.utils import logging
 
 from .load_weights import load_strictly
 from .validation import closest
-
-logger = logging.get_logger(__name__)
 
 
 def build_transformers(
@@ -86,56 +83,6 @@ def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
         key: value
         for key, value in changed.items()
         if key not in ("transformers_version", "architectures", "dtype")
-    }
-
-
-def transformers_input_spec(config: PreTrainedConfig, checkpoint: str | None) -> dict[str, Any]:
-    """Returns the size, channels, mean, std and interpolation of a transformers vision model.
-
-    Args:
-        config: the model's config, which holds size and channels.
-        checkpoint: a hub name or a folder whose image processor holds mean, std and interpolation,
-            and may hold another size; None if there is none.
-    """
-    size = getattr(config, "image_size", 224)
-    spec = default_input_spec() | {
-        "size": list(size) if isinstance(size, (list, tuple)) else [size, size],
-        "channels": getattr(config, "num_channels", 3),
-        "mean": [0.5] * getattr(config, "num_channels", 3),
-        "std": [0.5] * getattr(config, "num_channels", 3),
-        "interpolation": "bilinear",
-    }
-    if checkpoint is not None:
-        # Imported here, because only models from a checkpoint need it.
-        from transformers import AutoImageProcessor
-
-        try:
-            processor = AutoImageProcessor.from_pretrained(checkpoint)
-        except OSError:
-            logger.warning(
-                f"{checkpoint!r} has no preprocessor_config.json: {spec} is assumed of its pixels."
-            )
-            return spec
-        spec |= {"mean": list(processor.image_mean), "std": list(processor.image_std)}
-        # A processor that crops gives pictures of `crop_size`, not of `size`.
-        size = dict(getattr(processor, "crop_size", None) or processor.size)
-        if {"height", "width"} <= size.keys():
-            spec["size"] = [size["height"], size["width"]]
-        # The numbers of PIL.Image.Resampling, as preprocessor_config.json keeps them.
-        names = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
-        spec["interpolation"] = names.get(int(processor.resample), "bilinear")
-    return spec
-
-
-def default_input_spec() -> dict[str, Any]:
-    """Returns the spec of a backbone that declares none: 224 pixels, ImageNet's mean and std."""
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    return {
-        "size": [224, 224],
-        "channels": 3,
-        "mean": mean,
-        "std": std,
-        "interpolation": "bilinear",
     }
 
 

@@ -3,20 +3,16 @@
 import inspect
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self, TypeAlias, final
 
-import numpy as np
 import torch
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from transformers import (
     AutoProcessor,
-    AutoTokenizer,
     BatchFeature,
-    PreTrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
@@ -27,7 +23,9 @@ from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .images import ImageSource, load_image
 from .missing import is_blank
-from .processing_size import FIT, checked_spec, fitted
+from .processing_inputs import as_list, checked_max_length, load_tokenizer, saved_tokenizer
+from .processing_published import published_of
+from .processing_size import checked_fit, checked_spec, fitted, normalised
 from .template import template_columns, write_text
 from .validation import closest
 
@@ -50,18 +48,23 @@ class FusionProcessor(ProcessorMixin):
     Args:
         tokenizer: a transformers tokenizer; None for a processor of images alone.
         input_spec: `ImageEncoder.input_spec` (`size` [H, W] in pixels, `channels`, `mean`, `std`,
-            `interpolation`); None for a processor of texts alone.
+            `interpolation`, `channel_order`, `published`); None for a processor of texts alone.
         max_length: the largest number of tokens in a text. Longer texts are cut, and the log says
             so once. None means no limit.
         fit: how a picture of another shape is brought to `size`. "squash" scales each side by
             itself. "pad" keeps the shape and adds black bars. "crop" keeps the shape and takes the
-            middle of the longer side.
+            middle of the longer side. "published" is what the checkpoint was published with: its
+            own image processor, or timm's own transform. Many of these cut off the borders of a
+            picture, and the log says so once. The other three change only the size: the colours are
+            normalised as published. None means "published" if `input_spec` has such an entry, which
+            it has after published weights were loaded, and "squash" if not.
         template: a sentence with names of columns in braces, such as "{sex}, {age} years.". A text
             may then be a mapping of columns to values (`mmfusion.model.template`).
 
     Raises:
-        ValueError: for an unknown `fit` or interpolation, for a tokenizer that cannot pad, or if
-            both parts are None.
+        ValueError: for an unknown `fit` or interpolation, for a mean that is not finite or a std of
+            0, for a tokenizer that cannot pad, if both parts are None, or with "published" if the
+            checkpoint's own preprocessing does not give pixels of one size.
 
     Example:
         >>> import numpy as np
@@ -78,17 +81,13 @@ class FusionProcessor(ProcessorMixin):
         tokenizer: PreTrainedTokenizerBase | None = None,
         input_spec: Mapping[str, Any] | None = None,
         max_length: int | None = None,
-        fit: str = "squash",
+        fit: str | None = None,
         template: str | None = None,
     ):
         if tokenizer is None and input_spec is None:
             raise ValueError(
                 "tokenizer or input_spec must be given, got neither. "
                 "A processor needs one modality at least."
-            )
-        if fit not in FIT:
-            raise ValueError(
-                f"fit must be one of {list(FIT)}, got {fit!r}. {closest(fit, list(FIT))}"
             )
         if tokenizer is not None and tokenizer.pad_token_id is None:
             raise ValueError(
@@ -100,8 +99,8 @@ class FusionProcessor(ProcessorMixin):
         # Do not call ProcessorMixin.__init__, because it does not accept None as the tokenizer.
         self.tokenizer = tokenizer
         self.input_spec = None if input_spec is None else checked_spec(input_spec)
-        self.max_length = max_length
-        self.fit = fit
+        self.max_length = checked_max_length(max_length)
+        self.fit = checked_fit(fit, self.input_spec)
         self.template = template
         self.chat_template = None
 
@@ -113,7 +112,7 @@ class FusionProcessor(ProcessorMixin):
         *,
         tokenizer: PreTrainedTokenizerBase | str | os.PathLike[str] | None = None,
         max_length: int | None = None,
-        fit: str = "squash",
+        fit: str | None = None,
         template: str | None = None,
     ) -> Self:
         """Returns the processor that fits the encoders.
@@ -132,34 +131,37 @@ class FusionProcessor(ProcessorMixin):
             ValueError: if the tokenizer is not known, or has more tokens than the text encoder.
         """
         if text_encoder is None:
-            return cls(
-                None, image_encoder.input_spec if image_encoder is not None else None, None, fit
-            )
+            return cls(None, None if image_encoder is None else image_encoder.input_spec, None, fit)
         if tokenizer is None:
             tokenizer = text_encoder.config.name
         if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = _load_tokenizer(tokenizer)
+            tokenizer = load_tokenizer(tokenizer)
         # An id beyond the vocabulary would fail inside the embedding, far from its cause.
         if text_encoder.vocab_size is not None and len(tokenizer) > text_encoder.vocab_size:
             raise ValueError(
                 f"tokenizer must know at most the text encoder's {text_encoder.vocab_size} tokens, "
                 f"got {len(tokenizer)}. Use the tokenizer published with the text encoder."
             )
-        limits = [limit for limit in (max_length, text_encoder.max_length) if limit is not None]
+        max_length = checked_max_length(max_length)
+        # The config of XLNet says -1, which means no limit.
+        given = (max_length, text_encoder.max_length)
+        limits = [limit for limit in given if limit is not None and limit > 0]
         spec = None if image_encoder is None else image_encoder.input_spec
         return cls(tokenizer, spec, min(limits) if limits else None, fit, template)
 
     def __call__(
         self,
-        images: ImageSource | Sequence[ImageSource | None] | None = None,
-        text: Text | Sequence[Text | None] | None = None,
+        images: ImageSource | Iterable[ImageSource | None] | None = None,
+        text: Text | Iterable[Text | None] | None = None,
     ) -> BatchFeature:
         """Returns the model inputs of samples.
 
         Args:
-            images: one picture or a list. None stands for a missing picture.
-            text: one text or a list. None or an empty text stands for a missing text. With a
-                template, a text may be a mapping of columns to values.
+            images: one picture, or several: a list, a tuple, a column of a dataset or of pandas, an
+                array of paths, or an array [B, H, W, C] or [B, C, H, W]. None or NaN stands for a
+                missing picture.
+            text: one text, or several in the same ways. None, NaN or an empty text stands for a
+                missing text. With a template, a text may be a mapping of columns to values.
 
         Returns:
             `pixel_values` [B, C, H, W] and `image_present` [B] if the processor has an image part;
@@ -171,8 +173,8 @@ class FusionProcessor(ProcessorMixin):
                 processor has no part for a modality.
             TypeError: if a text is neither a string nor, with a template, a mapping.
         """
-        pictures = _as_list(images, "images")
-        texts = _as_list(text, "text")
+        pictures = as_list(images, "images")
+        texts = as_list(text, "text")
         pictures, texts = self._aligned(pictures, texts)
         data: dict[str, Tensor] = {}
         if self.input_spec is not None:
@@ -226,11 +228,14 @@ class FusionProcessor(ProcessorMixin):
     def pixel_values(self, image: Image.Image) -> Tensor:
         """Returns the normalised pixels [C, H, W] of a decoded image: (p / 255 - mean) / std.
 
+        With fit="published" they are what the checkpoint's own processor gives.
+
         Args:
             image: the image.
 
         Raises:
             ValueError: if the processor has no image part.
+            ImageError: if the checkpoint's own processor refuses a picture of this shape.
         """
         spec = self.input_spec
         if spec is None:
@@ -238,18 +243,10 @@ class FusionProcessor(ProcessorMixin):
                 "input_spec must be given for images, got None. "
                 "Make the processor with an image encoder."
             )
-        image = fitted(
-            image.convert("L" if spec["channels"] == 1 else "RGB"),
-            spec["size"],
-            spec["interpolation"],
-            self.fit,
-        )
-        array = np.asarray(image, dtype=np.float32) / 255
-        # A grey image has no axis of channels.
-        tensor = torch.from_numpy(array[..., None] if array.ndim == 2 else array)
-        return rearrange(
-            (tensor - torch.tensor(spec["mean"])) / torch.tensor(spec["std"]), "h w c -> c h w"
-        )
+        image = image.convert("L" if spec["channels"] == 1 else "RGB")
+        if self.fit == "published":
+            return published_of(spec)(image)
+        return normalised(fitted(image, spec["size"], spec["interpolation"], self.fit), spec)
 
     def _tokens(self, texts: list[Any]) -> dict[str, Tensor]:
         """Returns `input_ids`, `attention_mask` and `text_present`."""
@@ -356,12 +353,7 @@ class FusionProcessor(ProcessorMixin):
         folder = Path(name)
         if folder.is_dir() and not any(folder.glob("tokenizer*")):
             return [None]
-        options = {
-            key: value for key, value in kwargs.items() if key in ("revision", "token", "cache_dir")
-        }
-        # Pass an empty config. The one in the folder is the classifier's, which does not say what
-        # kind of tokenizer it is.
-        return [AutoTokenizer.from_pretrained(name, config=PreTrainedConfig(), **options)]
+        return [saved_tokenizer(name, kwargs)]
 
     def __repr__(self) -> str:
         described = {
@@ -371,27 +363,6 @@ class FusionProcessor(ProcessorMixin):
             "fit": self.fit,
         }
         return f"FusionProcessor({json.dumps(described)})"
-
-
-def _as_list(values: Any, name: str) -> list[Any] | None:
-    """Returns one sample or many as a list, or None where the modality was left out."""
-    if values is None:
-        return None
-    values = list(values) if isinstance(values, (list, tuple)) else [values]
-    if not values:
-        raise ValueError(f"{name} must be at least one sample, got an empty list.")
-    return values
-
-
-def _load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """Returns the tokenizer of a hub name or a folder."""
-    try:
-        return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            "tokenizer must be given for a text encoder without a checkpoint, and "
-            f"{os.fspath(name)!r} has none: {str(error).splitlines()[0]} Pass tokenizer=..."
-        ) from error
 
 
 # A copy of this file that came with a pushed model must not replace the installed class.
