@@ -12,6 +12,7 @@ from typing import Any, Literal, final
 import datasets
 import numpy as np
 
+from ..model.cells import write_cell
 from ..model.images import ImageError, load_image
 from ..model.missing import is_blank
 from .splits import find_column
@@ -216,7 +217,7 @@ def _named(places: Mapping[Any, list[Place]]) -> tuple[str, ...]:
 
 
 def _check_groups(groups: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    if shared := _across(_places(groups, str)):
+    if shared := _across(_places(groups, write_cell)):
         message = (
             f"{len(shared)} groups have rows in more than one split. Split with mmfusion.split."
         )

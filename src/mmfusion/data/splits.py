@@ -13,6 +13,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model.cells import write_cell
 from ..model.missing import is_blank
 from ..model.validation import did_you_mean
 from .text import normalise_text
@@ -33,8 +34,9 @@ def components(
 ) -> NDArray[np.int64]:
     """Returns for each row the number of its inseparable set.
 
-    The sets are numbered in the order in which they first appear. A row without a group (None, NaN
-    or blank) is a group of its own. A row without a text is tied to no row by its text.
+    The sets are numbered in the order in which they first appear. A row without a group (None, NaN,
+    blank or a word such as "NA") is a group of its own. A row without a text is tied to no row by
+    its text.
 
     Args:
         dataset: the samples.
@@ -61,7 +63,8 @@ def components(
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    groups = _codes(_column(dataset, group, "group"))
+    # The same patient may be 7 in one file and 7.0 in another.
+    groups = _codes(map(write_cell, _column(dataset, group, "group")))
     if len(groups) == 0:
         return groups
     texts = _codes(
