@@ -12,7 +12,7 @@ from typing import Any, Literal, final
 import datasets
 import numpy as np
 
-from ..model.cells import write_cell
+from ..model.cells import printable, write_cell
 from ..model.images import ImageError, load_image
 from ..model.missing import is_blank
 from .splits import find_column
@@ -90,8 +90,8 @@ class Audit:
         lines = []
         for finding in self.findings:
             head = f"{finding.severity:<8} {finding.kind:<{width}} {finding.count:>4}  "
-            lines.append(head + finding.message)
-            lines.extend(" " * len(head) + example for example in finding.examples)
+            lines.append(head + printable(finding.message))
+            lines.extend(" " * len(head) + printable(example) for example in finding.examples)
         return "\n".join(lines) or "nothing found"
 
 

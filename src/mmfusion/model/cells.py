@@ -101,16 +101,19 @@ def _write_time(day: str, clock: str, fraction: str | None, zone: str | None) ->
     return f"{day} {clock}{fraction}{'+00:00' if zone == 'Z' else zone or ''}"
 
 
-def printable(text: str) -> str:
+def printable(text: str, keep: str = "") -> str:
     r"""Returns a text whose control characters are written as escapes such as "\x1b".
 
     A terminal would obey them: it would hide lines, or write others.
 
     Args:
         text: any text, of a cell, of a file's name or of an error.
+        keep: the characters that stay, such as line breaks.
 
     Example:
         >>> print(printable("red \x1b[31m\nline"))
         red \x1b[31m\nline
     """
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text
+    )
