@@ -2,11 +2,13 @@
 
 import os
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from .errors import check_output_file
 from .support import load_rows
 
 if TYPE_CHECKING:
@@ -148,10 +150,12 @@ def predict_many(
             stream = predict_stream(
                 classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
             )
-            for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
-                failed += answer.error is not None
-                cells = [number, *(sample[name] for name in shown)]
-                write([*cells, *_answer_cells(answer, names, classifier.multi_label)])
+            # Closing the stream ends the line of its progress bar before an error is printed.
+            with closing(stream):
+                for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
+                    failed += answer.error is not None
+                    cells = [number, *(sample[name] for name in shown)]
+                    write([*cells, *_answer_cells(answer, names, classifier.multi_label)])
         part.replace(target)
     except BaseException as error:
         if part.is_file():
@@ -167,6 +171,7 @@ def _targets(manifest: Path, output: Path) -> tuple[Path, Path]:
     # A link keeps its place: the file that it leads to is written anew.
     target = Path(os.path.realpath(output))
     part = target.with_name(f"{target.name}.part")
+    check_output_file("--output", part)
     # Opening the output would empty the manifest before it is read. It may have two names.
     for path in (target, part):
         if path.exists() and manifest.exists() and path.samefile(manifest):

@@ -82,10 +82,16 @@ def compose(
     """
     from transformers import set_seed
 
+    from ..model.fusion import BUILT_IN
+    from ..model.mapper import MAPPERS
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
+    from ..model.validation import check_choice
     from ..training.rows import label_options
 
+    # A classifier of one modality uses neither, and would not notice a misspelt name.
+    check_choice("--fusion", fusion, BUILT_IN)
+    check_choice("--mapper", mapper, MAPPERS)
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
     image_encoder, text_encoder = encoders_of(image, text, what, pretrained)

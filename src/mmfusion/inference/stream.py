@@ -3,7 +3,7 @@
 Worker processes can decode the samples.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -59,7 +59,7 @@ def predict_stream(
     workers: int = 0,
     on_error: str = "raise",
     progress: bool = True,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Yields the prediction of each sample in the order of the samples.
 
     Samples are read only a few batches ahead. So the memory does not grow with their number, and a
@@ -120,7 +120,7 @@ def predict_stream(
     return _naming_a_stopped_worker(answers)
 
 
-def _naming_a_stopped_worker(answers: Iterator[Prediction]) -> Iterator[Prediction]:
+def _naming_a_stopped_worker(answers: Iterator[Prediction]) -> Generator[Prediction, None, None]:
     """Yields the answers; if a worker was stopped, the error says what to do."""
     try:
         yield from answers
