@@ -196,3 +196,15 @@ def test_a_group_is_the_same_in_every_type() -> None:
         found = audit({"train": parts[0], "test": other}).findings
         shared = [finding.count for finding in found if finding.kind == "group_across_splits"]
         assert sum(shared) == count
+
+
+def test_the_table_for_people_holds_no_control_characters() -> None:
+    """Groups, classes and names of splits come from files, and a terminal obeys such characters."""
+    rows = datasets.Dataset.from_dict(
+        {"group": ["a\x1b[31m"] * 2, "text": [None] * 2, "label": ["b\x1b[2J\nok", "\x9b1m"]}
+    )
+    report = audit({"train\x07": rows, "test": rows})
+    shown = str(report)
+    assert "\\x1b[2J\\nok" in shown
+    assert "train\\x07" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))

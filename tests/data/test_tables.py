@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
@@ -220,3 +221,30 @@ def test_a_path_that_is_no_text(folder: Path, name: str) -> None:
         (folder / name).write_text("text\na\n")
     with pytest.raises(ValueError, match="path must be a readable file"):
         load_manifest(folder / name, image=None, label=None)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["text", "a", "a"], r"distinct column names, got \['a'\] twice"),
+        (["text", "a\0", "b"], r"without zero bytes, got \['a\\x00'\]"),
+        (["text", "x" * 1001, "b"], r"at most 1000 characters .*, got \['x{100}\.\.\.'\]\. Rename"),
+    ],
+)
+def test_names_of_columns_that_no_table_can_have(
+    folder: Path, names: list[str], message: str
+) -> None:
+    table = pa.Table.from_arrays([pa.array(["x"])] * 3, names=names)
+    pa.parquet.write_table(table, folder / "m.parquet")
+    pa.csv.write_csv(table, folder / "m.csv")
+    for name in ("m.parquet", "m.csv"):
+        with pytest.raises(ValueError, match=message):
+            load_manifest(folder / name, image=None, label=None)
+
+
+def test_a_message_does_not_list_thousands_of_columns(folder: Path) -> None:
+    path = write(folder, ",".join(f"column{number}" for number in range(5000)) + "\n")
+    path.write_text(path.read_text() + ",".join(["x"] * 5000))
+    with pytest.raises(ValueError, match=r"'column49'\] and 4950 more of ") as error:
+        load_manifest(path)
+    assert len(str(error.value)) < 1500

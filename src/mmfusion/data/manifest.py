@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..model.cells import is_missing, is_single, write_cell
+from ..model.cells import is_missing, is_single, list_names, write_cell
 from ..model.missing import is_blank
 from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
@@ -170,7 +170,8 @@ def _check_roles(
             if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                 hint = "The columns must be separated by commas."
             raise ValueError(
-                f"{role} must be one of the columns {names} of {path}, got {name!r}. {hint}"
+                f"{role} must be one of the columns {list_names(names)} of {path}, "
+                f"got {name!r}. {hint}"
             )
     used = [name for role, name in asked if role != "group" and name is not None]
     if len(set(used)) < len(used):

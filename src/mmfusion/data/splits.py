@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cells import write_cell
+from ..model.cells import list_names, write_cell
 from ..model.missing import is_blank
 from ..model.validation import did_you_mean
 from .text import normalise_text
@@ -265,7 +265,7 @@ def find_column(columns: Sequence[str], name: str | None, role: str) -> str | No
     if name == role:
         return None
     raise ValueError(
-        f"{role} must be one of the columns {list(columns)}, got {name!r}."
+        f"{role} must be one of the columns {list_names(columns)}, got {name!r}."
         f"{did_you_mean(name, columns)} Pass {role}=None if there is no such column."
     )
 

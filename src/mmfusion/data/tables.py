@@ -13,12 +13,13 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ..model.cells import printable
+from ..model.cells import list_names, printable
 
 NEWLINES = "\r\n"
 SENTINEL = "\x1f"
 SHOWN = 10
 LONGEST = 200
+LONGEST_NAME = 1000
 MAX_BYTES = 2**30
 """The most bytes of a table, in its file and in memory. A small Parquet file can unfold to more."""
 MAX_ROWS = 10**7
@@ -62,6 +63,12 @@ def read_table(path: Path) -> pa.Table:
             "Save it as one."
         )
     table = reader(path, _content(path))
+    # Arrow cuts a name at a zero byte.
+    if odd := [name for name in table.column_names if "\0" in name or len(name) > LONGEST_NAME]:
+        raise ValueError(
+            f"{path} must have column names of at most {LONGEST_NAME} characters and without zero "
+            f"bytes, got {list_names(odd)}. Rename them."
+        )
     if table.num_rows == 0:
         raise ValueError(
             f"{path} must be a table with at least one row, got 0 rows. Add the samples."
@@ -70,7 +77,8 @@ def read_table(path: Path) -> pa.Table:
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"{path} must be a table with distinct column names, got {twice!r} twice. Rename one."
+            f"{path} must be a table with distinct column names, got {list_names(twice)} twice. "
+            "Rename one."
         )
     return table
 
@@ -214,7 +222,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"it names {twice!r} twice")
+        raise ValueError(f"it names {twice[:LONGEST]!r} twice")
     return made
 
 
@@ -272,8 +280,8 @@ def _read_parquet(path: Path, content: bytes) -> pa.Table:
             f"{path} must be a Parquet file, got {len(content)} bytes that are not "
             f"({printable(str(error)[:LONGEST])}). Write it anew."
         ) from error
-    for name in table.column_names:
-        _check_column(path, name, table[name])
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        _check_column(path, name, column)
     return table
 
 
@@ -282,7 +290,7 @@ def _check_column(path: Path, name: str, column: pa.ChunkedArray) -> None:
     try:
         column.validate(full=True)
     except pa.ArrowException as error:
-        what = f"column {name!r}"
+        what = f"column {name[:LONGEST]!r}"
         if "UTF8" in str(error).upper().replace("-", ""):
             _refuse_bytes(path, what, column)
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -16,6 +17,7 @@ MISSING_WORDS = frozenset(
 )
 """The words that mean "no value": those that `pandas.read_csv` reads so, and NaT."""
 
+MOST_NAMES, LONGEST_NAME = 50, 100
 _BOOLEANS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0*")
 # Programs write floats from 1e16 on in this way. Without the plus, "1e5" may be a name.
@@ -117,3 +119,21 @@ def printable(text: str, keep: str = "") -> str:
     return _UNPRINTABLE.sub(
         lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text
     )
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Returns the names as a message shows them: a damaged header has many, or very long ones.
+
+    Args:
+        names: of the columns of a table.
+
+    Example:
+        >>> list_names(["image", "text"])
+        "['image', 'text']"
+    """
+    shown = [
+        repr(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")
+        for name in names[:MOST_NAMES]
+    ]
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f"[{', '.join(shown)}]{more}"

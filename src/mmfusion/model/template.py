@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import NamedTuple, final
 
-from .cells import is_missing, write_cell
+from .cells import is_missing, list_names, write_cell
 from .validation import did_you_mean
 
 _RANK = ",;.\n"
@@ -122,7 +122,7 @@ def check_columns(template: str, columns: list[str]) -> None:
     for name in template_columns(template):
         if name not in columns:
             raise ValueError(
-                f"template must name columns of {columns}, got {name!r}."
+                f"template must name columns of {list_names(columns)}, got {name!r}."
                 f"{did_you_mean(name, columns)}"
             )
 
