@@ -104,6 +104,18 @@ def test_a_wrong_command_is_answered_in_one_line(command: str, names: dict[str, 
     assert len(said) < 1500
 
 
+def test_two_manifests_of_one_name_are_both_audited(tmp_path: Path) -> None:
+    for folder, text in (("a", "clear"), ("b", "Clear.")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "rows.csv").write_text(f"text,label\n{text},x\n")
+    paths = [str(tmp_path / folder / "rows.csv") for folder in "ab"]
+    done = CliRunner().invoke(app, ["audit", *paths])
+    assert done.exit_code == 1
+    assert "1 texts occur in more than one split" in done.stdout
+    twice = CliRunner().invoke(app, ["audit", paths[0], paths[0]])
+    assert "error: manifests must be different files" in twice.stderr
+
+
 def test_every_command_is_tried() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert {command.split()[0] for command in COMMANDS if command} >= set(commands)

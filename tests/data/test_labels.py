@@ -158,6 +158,7 @@ def test_names_that_are_listed_are_classes(tmp_path: Path) -> None:
     for path in write_all(tmp_path, {"text": ["a", "b"], "label": [True, False]}):
         assert load_manifest(path, image=None, label_names=["no", "yes"])["label"][:] == [1, 0]
         assert load_manifest(path, image=None, label_names=["true", "false"])["label"][:] == [0, 1]
+        assert load_manifest(path, image=None, label_names=["1", "0"])["label"][:] == [0, 1]
 
 
 def test_a_number_is_no_place_among_names_that_are_numbers(tmp_path: Path) -> None:

@@ -248,3 +248,24 @@ def test_a_message_does_not_list_thousands_of_columns(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"'column49'\] and 4950 more of ") as error:
         load_manifest(path)
     assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pa.array([2**62, 0], pa.timestamp("us")),
+        pa.array([2**31 - 1, 0], pa.date32()),
+        pa.array([2**62, 0], pa.duration("s")),
+        pa.array([[2**31 - 1], [0]], pa.list_(pa.date32())),
+        pa.array([2**31 - 1, 0], pa.date32()).dictionary_encode(),
+    ],
+    ids=lambda cells: str(cells.type),
+)
+@pytest.mark.parametrize("role", ["further", "label", "group"])
+def test_a_time_that_python_cannot_hold_is_refused(
+    folder: Path, cells: pa.Array, role: str
+) -> None:
+    pa.parquet.write_table(pa.table({"text": ["a", "b"], "odd": cells}), folder / "m.parquet")
+    options = {"label": None} | ({} if role == "further" else {role: "odd"})
+    with pytest.raises(ValueError, match=r"column 'odd' of .* must be sound, got: "):
+        load_manifest(folder / "m.parquet", image=None, **options)  # type: ignore[arg-type]

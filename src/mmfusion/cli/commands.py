@@ -253,7 +253,12 @@ def audit(
     """
     from ..data.audit import audit as audit_rows
 
-    parts = {path.stem: load_rows(path, label) for path in manifest}
+    stems = [path.stem for path in manifest]
+    # Under one name, one of a/train.csv and b/train.csv would not be audited.
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in manifest]
+    if len(set(names)) < len(names):
+        raise ValueError(f"manifests must be different files, got {names!r}. Name each once.")
+    parts = {name: load_rows(path, label) for name, path in zip(names, manifest, strict=True)}
     report = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
     typer.echo(to_json(report.to_dict()) if as_json else str(report))
     if not report.ok:

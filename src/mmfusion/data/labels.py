@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cells import is_single, write_cell
+from ..model.cells import is_single, printable, write_cell
 from ..model.validation import did_you_mean
 from .tables import refuse_cells
 
@@ -94,6 +94,8 @@ def _numbers_of(label_names: Sequence[str]) -> dict[str, int]:
         number = {str(at): at for at in range(len(label_names))}
         if len(label_names) == 2:
             number |= {"False": 0, "True": 1}
+    elif set(written) == {"0", "1"}:
+        number = {"False": written.index("0"), "True": written.index("1")}
     number |= {name: at for at, name in enumerate(written)}
     # The exact name comes last, so that it wins.
     return number | {name: at for at, name in enumerate(label_names)}
@@ -143,4 +145,5 @@ def _warn_of_zeros(where: str, names: Sequence[str]) -> None:
         alike[Decimal(name)].append(name)
     for twins in alike.values():
         if len(twins) > 1:
-            logger.warning("%s: %s count as different classes.", where, ", ".join(twins))
+            shown = printable(where)
+            logger.warning("%s: %s count as different classes.", shown, ", ".join(twins))

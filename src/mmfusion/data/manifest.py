@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..model.cells import is_missing, is_single, list_names, write_cell
+from ..model.cells import is_missing, is_single, list_names, printable, write_cell
 from ..model.missing import is_blank
 from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
@@ -134,7 +134,7 @@ def load_manifest(
         if name in RESULT_COLUMNS and name not in (image, text, group, *labels):
             logger.info(
                 "%s: column %r is left out, the name stands for something else here.",
-                manifest,
+                printable(str(manifest)),
                 name,
             )
         elif name not in (image, text, group, *labels):
@@ -179,7 +179,11 @@ def _check_roles(
             f"image, text and label must be different columns, got {used!r}. Name each once."
         )
     if group is not None and group not in names:
-        logger.warning("%s has no column %r: every row counts as a group of its own.", path, group)
+        logger.warning(
+            "%s has no column %r: every row counts as a group of its own.",
+            printable(str(path)),
+            group,
+        )
     if label_names is None:
         return
     if len(labels) != 1:
@@ -264,7 +268,7 @@ def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
         logger.warning(
             "%s: %d cells of the text column %r hold a word such as %r, and count as texts. "
             "Leave a cell empty if there is no text.",
-            path,
+            printable(str(path)),
             len(words),
             column,
             words[0],
@@ -342,7 +346,8 @@ def _groups(path: Path, column: str | None, values: Sequence[object]) -> list[st
     keys = [write_cell(value) for value in values]
     alone = keys.count(None)
     if 0 < alone < len(keys):
-        logger.warning("%s: %d rows without a group count as groups of their own.", path, alone)
+        shown = printable(str(path))
+        logger.warning("%s: %d rows without a group count as groups of their own.", shown, alone)
     # The name contains the full path, because two manifests may be audited together and their
     # rows must not get equal names.
     return [f"{path}:{row}" if key is None else key for row, key in enumerate(keys, start=1)]

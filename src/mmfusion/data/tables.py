@@ -287,9 +287,13 @@ def _read_parquet(path: Path, content: bytes) -> pa.Table:
 
 def _check_column(path: Path, name: str, column: pa.ChunkedArray) -> None:
     """Refuses a column of a Parquet file whose parts or characters are damaged."""
+    kind = column.type
     try:
         column.validate(full=True)
-    except pa.ArrowException as error:
+        # Arrow's years reach further than those of Python, which would fail where a row is used.
+        if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
+            column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
         what = f"column {name[:LONGEST]!r}"
         if "UTF8" in str(error).upper().replace("-", ""):
             _refuse_bytes(path, what, column)
