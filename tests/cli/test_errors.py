@@ -191,3 +191,18 @@ def test_a_name_that_is_no_model(places: Path, name: str, message: str) -> None:
 )
 def test_a_name_for_a_hub_passes(places: Path, name: str) -> None:
     errors.check_name("model", name)
+
+
+def test_the_answer_to_the_keyboard_imports_no_torch() -> None:
+    """Otherwise it would come seconds later; and where torch is half imported, it would fail."""
+    code = (
+        "import sys, typer\n"
+        "from mmfusion.cli.errors import user_errors\n"
+        "@user_errors\n"
+        "def stopped(): raise KeyboardInterrupt\n"
+        "try: stopped()\n"
+        "except typer.Exit as end: assert end.exit_code == 130\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "error: stopped from the keyboard.\n")

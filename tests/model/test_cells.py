@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pandas._libs.parsers import STR_NA_VALUES
 
-from mmfusion.model.cells import MISSING_WORDS, is_missing, is_single, printable, write_cell
+from mmfusion.model.cells import MISSING_WORDS, is_missing, is_single, write_cell
 
 
 def test_missing_words_are_those_of_pandas() -> None:
@@ -65,9 +65,3 @@ def test_values_that_differ_are_written_differently() -> None:
 def test_a_single_value_is_no_list() -> None:
     assert all(is_single(value) for value in ("", 1, 1.0, True, np.int8(1), np.float32(1)))
     assert not any(is_single(value) for value in ([], {}, b"a", datetime.timedelta(1), None))
-
-
-def test_control_characters_are_written_as_escapes() -> None:
-    text = "œ肺 \x1b]0;x\x07\x9b1m\r\n\t\u202e\ud800"
-    assert printable(text) == "œ肺 \\x1b]0;x\\x07\\x9b1m\\r\\n\\t\\u202e\\ud800"
-    assert printable(text).isprintable()

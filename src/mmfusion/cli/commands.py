@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..model.printing import printable
 from . import options
 from .errors import check_input_file, check_output_file, check_output_folder, user_errors
 from .predictions import predict_many, predict_one
@@ -134,7 +135,6 @@ def compare(
     check_output_folder("--output", output)
     if cache is not None:
         check_output_folder("--cache", cache)
-    from ..model.cells import printable
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
@@ -209,8 +209,6 @@ def predict(
 
     For one sample, the modality that was missing is printed too.
     """
-    from ..model.cells import printable
-
     if (manifest is None) != (output is None) or (
         manifest is not None and (image or text or as_json)
     ):
@@ -279,7 +277,6 @@ def export(
 
     from ..data.collate import FusionCollator
     from ..inference.export import export_model
-    from ..model.cells import printable
     from ..training.rows import has_modality
 
     check_model(model)

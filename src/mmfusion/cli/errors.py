@@ -14,6 +14,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+# These two import no torch: the answer to Ctrl-C must not begin with an import that takes seconds.
+from ..model.printing import printable
+from ..model.validation import did_you_mean
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 INTERRUPTED = 130
 """The exit status of a command that the user stopped, as shells know it."""
@@ -71,8 +75,6 @@ def _with_notes(message: str, error: BaseException) -> str:
 
 
 def _say(message: str) -> None:
-    from ..model.cells import printable
-
     # One line, whatever the message holds. A Text is no markup, so its brackets stay.
     line = printable(" ".join(message.split()))
     text = Text.assemble(("error:", "bold red"), " ", line)
@@ -150,8 +152,6 @@ def check_name(option: str, name: str, holds: str = "config.json") -> None:
     Raises:
         ValueError: in one sentence, with the closest folder.
     """
-    from ..model.validation import did_you_mean
-
     path = Path(name)
     mode = _mode(option, path)
     if mode is not None and not stat.S_ISDIR(mode):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from ..model.printing import printable
 from .errors import check_output_file
 from .support import load_rows
 
@@ -36,8 +37,6 @@ def spreadsheet_cell(value: object) -> object:
         >>> spreadsheet_cell("=1+1"), spreadsheet_cell("-3"), spreadsheet_cell(-3)
         ("'=1+1", '-3', -3)
     """
-    from ..model.cells import printable
-
     if value is None or isinstance(value, int | float):
         return value
     text = str(value)
@@ -123,7 +122,6 @@ def predict_many(
 
     from ..data.tables import read_table
     from ..inference.stream import predict_stream
-    from ..model.cells import printable
 
     target, part = _targets(manifest, output)
     if torch.cuda.is_available():

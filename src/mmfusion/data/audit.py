@@ -12,9 +12,10 @@ from typing import Any, Literal, final
 import datasets
 import numpy as np
 
-from ..model.cells import printable, write_cell
+from ..model.cells import write_cell
 from ..model.images import ImageError, load_image
 from ..model.missing import is_blank
+from ..model.printing import printable
 from .splits import find_column
 from .text import normalise_text
 

@@ -12,7 +12,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cells import is_single, printable, write_cell
+from ..model.cells import is_single, write_cell
+from ..model.printing import printable
 from ..model.validation import did_you_mean
 from .tables import refuse_cells
 

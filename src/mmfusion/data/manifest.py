@@ -11,8 +11,9 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from ..model.cells import is_missing, is_single, list_names, printable, write_cell
+from ..model.cells import is_missing, is_single, write_cell
 from ..model.missing import is_blank
+from ..model.printing import list_names, printable
 from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
 from .labels import class_numbers, yes_or_no

@@ -13,8 +13,9 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from ..model.cells import list_names, write_cell
+from ..model.cells import write_cell
 from ..model.missing import is_blank
+from ..model.printing import list_names
 from ..model.validation import did_you_mean
 from .text import normalise_text
 

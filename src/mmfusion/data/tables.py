@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ..model.cells import list_names, printable
+from ..model.printing import list_names, printable
 
 NEWLINES = "\r\n"
 SENTINEL = "\x1f"

@@ -2,7 +2,6 @@
 
 import datetime
 import re
-from collections.abc import Sequence
 from decimal import Decimal
 
 import numpy as np
@@ -17,17 +16,12 @@ MISSING_WORDS = frozenset(
 )
 """The words that mean "no value": those that `pandas.read_csv` reads so, and NaT."""
 
-MOST_NAMES, LONGEST_NAME = 50, 100
 _BOOLEANS = {"true": "True", "TRUE": "True", "false": "False", "FALSE": "False"}
 _WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0*")
 # Programs write floats from 1e16 on in this way. Without the plus, "1e5" may be a name.
 _LARGE = re.compile(r"-?[0-9](?:\.[0-9]+)?[eE]\+[0-9]{1,3}")
 _DAY = r"([0-9]{4}-[0-9]{2}-[0-9]{2})"
 _TIME = re.compile(rf"{_DAY}[ T]([0-9]{{2}}:[0-9]{{2}}:[0-9]{{2}})(\.[0-9]*)?([+-][0-9:]{{5}}|Z)?")
-# Controls, surrogates, separators of lines, and marks that turn the direction of writing.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
 
 
 def is_missing(value: object) -> bool:
@@ -101,39 +95,3 @@ def _write_time(day: str, clock: str, fraction: str | None, zone: str | None) ->
     if clock == "00:00:00" and not fraction and zone is None:
         return day
     return f"{day} {clock}{fraction}{'+00:00' if zone == 'Z' else zone or ''}"
-
-
-def printable(text: str, keep: str = "") -> str:
-    r"""Returns a text whose control characters are written as escapes such as "\x1b".
-
-    A terminal would obey them: it would hide lines, or write others.
-
-    Args:
-        text: any text, of a cell, of a file's name or of an error.
-        keep: the characters that stay, such as line breaks.
-
-    Example:
-        >>> print(printable("red \x1b[31m\nline"))
-        red \x1b[31m\nline
-    """
-    return _UNPRINTABLE.sub(
-        lambda found: found[0] if found[0] in keep else ascii(found[0])[1:-1], text
-    )
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Returns the names as a message shows them: a damaged header has many, or very long ones.
-
-    Args:
-        names: of the columns of a table.
-
-    Example:
-        >>> list_names(["image", "text"])
-        "['image', 'text']"
-    """
-    shown = [
-        repr(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")
-        for name in names[:MOST_NAMES]
-    ]
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f"[{', '.join(shown)}]{more}"

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import NamedTuple, final
 
-from .cells import is_missing, list_names, write_cell
+from .cells import is_missing, write_cell
+from .printing import list_names
 from .validation import did_you_mean
 
 _RANK = ",;.\n"
