@@ -195,12 +195,15 @@ def test_a_stopped_run_leaves_its_rows_under_another_name(
     else:
         running.kill()
     said = running.communicate(timeout=60)[1]
-    assert running.returncode == {"keyboard": 130, "worker": 1, "process": -9}[what]
+    # A shell shows both numbers of the keyboard as 130.
+    codes = {"keyboard": (130, -signal.SIGINT), "worker": (1,), "process": (-signal.SIGKILL,)}
+    assert running.returncode in codes[what]
     assert output.read_text() == "what stood there before"
     if what != "process":
         assert "Traceback" not in said
         last = said.strip().splitlines()[-1]
-        assert last.startswith("error: ")
+        # torch may raise while the progress bar is closed, so its line may stand in front.
+        assert last.count("error: ") == 1
         assert last.endswith(f"The rows until then are in '{output}.part'.")
     rows = read(tmp_path / "out.csv.part")
     assert [row["row"] for row in rows[:-1]] == [str(number) for number in range(1, len(rows))]
