@@ -185,3 +185,26 @@ def test_real_splits() -> None:
     assert audit(split(rows)).ok
     torn = audit({"train": rows.select(range(0, 300, 2)), "test": rows.select(range(1, 300, 2))})
     assert kinds(torn, "error") == ["group_across_splits", "text_across_splits"]
+
+
+def test_a_group_is_the_same_in_every_type() -> None:
+    columns = [[7, 8], [7.0, None], ["7.0", "NA"], ["9", "NA"]]
+    parts = [
+        datasets.Dataset.from_dict({"group": column, "text": [None, None]}) for column in columns
+    ]
+    for other, count in zip(parts[1:], (1, 1, 0), strict=True):
+        found = audit({"train": parts[0], "test": other}).findings
+        shared = [finding.count for finding in found if finding.kind == "group_across_splits"]
+        assert sum(shared) == count
+
+
+def test_the_table_for_people_holds_no_control_characters() -> None:
+    """Groups, classes and names of splits come from files, and a terminal obeys such characters."""
+    rows = datasets.Dataset.from_dict(
+        {"group": ["a\x1b[31m"] * 2, "text": [None] * 2, "label": ["b\x1b[2J\nok", "\x9b1m"]}
+    )
+    report = audit({"train\x07": rows, "test": rows})
+    shown = str(report)
+    assert "\\x1b[2J\\nok" in shown
+    assert "train\\x07" in shown
+    assert all(line.isprintable() for line in shown.split("\n"))

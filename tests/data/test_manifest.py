@@ -271,3 +271,16 @@ def test_a_template_writes_the_texts_from_columns(tmp_path):
         load_manifest(path, image=None, text="sex", template="{age}")
     with pytest.raises(ValueError, match=r"template must name columns .* Did you mean 'age'\?"):
         load_manifest(path, image=None, template="{ag}")
+
+
+def test_warnings_hold_no_control_characters(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = "text,label,p\x1b[1m\nnan,07,\nb,7,x\n"
+    path = write(folder, lines, "m\x1b[31m.csv")
+    load_manifest(path, image=None)
+    load_manifest(path, image=None, group="p\x1b[1m")
+    assert len(caplog.messages) == 6
+    for message in caplog.messages:
+        assert "m\\x1b[31m.csv" in message
+        assert message.isprintable()

@@ -4,6 +4,9 @@ They equal the model's own and come in the order of the samples, for any number 
 sample leaves its error in its place.
 """
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,3 +208,57 @@ def test_options_are_checked_at_once(parts: tuple[FusionClassifier, FusionProces
         list(predict_stream(text_alone, p, given, progress=False)) for p in (processor, words_alone)
     )
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_an_answer_that_is_no_number_is_an_error(value: float) -> None:
+    """Only rows with a picture meet the broken weight; the others keep their answers."""
+    model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
+    processor = FusionProcessor(word_tokenizer([" ".join(WORDS)]), model.image_encoder.input_spec)
+    given = list(samples(12))
+    right = list(predict_stream(model, processor, given, progress=False))
+    with torch.no_grad():
+        next(model.image_encoder.backbone.parameters()).fill_(value)
+    found = list(
+        predict_stream(
+            model, processor, given, batch_size=4, workers=1, on_error="keep", progress=False
+        )
+    )
+    for sample, answer, before in zip(given, found, right, strict=True):
+        assert answer.missing == before.missing
+        if sample["image"] is None:
+            np.testing.assert_allclose(answer.logits, before.logits, atol=1e-5)
+            assert answer.error is None
+        else:
+            assert "it must get finite logits, got [nan, nan, nan]" in str(answer.error)
+            assert np.isnan(answer.probabilities).all()
+            assert answer.probabilities.shape == before.probabilities.shape
+    with pytest.raises(ValueError, match=r"sample \d+ \(counted from 0\) must get finite"):
+        list(predict_stream(model, processor, given, batch_size=1, progress=False))
+
+
+def test_one_infinite_logit_is_an_error_too() -> None:
+    model = kit.tiny_classifier(image=None, text="bert", problem_type="multi_label_classification")
+    processor = FusionProcessor(word_tokenizer([" ".join(WORDS)]))
+    (before,) = predict_stream(model, processor, [{"text": "clear lung"}], progress=False)
+    bias = next(p for name, p in reversed(list(model.named_parameters())) if p.shape == (3,))
+    with torch.no_grad():
+        bias[1] = float("inf")
+    (found,) = predict_stream(
+        model, processor, [{"text": "clear lung"}], on_error="keep", progress=False
+    )
+    assert f"got [{before.logits[0]}" in str(found.error)
+    assert ", inf, " in str(found.error)
+
+
+def test_a_worker_that_is_killed_is_told(parts: tuple[FusionClassifier, FusionProcessor]) -> None:
+    def killing() -> Iterator[dict[str, Any]]:
+        for number in range(2000):
+            if number == 200:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
+            yield {"text": WORDS[number % len(WORDS)]}
+
+    stream = predict_stream(*parts, killing(), batch_size=2, workers=2, progress=False)
+    with pytest.raises(RuntimeError, match=r"workers must be .* fewer workers or a smaller batch"):
+        list(stream)

@@ -1,6 +1,5 @@
 """The commands: each one reads its options, calls the library and prints the result."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +7,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..model.printing import printable
 from . import options
+from .errors import check_input_file, check_output_file, check_output_folder, user_errors
 from .predictions import predict_many, predict_one
 from .support import (
+    check_model,
     compose,
     encoders_of,
     fit_and_score,
@@ -20,7 +22,7 @@ from .support import (
     read_text,
     report_training,
     scratch_folder,
-    user_errors,
+    to_json,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +72,9 @@ def train(
         raise ValueError(
             "--image-encoder or --text-encoder must be given, got neither. Give one or both."
         )
+    check_output_folder("--output", output)
+    if cache is not None:
+        check_output_folder("--cache", cache)
     rows = load_rows(manifest, label, template=template)
     # Rows with equal texts stay in one part, because a copied text would leak into the test part.
     parts = split(
@@ -127,6 +132,9 @@ def compare(
 
     A stopped run continues where it was stopped.
     """
+    check_output_folder("--output", output)
+    if cache is not None:
+        check_output_folder("--cache", cache)
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
@@ -149,10 +157,10 @@ def compare(
         options={"per_device_train_batch_size": batch_size, "bf16": bf16}
         | given(num_train_epochs=epochs, learning_rate=learning_rate),
         cache=cache,
-        title=manifest.stem,
+        title=printable(manifest.stem),
     )
     comparison.print()
-    typer.echo(f"Written to {output}: report.html, report.md and results.json.")
+    typer.echo(f"Written to {printable(str(output))}: report.html, report.md and results.json.")
 
 
 @app.command()
@@ -177,7 +185,7 @@ def evaluate(
     )
     result = evaluate_model(classifier, processor, rows, arguments=arguments)
     if as_json:
-        typer.echo(json.dumps({"samples": len(rows), **result.to_dict()}, indent=2))
+        typer.echo(to_json({"samples": len(rows), **result.to_dict()}))
         return
     table = Table("metric", "estimate (95 % interval)", title=f"{len(rows)} samples")
     for name, interval in result.metrics.items():
@@ -208,19 +216,25 @@ def predict(
             "--manifest and --output must be given together, "
             "and without --image, --text and --json."
         )
+    check_model(model)
+    if output is not None:
+        check_output_file("--output", output)
+    if image is not None:
+        check_input_file("--image", image)
+    written = None if text is None else read_text(text)
     classifier, processor = open_model(model)
     if manifest is not None and output is not None:
         predict_many(classifier, processor, manifest, output, batch_size, workers)
         return
-    answer = predict_one(classifier, processor, image, None if text is None else read_text(text))
+    answer = predict_one(classifier, processor, image, written)
     names = (classifier.config.id2label or {}).values()
     # JSON cannot hold the floats of numpy.
     named = {str(name): float(p) for name, p in zip(names, answer.probabilities, strict=True)}
     if as_json:
-        typer.echo(json.dumps({"probabilities": named, "missing": list(answer.missing)}, indent=2))
+        typer.echo(to_json({"probabilities": named, "missing": list(answer.missing)}))
         return
     for name, probability in sorted(named.items(), key=lambda pair: -pair[1]):
-        typer.echo(f"{name}\t{probability:.4f}")
+        typer.echo(f"{printable(name)}\t{probability:.4f}")
     typer.echo(f"missing: {', '.join(answer.missing) or 'nothing'}")
 
 
@@ -237,9 +251,14 @@ def audit(
     """
     from ..data.audit import audit as audit_rows
 
-    parts = {path.stem: load_rows(path, label) for path in manifest}
+    stems = [path.stem for path in manifest]
+    # Under one name, one of a/train.csv and b/train.csv would not be audited.
+    names = stems if len(set(stems)) == len(stems) else [str(path) for path in manifest]
+    if len(set(names)) < len(names):
+        raise ValueError(f"manifests must be different files, got {names!r}. Name each once.")
+    parts = {name: load_rows(path, label) for name, path in zip(names, manifest, strict=True)}
     report = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
-    typer.echo(json.dumps(report.to_dict(), indent=2) if as_json else str(report))
+    typer.echo(to_json(report.to_dict()) if as_json else str(report))
     if not report.ok:
         raise typer.Exit(1)
 
@@ -260,6 +279,8 @@ def export(
     from ..inference.export import export_model
     from ..training.rows import has_modality
 
+    check_model(model)
+    check_output_file("output", output)
     classifier, processor = open_model(model)
     batches = None
     if manifest is not None:
@@ -283,7 +304,7 @@ def export(
         raise ValueError(str(error)) from error
     where = "drawn samples" if manifest is None else f"samples of {manifest}"
     typer.echo(
-        f"{report.path}: {report.format}, inputs {', '.join(report.inputs)}; "
-        f"on {report.samples} {where} its logits differ from the model's "
+        f"{printable(str(report.path))}: {report.format}, inputs {', '.join(report.inputs)}; "
+        f"on {report.samples} {printable(where)} its logits differ from the model's "
         f"by at most {report.largest_difference:.1e}."
     )

@@ -1,16 +1,50 @@
 """The predictions behind `mmfusion predict`: of one sample, and of the rows of a manifest."""
 
+import os
+import re
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from ..model.printing import printable
+from .errors import check_output_file
 from .support import load_rows
 
 if TYPE_CHECKING:
     from ..inference.stream import Prediction
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
+
+
+# The full-width signs begin a formula too, where the language is Japanese.
+FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def spreadsheet_cell(value: object) -> object:
+    r"""Returns a cell that no spreadsheet runs and no terminal obeys.
+
+    A text that begins like a formula gets a quotation mark in front, which is the rule of OWASP
+    ("CSV injection"). A number such as "-3" stays. Control characters other than line breaks and
+    tabs become escapes such as "\x1b".
+
+    Args:
+        value: any cell.
+
+    Example:
+        >>> spreadsheet_cell("=1+1"), spreadsheet_cell("-3"), spreadsheet_cell(-3)
+        ("'=1+1", '-3', -3)
+    """
+    if value is None or isinstance(value, int | float):
+        return value
+    text = str(value)
+    # White space in front would be cut by some programs, and the formula would then be first.
+    is_formula = text.startswith(FORMULA) or text.lstrip().startswith(FORMULA)
+    if is_formula and not _NUMBER.fullmatch(text.strip()):
+        text = f"'{text}"
+    return printable(text, keep="\t\r\n\u200e\u200f")
 
 
 def predict_one(
@@ -67,6 +101,9 @@ def predict_many(
     """Writes one line per row of the manifest; a row that cannot be read gets its error there.
 
     Each line is written as soon as its prediction is there, so predictions are not kept in memory.
+    They are written into a file of the same name with ".part" at its end, which gets its own name
+    when all rows are there. So a run that was stopped leaves no table that looks complete. Texts
+    are written by `spreadsheet_cell`.
 
     Args:
         classifier: the classifier; it is moved to the GPU if there is one.
@@ -86,11 +123,7 @@ def predict_many(
     from ..data.tables import read_table
     from ..inference.stream import predict_stream
 
-    # Opening the output would empty the manifest before it is read.
-    if output.resolve() == manifest.resolve():
-        raise ValueError(
-            f"--output must be another file than --manifest, got {str(output)!r} for both."
-        )
+    target, part = _targets(manifest, output)
     if torch.cuda.is_available():
         torch.nn.Module.to(classifier, "cuda")
     rows = load_rows(manifest, labelled=False, template=processor.template)
@@ -100,21 +133,57 @@ def predict_many(
     # columns, so only those that the manifest itself has are written.
     shown = [name for name in rows.column_names if name in own and name != "text"]
     failed = 0
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.open("w", newline="", encoding="utf-8") as file:
-        write = csv.writer(file).writerow
-        predicted = [] if classifier.multi_label else ["predicted"]
-        write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
-        stream = predict_stream(
-            classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
-        )
-        for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
-            error = answer.error
-            failed += error is not None
-            chosen = "" if error else names[int(answer.logits.argmax())]
-            probabilities = ["" if error else f"{value:.6f}" for value in answer.probabilities]
-            cells = [sample[name] for name in shown] + ([] if classifier.multi_label else [chosen])
-            write([number, *cells, *probabilities, " ".join(answer.missing), error or ""])
-    typer.echo(f"{output}: {len(rows)} samples, {failed} of them with an error.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("w", newline="", encoding="utf-8") as file:
+
+            def write(cells: list[object]) -> None:
+                writer.writerow(map(spreadsheet_cell, cells))
+                # What is written survives if the process is killed.
+                file.flush()
+
+            writer = csv.writer(file)
+            predicted = [] if classifier.multi_label else ["predicted"]
+            write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
+            stream = predict_stream(
+                classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
+            )
+            # Closing the stream ends the line of its progress bar before an error is printed.
+            with closing(stream):
+                for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
+                    failed += answer.error is not None
+                    cells = [number, *(sample[name] for name in shown)]
+                    write([*cells, *_answer_cells(answer, names, classifier.multi_label)])
+        part.replace(target)
+    except BaseException as error:
+        if part.is_file():
+            error.add_note(f"The rows until then are in {str(part)!r}.")
+        raise
+    typer.echo(f"{printable(str(output))}: {len(rows)} samples, {failed} of them with an error.")
     if failed:
         raise typer.Exit(1)
+
+
+def _targets(manifest: Path, output: Path) -> tuple[Path, Path]:
+    """Returns the file that `output` means, and the file that is written until it is complete."""
+    # A link keeps its place: the file that it leads to is written anew.
+    target = Path(os.path.realpath(output))
+    part = target.with_name(f"{target.name}.part")
+    check_output_file("--output", part)
+    # Opening the output would empty the manifest before it is read. It may have two names.
+    for path in (target, part):
+        if path.exists() and manifest.exists() and path.samefile(manifest):
+            raise ValueError(
+                f"--output must be another file than --manifest, got {str(output)!r} for both."
+            )
+    return target, part
+
+
+def _answer_cells(answer: "Prediction", names: list[str], is_multi_label: bool) -> list[object]:
+    """Returns the chosen class, the probabilities, what was missing, and the error."""
+    missing = " ".join(answer.missing)
+    if answer.error is not None:
+        empty = len(names) + (0 if is_multi_label else 1)
+        return [*[""] * empty, missing, answer.error]
+    chosen = [] if is_multi_label else [names[int(answer.logits.argmax())]]
+    return [*chosen, *(f"{value:.6f}" for value in answer.probabilities), missing, ""]

@@ -1,18 +1,21 @@
 """The functions behind the commands; heavy imports happen inside them, so that --help is fast."""
 
-import functools
 import json
+import math
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
+from .errors import check_input_file, check_name
+from .errors import user_errors as user_errors
 from .options import Train
+
+MOST_TEXT = 2**24
+"""The most bytes of the text of one sample. An endless standard input would fill the memory."""
 
 if TYPE_CHECKING:
     import datasets
@@ -22,25 +25,6 @@ if TYPE_CHECKING:
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
     from ..training.evaluate import Evaluation
-
-
-def user_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """Returns `command` such that a mistake of the user prints one line instead of a traceback."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except (ValueError, TypeError, OSError, ImportError) as error:
-            # With MMFUSION_DEBUG set, the user sees the traceback, which a bug report needs.
-            if os.environ.get("MMFUSION_DEBUG"):
-                raise
-            Console(stderr=True, highlight=False, soft_wrap=True).print(
-                f"[bold red]error:[/] {_plain(str(error))}"
-            )
-            raise typer.Exit(1) from None
-
-    return run
 
 
 def load_rows(
@@ -98,10 +82,16 @@ def compose(
     """
     from transformers import set_seed
 
+    from ..model.fusion import BUILT_IN
+    from ..model.mapper import MAPPERS
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
+    from ..model.validation import check_choice
     from ..training.label_space import label_options
 
+    # A classifier of one modality uses neither, and would not notice a misspelt name.
+    check_choice("--fusion", fusion, BUILT_IN)
+    check_choice("--mapper", mapper, MAPPERS)
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
     image_encoder, text_encoder = encoders_of(image, text, what, pretrained)
@@ -137,6 +127,11 @@ def encoders_of(
     from ..model.encoder_text import TextEncoder
 
     image_encoder = text_encoder = None
+    for side, name, weights in (("image", image, image_weights), ("text", text, text_weights)):
+        if name is not None:
+            check_name(f"--{side}-encoder", name)
+        if weights is not None:
+            check_input_file(f"--{side}-weights", weights)
     if image is not None:
         start = _start(pretrained, image_weights)
         image_encoder = ImageEncoder(image, pretrained=start, weights=image_weights)
@@ -251,39 +246,101 @@ def report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:
             str(result.metrics["auroc"]),
             str(difference or ""),
         )
-    (output / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    (output / "results.json").write_text(to_json(results), encoding="utf-8")
     Console().print(table)
 
 
-def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
-    """Returns the classifier and the processor in a folder or on the hub."""
-    from ..model.modeling import FusionClassifier
-    from ..model.processing import FusionProcessor
+def to_json(value: Any) -> str:
+    """Returns a value as JSON that every program can read: NaN and infinity become null.
 
+    Args:
+        value: of dicts, lists, texts and numbers.
+
+    Example:
+        >>> print(to_json({"auroc": float("nan")}))
+        {
+          "auroc": null
+        }
+    """
+    return json.dumps(_finite(value), indent=2, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_model(name: str) -> None:
+    """Refuses a name that can be no model, before anything is loaded.
+
+    Args:
+        name: a folder or a hub name.
+
+    Raises:
+        ValueError: saying what is there instead.
+    """
+    check_name("model", name)
     # A hub name has a slash. Without one, the name can only be a folder with a typing mistake.
     if not Path(name).is_dir() and "/" not in name.strip("/."):
         raise ValueError(
             "model must be a folder that holds a model or a hub name, "
             f"got {name!r}, which does not exist."
         )
-    return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
+
+
+def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
+    """Returns the classifier and the processor in a folder or on the hub."""
+    check_model(name)
+    is_folder = Path(name).is_dir()
+    from ..model.modeling import FusionClassifier
+    from ..model.processing import FusionProcessor
+
+    try:
+        return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
+    except (ValueError, TypeError, ImportError, MemoryError):
+        raise
+    except OSError as error:
+        where = (
+            "it cannot be read" if is_folder else "there is no such folder, nor can a hub give it"
+        )
+        raise ValueError(
+            f"model must be a folder that holds a model or a hub name, got {name!r}: {where} "
+            f"({str(error).partition(chr(10))[0]})."
+        ) from error
+    # The readers of damaged files have many classes of errors, of which safetensors has its own.
+    except Exception as error:
+        raise ValueError(
+            f"model must be a folder whose files are whole, got {name!r} "
+            f"({type(error).__name__}: {error}). Copy or train it anew."
+        ) from error
 
 
 def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file, or of standard input if the path is "-"."""
     if str(path) == "-":
-        return sys.stdin.read()
-    if not path.is_file():
+        # Python has no standard input if it was closed. A test may put a text in its place.
+        if sys.stdin is None or sys.stdin.closed:
+            raise ValueError("--text must be a file if standard input is closed, got '-'.")
+        content = sys.stdin.buffer.read(MOST_TEXT + 1)
+    else:
+        check_input_file("--text", path)
+        with path.open("rb") as file:
+            content = file.read(MOST_TEXT + 1)
+    if len(content) > MOST_TEXT:
         raise ValueError(
-            f"--text must be a text file, got {str(path)!r}, which does not exist. "
-            "Use - for standard input."
+            f"--text must have at most {MOST_TEXT} bytes, got more from {str(path)!r}. "
+            "Give the text of one sample."
         )
     try:
-        return path.read_text(encoding="utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"--text must be UTF-8, got {str(path)!r}, which is not at byte {error.start}."
         ) from error
+    return text.replace("\r\n", "\n")
 
 
 def scratch_folder() -> str:
@@ -291,8 +348,3 @@ def scratch_folder() -> str:
     import tempfile
 
     return tempfile.mkdtemp(prefix="mmfusion-")
-
-
-def _plain(message: str) -> str:
-    """Returns `message` with its brackets escaped, so that rich does not read them as markup."""
-    return message.replace("[", "\\[")

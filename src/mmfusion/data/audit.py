@@ -12,8 +12,10 @@ from typing import Any, Literal, final
 import datasets
 import numpy as np
 
+from ..model.cells import write_cell
 from ..model.images import ImageError, load_image
 from ..model.missing import is_blank
+from ..model.printing import printable
 from .labels import label_tensor
 from .splits import find_column
 from .text import normalise_text
@@ -90,8 +92,8 @@ class Audit:
         lines = []
         for finding in self.findings:
             head = f"{finding.severity:<8} {finding.kind:<{width}} {finding.count:>4}  "
-            lines.append(head + finding.message)
-            lines.extend(" " * len(head) + example for example in finding.examples)
+            lines.append(head + printable(finding.message))
+            lines.extend(" " * len(head) + printable(example) for example in finding.examples)
         return "\n".join(lines) or "nothing found"
 
 
@@ -217,7 +219,7 @@ def _named(places: Mapping[Any, list[Place]]) -> tuple[str, ...]:
 
 
 def _check_groups(groups: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
-    if shared := _across(_places(groups, str)):
+    if shared := _across(_places(groups, write_cell)):
         message = (
             f"{len(shared)} groups have rows in more than one split. Split with mmfusion.split."
         )

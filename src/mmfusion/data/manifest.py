@@ -1,28 +1,27 @@
 """The reader of manifests: tables of samples on disk. Its errors name the rows and values."""
 
 import logging
-import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from ..model.cells import is_missing, is_single, write_cell
 from ..model.missing import is_blank
+from ..model.printing import list_names, printable
 from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
-from .tables import read_table
+from .label_cells import class_numbers, yes_or_no
+from .tables import read_table, refuse_cells
 
 logger = logging.getLogger(__name__)
 
 RESULT_COLUMNS = ("image", "text", "label", "group")
-SHOWN = 10
-LONGEST = 200
 # Line breaks and tabs are layout. They are not noise, so they are not replaced.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
@@ -42,9 +41,18 @@ def load_manifest(
 
     The result has the columns `image` (absolute path or None), `text` (or None), `label` and
     `group`, then all further columns of the manifest. A further column with one of these four names
-    is left out. Empty cells and white space become None. Control characters in a text become
-    spaces. A text of any length is kept; the tokenizer cuts it later. Cells of a CSV file stay
-    strings, so "007" keeps its zeros. Every message counts rows from 1.
+    is left out. Control characters in a text become spaces. A text of any length is kept; the
+    tokenizer cuts it later. Every message counts rows from 1.
+
+    One rule holds for the cells of all formats, so a table gives the same samples whatever its
+    format is. (1) A cell is missing if it is null, NaN, empty, white space, or one of the words
+    that `pandas.read_csv` reads so, such as "NA", "nan" and "None"
+    (`mmfusion.model.cells.MISSING_WORDS`). In the column of texts these words stay, with a warning,
+    because a person may have written them. (2) Labels, groups and the values of a template are
+    compared as `mmfusion.model.cells.write_cell` writes them: 1, 1.0 and "1.0" are "1", true and
+    "TRUE" are "True", and midnight of a day is the day. "007", "07" and "7" are three texts.
+    (3) Further columns are kept as they are: those of a CSV file hold strings, and an empty cell is
+    None.
 
     Args:
         path: a table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or
@@ -58,8 +66,9 @@ def load_manifest(
         group: the column that names the patient. A row with an empty cell is a group of its own.
             None: each row is a group of its own. The same holds if the default column is absent.
         label_names: the classes in order, for one label column. The cells then hold these names or
-            their numbers from 0. None: the names that occur, sorted (by value if all are whole
-            numbers).
+            their numbers from 0, unless a name is itself a whole number. A word such as "None" is a
+            class only if it is listed here. None: the names that occur, sorted (by value if all
+            are whole numbers).
         root: the folder that must contain the pictures. None: the manifest's folder.
         template: a sentence with names of columns in braces, such as "{sex}, {age} years.", which
             writes the texts in the place of a column of texts. A clause with an empty cell is left
@@ -89,7 +98,7 @@ def load_manifest(
     manifest = Path(path).absolute()
     table = read_table(manifest)
     if template is not None:
-        table = _with_texts(table, text, template)
+        table = _with_texts(manifest, table, text, template)
         text = "text"
     labels = () if label is None else (label,) if isinstance(label, str) else tuple(label)
     if label is not None and not (labels and all(isinstance(name, str) for name in labels)):
@@ -108,8 +117,7 @@ def load_manifest(
         )
 
     def cells(column: str) -> list[Any]:
-        values: list[Any] = table[column].to_pylist()
-        return values
+        return _cells(table[column])
 
     if image is not None:
         add("image", _image_paths(manifest, image, cells(image), root), datasets.Value("string"))
@@ -117,18 +125,18 @@ def load_manifest(
         add("text", _texts(manifest, text, cells(text)), datasets.Value("string"))
     _check_presence(manifest, result)
     if isinstance(label, str):
-        add("label", *_class_numbers(manifest, label, cells(label), label_names))
+        add("label", *class_numbers(manifest, label, cells(label), label_names))
     elif labels:
-        answers = np.stack([_yes_no(manifest, name, cells(name)) for name in labels], axis=1)
+        answers = np.stack([yes_or_no(manifest, name, cells(name)) for name in labels], axis=1)
         rows = [dict(zip(labels, row, strict=True)) for row in answers.tolist()]
         add("label", rows, {name: datasets.Value("float32") for name in labels})
     patients = cells(group) if group and group in table.column_names else [None] * table.num_rows
-    add("group", _groups(manifest, patients), datasets.Value("string"))
+    add("group", _groups(manifest, group, patients), datasets.Value("string"))
     for name in table.column_names:
         if name in RESULT_COLUMNS and name not in (image, text, group, *labels):
             logger.info(
                 "%s: column %r is left out, the name stands for something else here.",
-                manifest,
+                printable(str(manifest)),
                 name,
             )
         elif name not in (image, text, group, *labels):
@@ -164,7 +172,8 @@ def _check_roles(
             if len(names) == 1 and re.search(r"[;\t|]", names[0]):
                 hint = "The columns must be separated by commas."
             raise ValueError(
-                f"{role} must be one of the columns {names} of {path}, got {name!r}. {hint}"
+                f"{role} must be one of the columns {list_names(names)} of {path}, "
+                f"got {name!r}. {hint}"
             )
     used = [name for role, name in asked if role != "group" and name is not None]
     if len(set(used)) < len(used):
@@ -172,7 +181,11 @@ def _check_roles(
             f"image, text and label must be different columns, got {used!r}. Name each once."
         )
     if group is not None and group not in names:
-        logger.warning("%s has no column %r: every row counts as a group of its own.", path, group)
+        logger.warning(
+            "%s has no column %r: every row counts as a group of its own.",
+            printable(str(path)),
+            group,
+        )
     if label_names is None:
         return
     if len(labels) != 1:
@@ -201,7 +214,7 @@ def _refuse_other_than_strings(
         if not isinstance(value, str) and not is_blank(value)
     ]
     if wrong:
-        _refuse(
+        refuse_cells(
             f"column {column!r} of {path}",
             f"{what} or nothing in every row",
             wrong,
@@ -221,7 +234,7 @@ def _image_paths(
     outside: list[tuple[int, object]] = []
     missing: list[tuple[int, object]] = []
     for row, value in enumerate(values, start=1):
-        if is_blank(value):
+        if is_missing(value):
             paths.append(None)
             continue
         # realpath follows links, so a link that leads out of the folder is noticed. It refuses a
@@ -235,14 +248,14 @@ def _image_paths(
             (missing if candidates else outside).append((row, value))
     name = f"column {column!r} of {manifest}"
     if outside:
-        _refuse(
+        refuse_cells(
             name,
             f"a path inside {inside}",
             outside,
             "Pass root= to name a folder that holds all pictures.",
         )
     if missing:
-        _refuse(
+        refuse_cells(
             name,
             "an existing file in every row",
             missing,
@@ -253,13 +266,35 @@ def _image_paths(
 
 def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
     _refuse_other_than_strings(path, column, values, "a text")
+    if words := [value for value in values if not is_blank(value) and is_missing(value)]:
+        logger.warning(
+            "%s: %d cells of the text column %r hold a word such as %r, and count as texts. "
+            "Leave a cell empty if there is no text.",
+            printable(str(path)),
+            len(words),
+            column,
+            words[0],
+        )
     cleaned = (
         None if value is None else CONTROL.sub(" ", value.replace("\r\n", "\n")) for value in values
     )
     return [None if is_blank(value) else value for value in cleaned]
 
 
-def _with_texts(table: pa.Table, text: str | None, template: str) -> pa.Table:
+def _cells(column: pa.ChunkedArray) -> list[Any]:
+    """Returns the cells of a column as objects of Python."""
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        # Python's own times have microseconds. Nanoseconds would need pandas.
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_float32(kind):
+        # As a float of Python, .1 would be written as .10000000149011612.
+        values = [None if value is None else np.float32(value) for value in values]
+    return values
+
+
+def _with_texts(path: Path, table: pa.Table, text: str | None, template: str) -> pa.Table:
     """Returns the table with the texts that the template writes, in the column `text`."""
     if text not in (None, "text"):
         raise ValueError(
@@ -267,7 +302,10 @@ def _with_texts(table: pa.Table, text: str | None, template: str) -> pa.Table:
             f"Name that column in the template: {{{text}}}."
         )
     check_columns(template, table.column_names)
-    rows = table.select(template_columns(template)).to_pylist()
+    columns = {name: _cells(table[name]) for name in template_columns(template)}
+    for name, values in columns.items():
+        _refuse_lists(path, name, values)
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     texts = pa.array([write_text(template, row) for row in rows], type=pa.string())
     if "text" in table.column_names:
         table = table.drop_columns("text")
@@ -282,7 +320,7 @@ def _check_presence(path: Path, result: dict[str, pa.Array]) -> None:
         if not any(cells)
     ]
     if empty:
-        _refuse(
+        refuse_cells(
             f"{path}",
             "a table with a picture or a text in every row",
             empty,
@@ -290,75 +328,28 @@ def _check_presence(path: Path, result: dict[str, pa.Array]) -> None:
         )
 
 
-def _written(value: object) -> str | None:
-    """Returns a cell as it would be written in a CSV file, or None if it is blank."""
-    if is_blank(value):
-        return None
-    # Readers turn a column of integers with blank cells into floats, so 1.0 has to equal 1.
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
-    return str(value).strip()
-
-
-def _class_numbers(
-    path: Path, column: str, values: Sequence[object], label_names: Sequence[str] | None
-) -> tuple[list[int], datasets.ClassLabel]:
-    keys = [_written(value) for value in values]
-    where = f"column {column!r} of {path}"
-    empty = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key is None]
-    if empty:
-        _refuse(
-            where,
-            "a label in every row",
-            empty,
-            "Leave such rows out, or pass label=None to predict.",
-        )
-    odd = [
+def _refuse_lists(path: Path, column: str, values: Sequence[object]) -> None:
+    wrong = [
         (row, value)
         for row, value in enumerate(values, start=1)
-        if isinstance(value, list | dict) or (isinstance(value, float) and not value.is_integer())
+        if not is_missing(value) and not is_single(value)
     ]
-    if odd:
-        _refuse(
-            where,
-            "a name or a whole number in every row",
-            odd,
-            "Several labels need a column each.",
-        )
-    distinct = {key for key in keys if key is not None}
-    if label_names is not None:
-        names = list(label_names)
-    elif all(re.fullmatch("-?[0-9]+", key) for key in distinct):
-        names = sorted(distinct, key=int)
-    else:
-        names = sorted(distinct)
-    # The names come second, because a name that looks like a number stands for itself.
-    number = {str(at): at for at in range(len(names))} if label_names is not None else {}
-    number.update({name: at for at, name in enumerate(names)})
-    unknown = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in number]
-    if unknown:
-        hint = did_you_mean(unknown[0][1], names)
-        advice = f"{hint} Correct the cells, or extend label_names.".strip()
-        _refuse(where, f"one of {names} or a number from 0 to {len(names) - 1}", unknown, advice)
-    return [number[key] for key in keys if key is not None], datasets.ClassLabel(names=names)
-
-
-def _yes_no(path: Path, column: str, values: Sequence[object]) -> NDArray[np.float32]:
-    meaning = {None: math.nan, "0": 0.0, "0.0": 0.0, "1": 1.0, "1.0": 1.0}
-    keys = [_written(value) for value in values]
-    wrong = [(row, values[row - 1]) for row, key in enumerate(keys, start=1) if key not in meaning]
     if wrong:
-        _refuse(
-            f"column {column!r} of {path}", "0, 1 or nothing (unknown)", wrong, "Correct the cells."
+        refuse_cells(
+            f"column {column!r} of {path}",
+            "a text, a number, a boolean or a date in every row",
+            wrong,
+            "Write strings.",
         )
-    return np.array([meaning[key] for key in keys], dtype=np.float32)
 
 
-def _groups(path: Path, values: Sequence[object]) -> list[str]:
-    keys = [_written(value) for value in values]
+def _groups(path: Path, column: str | None, values: Sequence[object]) -> list[str]:
+    _refuse_lists(path, column or "", values)
+    keys = [write_cell(value) for value in values]
     alone = keys.count(None)
     if 0 < alone < len(keys):
-        logger.warning("%s: %d rows without a group count as groups of their own.", path, alone)
+        shown = printable(str(path))
+        logger.warning("%s: %d rows without a group count as groups of their own.", shown, alone)
     # The name contains the full path, because two manifests may be audited together and their
     # rows must not get equal names.
     return [f"{path}:{row}" if key is None else key for row, key in enumerate(keys, start=1)]
@@ -380,10 +371,3 @@ def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.Ch
             f"got {kind} ({error}). Drop it."
         ) from error
     return feature, column.cast(kind)
-
-
-def _refuse(name: str, rule: str, cells: Sequence[tuple[int, object]], advice: str) -> NoReturn:
-    """Raises the ValueError that names the rows and values of the wrong cells."""
-    shown = ", ".join(f"{repr(value)[:LONGEST]} in row {row}" for row, value in cells[:SHOWN])
-    more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
-    raise ValueError(f"{name} must be {rule}, got {shown}{more}. {advice}")

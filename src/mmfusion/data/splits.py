@@ -13,7 +13,9 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from ..model.cells import write_cell
 from ..model.missing import is_blank
+from ..model.printing import list_names
 from ..model.validation import did_you_mean
 from .labels import label_tensor
 from .text import normalise_text
@@ -34,8 +36,9 @@ def components(
 ) -> NDArray[np.int64]:
     """Returns for each row the number of its inseparable set.
 
-    The sets are numbered in the order in which they first appear. A row without a group (None, NaN
-    or blank) is a group of its own. A row without a text is tied to no row by its text.
+    The sets are numbered in the order in which they first appear. A row without a group (None, NaN,
+    blank or a word such as "NA") is a group of its own. A row without a text is tied to no row by
+    its text.
 
     Args:
         dataset: the samples.
@@ -62,7 +65,8 @@ def components(
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    groups = _codes(_column(dataset, group, "group"))
+    # The same patient may be 7 in one file and 7.0 in another.
+    groups = _codes(map(write_cell, _column(dataset, group, "group")))
     if len(groups) == 0:
         return groups
     texts = _codes(
@@ -263,7 +267,7 @@ def find_column(columns: Sequence[str], name: str | None, role: str) -> str | No
     if name == role:
         return None
     raise ValueError(
-        f"{role} must be one of the columns {list(columns)}, got {name!r}."
+        f"{role} must be one of the columns {list_names(columns)}, got {name!r}."
         f"{did_you_mean(name, columns)} Pass {role}=None if there is no such column."
     )
 

@@ -3,15 +3,28 @@
 import csv
 import io
 import json
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from ..model.printing import list_names, printable
+
 NEWLINES = "\r\n"
 SENTINEL = "\x1f"
+SHOWN = 10
+LONGEST = 200
+LONGEST_NAME = 1000
+MAX_BYTES = 2**30
+"""The most bytes of a table, in its file and in memory. A small Parquet file can unfold to more."""
+MAX_ROWS = 10**7
+BATCH = 1024
+"""The number of rows of a Parquet file that are unfolded at once, before their size is counted."""
 
 
 def read_table(path: Path) -> pa.Table:
@@ -19,13 +32,15 @@ def read_table(path: Path) -> pa.Table:
 
     Cells of a CSV file stay strings; empty cells become null. A byte order mark, Windows line ends
     and line breaks within quotation marks are accepted. Blank lines are
-    skipped, but a CSV file must begin with its header.
+    skipped, but a CSV file must begin with its header. NaN in JSON becomes null.
 
     Args:
         path: a .csv, .jsonl, .json (one object per line) or .parquet file. All text is in UTF-8.
 
     Raises:
-        ValueError: if the file cannot be read, is damaged or empty, or names a column twice.
+        ValueError: if the file cannot be read, is damaged or empty, or names a column twice; if it
+            is no regular file (a pipe or a device would never end); if it, or the table in memory,
+            has more than `MAX_BYTES` bytes or `MAX_ROWS` rows.
 
     Example:
         >>> import tempfile
@@ -47,28 +62,81 @@ def read_table(path: Path) -> pa.Table:
             f"path must be a file that ends in {', '.join(readers)}, got {str(path)!r}. "
             "Save it as one."
         )
-    try:
-        content = path.read_bytes()
-    except OSError as error:
+    table = reader(path, _content(path))
+    # Arrow cuts a name at a zero byte.
+    if odd := [name for name in table.column_names if "\0" in name or len(name) > LONGEST_NAME]:
         raise ValueError(
-            f"path must be a readable file, got {str(path)!r} ({error.strerror}). Check the path."
-        ) from error
-    table = reader(path, content)
+            f"{path} must have column names of at most {LONGEST_NAME} characters and without zero "
+            f"bytes, got {list_names(odd)}. Rename them."
+        )
     if table.num_rows == 0:
         raise ValueError(
             f"{path} must be a table with at least one row, got 0 rows. Add the samples."
         )
+    _check_size(path, table.nbytes, table.num_rows)
     names = table.column_names
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"{path} must be a table with distinct column names, got {twice!r} twice. Rename one."
+            f"{path} must be a table with distinct column names, got {list_names(twice)} twice. "
+            "Rename one."
         )
     return table
 
 
+def refuse_cells(
+    name: str, rule: str, cells: Sequence[tuple[int, object]], advice: str
+) -> NoReturn:
+    """Raises the ValueError that names the rows and values of the wrong cells.
+
+    Args:
+        name: what is wrong, such as the column.
+        rule: what it must be.
+        cells: the row, counted from 1, and the value of each wrong cell.
+        advice: what to do.
+    """
+    shown = ", ".join(f"{repr(value)[:LONGEST]} in row {row}" for row, value in cells[:SHOWN])
+    more = f" and {len(cells) - SHOWN} more" if len(cells) > SHOWN else ""
+    raise ValueError(f"{name} must be {rule}, got {shown}{more}. {advice}")
+
+
+def _content(path: Path) -> bytes:
+    """Returns the bytes of a regular file of at most `MAX_BYTES`."""
+    try:
+        # The name goes into messages and into groups, which are text.
+        str(path).encode()
+        status = os.stat(path)
+        # A pipe would be waited for, and a device such as /dev/zero has no end.
+        reason = None if is_finite(status.st_mode) else "it is a pipe, a socket or a device"
+    except OSError as error:
+        reason = error.strerror
+    except ValueError as error:
+        reason = str(error)
+    if reason is None:
+        _check_size(path, status.st_size)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            reason = error.strerror
+    raise ValueError(f"path must be a readable file, got {str(path)!r} ({reason}). Check the path.")
+
+
+def is_finite(mode: int) -> bool:
+    """Returns whether what has this `st_mode` ends when it is read: a regular file, or a folder."""
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+
+
+def _check_size(path: Path, size: int, rows: int = 0) -> None:
+    if size > MAX_BYTES or rows > MAX_ROWS:
+        raise ValueError(
+            f"{path} must be a table of at most {MAX_BYTES} bytes and {MAX_ROWS} rows, "
+            f"got {size} bytes and {rows} rows. Leave columns out, or divide it."
+        )
+
+
 def _decode(path: Path, content: bytes) -> str:
     try:
-        return content.decode("utf-8-sig")
+        # Of two marks pyarrow would drop the second, and then read the column under another name.
+        return content.decode().lstrip("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
@@ -106,7 +174,7 @@ def _read_csv(path: Path, content: bytes) -> pa.Table:
             ),
         )
     except pa.ArrowException as error:
-        reason = str(error).partition("\n")[0]
+        reason = printable(str(error).partition("\n")[0][:LONGEST])
         raise ValueError(
             f"{path} must be a well-formed CSV file (its header is row 1), got: {reason} "
             "Put cells that hold commas or line breaks in quotation marks."
@@ -126,7 +194,7 @@ def _read_jsonl(path: Path, content: bytes) -> pa.Table:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} must hold one JSON object per line, got {line[:60]!r} in line {number} "
@@ -139,16 +207,45 @@ def _read_jsonl(path: Path, content: bytes) -> pa.Table:
             )
         rows.append(row)
     # A dict keeps the order in which the columns first appear.
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table(
-        {name: _json_column(path, name, [row.get(name) for row in rows]) for name in names}
-    )
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        _check_text(path, "a column's name", [name])
+    # Each row may bring columns of its own, so a small file can be a large table.
+    _check_size(path, 8 * len(names) * len(rows), len(rows))
+    columns = [_json_column(path, name, [row.get(name) for row in rows]) for name in names]
+    return pa.Table.from_arrays(columns, names=names)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Returns a JSON object as a dict; of two values under one name, none may be lost."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it names {twice[:LONGEST]!r} twice")
+    return made
+
+
+def _check_text(path: Path, what: str, values: Sequence[object]) -> None:
+    """Refuses halves of characters: JSON can write such a lone surrogate, UTF-8 cannot."""
+    wrong = []
+    for row, value in enumerate(values, start=1):
+        try:
+            # The repr of a list would write the half as an escape, JSON keeps it.
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            wrong.append((row, value))
+    if wrong:
+        rule = "values of one kind, and whole characters of Unicode"
+        refuse_cells(f"{what} of {path}", rule, wrong, "Mend the characters.")
 
 
 def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
     try:
-        return pa.array(values)
+        # The NaN that json.dumps writes for a missing value of pandas is null in every column.
+        return pa.array(values, from_pandas=True)
     except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        _check_text(path, f"column {name!r}", values)
         # Reversed, so that the first row of each kind is the one that stays in the dict.
         first = {
             type(value).__name__: row for row, value in reversed(list(enumerate(values, start=1)))
@@ -157,21 +254,64 @@ def _json_column(path: Path, name: str, values: Sequence[object]) -> pa.Array:
             f"{kind} in row {row}" for kind, row in sorted(first.items()) if kind != "NoneType"
         )
         raise ValueError(
-            f"column {name!r} of {path} must be values of one kind, got {kinds} ({error}). "
-            "Write strings."
+            f"column {name!r} of {path} must be values of one kind, got {kinds} "
+            f"({printable(str(error)[:LONGEST])}). Write strings."
         ) from error
 
 
 def _read_parquet(path: Path, content: bytes) -> pa.Table:
-    # The metadata is dropped: it describes the file's columns, and `load_manifest` changes them.
     try:
-        return (
-            pyarrow.parquet.ParquetFile(pa.BufferReader(content))
-            .read()
-            .replace_schema_metadata(None)
-        )
-    except (pa.ArrowException, OSError) as error:
+        file = pyarrow.parquet.ParquetFile(pa.BufferReader(content))
+        described = file.metadata
+        groups = [described.row_group(at) for at in range(described.num_row_groups)]
+        _check_size(path, sum(group.total_byte_size for group in groups), described.num_rows)
+        batches, size = [], 0
+        # The declared sizes are those of the encoded columns. A value that is stored once and used
+        # in every row takes more in memory, so the size is counted while the rows unfold.
+        for batch in file.iter_batches(batch_size=BATCH, use_threads=False):
+            batches.append(batch)
+            size += batch.nbytes
+            _check_size(path, size)
+        # The metadata is dropped: it describes the file's columns, and `load_manifest` changes
+        # them.
+        table = pa.Table.from_batches(batches, file.schema_arrow).replace_schema_metadata(None)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise ValueError(
-            f"{path} must be a Parquet file, got {len(content)} bytes that are not ({error}). "
-            "Write it anew."
+            f"{path} must be a Parquet file, got {len(content)} bytes that are not "
+            f"({printable(str(error)[:LONGEST])}). Write it anew."
         ) from error
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        _check_column(path, name, column)
+    return table
+
+
+def _check_column(path: Path, name: str, column: pa.ChunkedArray) -> None:
+    """Refuses a column of a Parquet file whose parts or characters are damaged."""
+    kind = column.type
+    try:
+        column.validate(full=True)
+        # Arrow's years reach further than those of Python, which would fail where a row is used.
+        if pa.types.is_temporal(kind) or pa.types.is_nested(kind) or pa.types.is_dictionary(kind):
+            column.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        what = f"column {name[:LONGEST]!r}"
+        if "UTF8" in str(error).upper().replace("-", ""):
+            _refuse_bytes(path, what, column)
+        raise ValueError(
+            f"{what} of {path} must be sound, got: {printable(str(error)[:LONGEST])}. "
+            "Write the file anew."
+        ) from error
+
+
+def _refuse_bytes(path: Path, what: str, column: pa.ChunkedArray) -> None:
+    """Refuses the rows whose bytes are not UTF-8, if the column is one of plain strings."""
+    kind: Any = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        wide = pa.large_binary() if pa.types.is_large_string(kind) else pa.binary()
+        wrong = []
+        for row, value in enumerate(column.cast(wide).to_pylist(), start=1):
+            try:
+                (value or b"").decode()
+            except UnicodeDecodeError:
+                wrong.append((row, value))
+        refuse_cells(f"{what} of {path}", "text in UTF-8", wrong, "Write it as UTF-8.")

@@ -3,7 +3,7 @@
 Worker processes can decode the samples.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -27,6 +27,10 @@ Texts of like length in a batch need little padding.
 """
 
 
+SHOWN = 10
+"""The most logits that an error message shows."""
+
+
 @final
 class Prediction(NamedTuple):
     """The result of a classifier for one sample.
@@ -37,7 +41,7 @@ class Prediction(NamedTuple):
             problem is multi-label. NaN if there is an error.
         missing: the modalities that the sample lacks. Only modalities for which the classifier has
             a tower count.
-        error: the reason why the sample could not be read, or None.
+        error: the reason why the sample could not be read or has no finite answer, or None.
     """
 
     logits: np.ndarray[Any, np.dtype[np.float32]]
@@ -55,7 +59,7 @@ def predict_stream(
     workers: int = 0,
     on_error: str = "raise",
     progress: bool = True,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Yields the prediction of each sample in the order of the samples.
 
     Samples are read only a few batches ahead. So the memory does not grow with their number, and a
@@ -72,14 +76,15 @@ def predict_stream(
         batch_size: the number of samples per forward pass, at least 1.
         workers: the number of processes that decode and tokenize. With 0, the calling process does
             this.
-        on_error: "raise" stops at a sample that cannot be read or has neither modality; "keep"
-            yields a prediction with the error instead.
+        on_error: "raise" stops at a sample that cannot be read, has neither modality, or gets
+            logits that are not finite; "keep" yields a prediction with the error instead.
         progress: whether to show a progress bar on stderr.
 
     Raises:
         ValueError: if `on_error`, `batch_size` or `workers` is not allowed, or the processor lacks
-            a part that the classifier needs. With "raise", also if a sample cannot be read; the
-            message names the sample and the reason.
+            a part that the classifier needs. With "raise", also if a sample cannot be read or its
+            logits are not finite; the message names the sample and the reason.
+        RuntimeError: if a worker process was stopped, for example because the memory is full.
 
     Example:
         >>> from mmfusion import FusionProcessor
@@ -110,8 +115,23 @@ def predict_stream(
             f"({', '.join(model.modalities)}), got none for {', '.join(lacking)}. "
             "Make it with FusionProcessor.from_encoders."
         )
+    answers = _answers(model, processor, samples, batch_size, workers, on_error == "keep", progress)
     # The checks above are not part of the generator, so that they run at the call.
-    return _answers(model, processor, samples, batch_size, workers, on_error == "keep", progress)
+    return _naming_a_stopped_worker(answers)
+
+
+def _naming_a_stopped_worker(answers: Iterator[Prediction]) -> Generator[Prediction, None, None]:
+    """Yields the answers; if a worker was stopped, the error says what to do."""
+    try:
+        yield from answers
+    except RuntimeError as error:
+        # torch has no class of its own for this error.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError(
+            f"workers must be processes that live to the end, got one that was stopped ({error}). "
+            "If the memory is full, use fewer workers or a smaller batch_size."
+        ) from error
 
 
 def _answers(
@@ -144,7 +164,10 @@ def _answers(
             with evaluating(model):
                 predictions = iter(_answered(model, batch) if batch else ())
             for place, fault in zip(places, faults, strict=True):
-                waiting[place] = next(predictions) if fault is None else _unread(model, fault)
+                if fault is None:
+                    waiting[place] = _finite(model, next(predictions), place, keeps_errors)
+                else:
+                    waiting[place] = _unread(model, fault)
             while following in waiting:
                 bar.update()
                 yield waiting.pop(following)
@@ -174,8 +197,26 @@ def _answered(
     ]
 
 
+def _finite(
+    model: FusionClassifier | CompiledClassifier,
+    prediction: Prediction,
+    place: int,
+    keeps_errors: bool,
+) -> Prediction:
+    """Returns the prediction, or its error: NaN and infinity choose a class as numbers do."""
+    if np.isfinite(prediction.logits).all():
+        return prediction
+    error = (
+        f"finite logits, got {prediction.logits[:SHOWN].tolist()}. Check the model's weights, "
+        "and the mean and std of its images."
+    )
+    if not keeps_errors:
+        raise ValueError(f"sample {place} (counted from 0) must get {error}")
+    return _unread(model, _Fault(f"it must get {error}", prediction.missing))
+
+
 def _unread(model: FusionClassifier | CompiledClassifier, fault: "_Fault") -> Prediction:
-    """Returns the prediction of NaN for a sample that could not be read."""
+    """Returns the prediction of NaN for a sample that has no answer."""
     # The shape is that of a real prediction, so that callers can stack them all.
     nothing = np.full(int(model.config.num_labels or 0), np.nan, dtype=np.float32)
     return Prediction(nothing, nothing, fault.missing, fault.error)

@@ -145,7 +145,7 @@ def is_blank(value: object) -> bool:
         >>> is_blank("  "), is_blank(float("nan")), is_blank(0)
         (True, True, False)
     """
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    return value is None or bool(value != value) or (isinstance(value, str) and not value.strip())
 
 
 def complete_inputs(

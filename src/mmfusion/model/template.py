@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from string import Formatter
 from typing import NamedTuple, final
 
-from .missing import is_blank
+from .cells import is_missing, write_cell
+from .printing import list_names
 from .validation import did_you_mean
 
 _RANK = ",;.\n"
@@ -70,11 +71,12 @@ def write_text(template: str, values: Mapping[str, object]) -> str | None:
 
     The template is divided into clauses, which end at a comma, a semicolon, a full stop or a line
     break. A clause with a missing value is left out. Between two clauses that remain stands the
-    strongest separator of those that stood there. A whole number is written without ".0".
+    strongest separator of those that stood there. A value is written as `write_cell` of
+    `mmfusion.model.cells` says: a whole number without ".0".
 
     Args:
         template: such as "{sex}, {age} years. {indication}".
-        values: column -> value; None, NaN and white space are missing.
+        values: column -> value; None, NaN, white space and words such as "NA" or "nan" are missing.
 
     Returns:
         the text, or None if all values are missing.
@@ -91,14 +93,14 @@ def write_text(template: str, values: Mapping[str, object]) -> str | None:
     """
     columns = template_columns(template)
     check_columns(template, list(values))
-    if all(is_blank(values[name]) for name in columns):
+    if all(is_missing(values[name]) for name in columns):
         return None
     text, pending = "", ""
     for clause in _clauses(template):
-        if all(name is None or not is_blank(values[name]) for _, name in clause.pieces):
+        if all(name is None or not is_missing(values[name]) for _, name in clause.pieces):
             text += pending if text else ""
             text += "".join(
-                literal + ("" if name is None else _written(values[name]))
+                literal + ("" if name is None else write_cell(values[name]) or "")
                 for literal, name in clause.pieces
             )
             pending = clause.separator
@@ -121,7 +123,7 @@ def check_columns(template: str, columns: list[str]) -> None:
     for name in template_columns(template):
         if name not in columns:
             raise ValueError(
-                f"template must name columns of {columns}, got {name!r}."
+                f"template must name columns of {list_names(columns)}, got {name!r}."
                 f"{did_you_mean(name, columns)}"
             )
 
@@ -146,10 +148,3 @@ def _clauses(template: str) -> list[_Clause]:
 def _rank(separator: str) -> int:
     """Returns how strong a separator is; -1 for none."""
     return max((_RANK.index(sign) for sign in separator if sign in _RANK), default=-1)
-
-
-def _written(value: object) -> str:
-    """Returns a value as it is written in a text."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
