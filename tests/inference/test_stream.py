@@ -4,6 +4,7 @@ They equal the model's own and come in the order of the samples, for any number 
 sample leaves its error in its place.
 """
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,19 @@ def test_options_are_checked_at_once(parts: tuple[FusionClassifier, FusionProces
         list(predict_stream(text_alone, p, given, progress=False)) for p in (processor, words_alone)
     )
     np.testing.assert_allclose(found.logits, expected.logits, atol=1e-6)
+
+
+def test_a_model_in_half_precision_answers_about_the_same(
+    parts: tuple[FusionClassifier, FusionProcessor],
+) -> None:
+    model, processor = parts
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    own, other = (
+        [
+            answer.probabilities
+            for answer in predict_stream(one, processor, samples(6), progress=False)
+        ]
+        for one in (model, half)
+    )
+    for expected, got in zip(own, other, strict=True):
+        assert np.allclose(got, expected, rtol=0, atol=0.05)

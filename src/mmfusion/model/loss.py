@@ -1,5 +1,7 @@
 """The training loss, and the check of the labels that it takes."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -71,6 +73,22 @@ def fused_loss(
     return sum(alone, loss if fused.logits.requires_grad else loss.new_zeros(()))
 
 
+def auxiliary_loss(
+    alone: Sequence[tuple[Tensor, Tensor]], labels: Tensor, class_weights: Tensor | None
+) -> Float[Tensor, ""]:
+    """Returns the sum of the losses of classifiers that see one modality each.
+
+    Args:
+        alone: for each modality, logits [B, C] and flags [B] of the rows that have it.
+        labels: as for `classification_loss`.
+        class_weights: as for `classification_loss`.
+    """
+    first, *others = (
+        classification_loss(logits, labels, class_weights, present) for logits, present in alone
+    )
+    return sum(others, first)
+
+
 def classification_loss(
     logits: Float[Tensor, "B C"],
     labels: Tensor,
@@ -93,6 +111,8 @@ def classification_loss(
     """
     # In half precision, the sum over the classes would lose small differences.
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if class_weights is not None:
+        class_weights = class_weights.to(logits.dtype)
     if labels.is_floating_point():
         counted = ~labels.isnan()
         weights = logits.new_ones(()) if class_weights is None else class_weights
