@@ -30,6 +30,15 @@ def test_the_readme_lists_what_the_tables_hold(part_tables: ModuleType) -> None:
         assert FUSIONS[name].summary, f"{name} must say what it does"
 
 
+def test_the_page_of_families_lists_what_was_measured(part_tables: ModuleType) -> None:
+    text = part_tables.FAMILIES.read_text(encoding="utf-8")
+    assert part_tables.inserted(text, part_tables.families()) == text, (
+        "run docs/_ext/part_tables.py"
+    )
+    assert "| `fnet` | text | laws hold | groups of equal length |" in text
+    assert "| `layoutlm` | text | refused: takes bbox |" in text
+
+
 def test_a_readme_without_markers_is_refused(part_tables: ModuleType) -> None:
     with pytest.raises(ValueError, match="must hold the lines"):
         part_tables.inserted("# mmfusion")

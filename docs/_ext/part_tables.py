@@ -1,17 +1,21 @@
-"""The tables of strategies and mappers, written into the README from the tables in the code.
+"""The tables that the README and the page of families show, written from code and measurements.
 
     python docs/_ext/part_tables.py
     python docs/_ext/part_tables.py --check
 
-With `--check` nothing is written. The exit status is 1 if the README does not match the code.
+With `--check` nothing is written. The exit status is 1 if a page does not match.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+FAMILIES = ROOT / "docs" / "families.md"
+VERDICTS = ROOT / "tests" / "golden" / "transformers_families.json"
 START, END = "<!-- parts:start -->", "<!-- parts:end -->"
 DEFAULTS = ("concat", "linear")
 
@@ -57,11 +61,24 @@ def recipes() -> str:
     return "\n".join(lines)
 
 
-def inserted(readme: str) -> str:
-    """Returns the README with the tables between their marker lines.
+def families() -> str:
+    """Returns the table of all families of transformers with their verdicts, in Markdown."""
+    rows = json.loads(VERDICTS.read_text(encoding="utf-8"))["families"]
+    lines = ["| family | input | verdict | texts of unlike length | heads read |"]
+    lines.append("| --- | --- | --- | --- | --- |")
+    for family, row in rows.items():
+        padded = {None: "", True: "one padded batch", False: "groups of equal length"}
+        cells = [row["verdict"], padded[row.get("padded")], str(len(row.get("heads", [])) or "")]
+        lines.append(f"| `{family}` | {row['kind']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def inserted(readme: str, held: str | None = None) -> str:
+    """Returns the README, or another page, with its tables between their marker lines.
 
     Args:
         readme: its text.
+        held: the tables. None: those of the README.
 
     Raises:
         ValueError: if a marker is missing.
@@ -70,7 +87,7 @@ def inserted(readme: str) -> str:
         raise ValueError(f"the README must hold the lines {START!r} and {END!r}, got one without.")
     before, _, rest = readme.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n\n{tables()}\n\n{END}{after}"
+    return f"{before}{START}\n\n{held or tables()}\n\n{END}{after}"
 
 
 def _cell(name: str) -> str:
@@ -78,7 +95,9 @@ def _cell(name: str) -> str:
 
 
 if __name__ == "__main__":
-    text = README.read_text(encoding="utf-8")
+    pages = {README: tables(), FAMILIES: families()}
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
     if "--check" in sys.argv:
-        sys.exit(inserted(text) != text)
-    README.write_text(inserted(text), encoding="utf-8")
+        sys.exit(any(inserted(text, pages[page]) != text for page, text in texts.items()))
+    for page, text in texts.items():
+        page.write_text(inserted(text, pages[page]), encoding="utf-8")

@@ -4,6 +4,7 @@ They equal the model's own and come in the order of the samples, for any number 
 sample leaves its error in its place.
 """
 
+import copy
 import multiprocessing
 import os
 import signal
@@ -262,3 +263,19 @@ def test_a_worker_that_is_killed_is_told(parts: tuple[FusionClassifier, FusionPr
     stream = predict_stream(*parts, killing(), batch_size=2, workers=2, progress=False)
     with pytest.raises(RuntimeError, match=r"workers must be .* fewer workers or a smaller batch"):
         list(stream)
+
+
+def test_a_model_in_half_precision_answers_about_the_same(
+    parts: tuple[FusionClassifier, FusionProcessor],
+) -> None:
+    model, processor = parts
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    own, other = (
+        [
+            answer.probabilities
+            for answer in predict_stream(one, processor, samples(6), progress=False)
+        ]
+        for one in (model, half)
+    )
+    for expected, got in zip(own, other, strict=True):
+        assert np.allclose(got, expected, rtol=0, atol=0.05)

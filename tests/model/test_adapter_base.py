@@ -15,7 +15,7 @@ from mmfusion.model.types import Encoded
 
 
 def test_features_of_another_width_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"features must be 5 wide, got \(2, 3, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"features must be \[B, N, 5\], .* got \(2, 3, 4, 4\)"):
         features_to_encoded(torch.zeros(2, 3, 4, 4), 5)
 
 

@@ -163,3 +163,10 @@ def test_named_options_copies_and_checks() -> None:
     assert copied == given and copied is not given
     with pytest.raises(TypeError, match="fusion must be a name or a mapping with a 'name', got 3"):
         named_options(3, field="fusion")  # type: ignore[arg-type]
+
+
+def test_one_label_is_yes_or_no_and_never_the_only_class() -> None:
+    with pytest.raises(ValueError, match=r"num_labels must be at least 2 .* got 1\. Give both"):
+        FusionConfig(image_encoder="resnet18", num_labels=1)
+    config = FusionConfig(num_labels=1, problem_type="multi_label_classification")
+    assert config.num_labels == 1

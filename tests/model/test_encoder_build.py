@@ -1,12 +1,17 @@
 """How an encoder is made: names, sources, options, and rebuilding from a config."""
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
+from transformers import BertModel
 
+from mmfusion import FusionClassifier, FusionConfig
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.registry import register_backbone
@@ -157,3 +162,130 @@ def test_modules_that_do_not_keep_the_contract() -> None:
         ValueError, match=r"source must be one of \['transformers', 'custom'\], got 'timm'"
     ):
         TextEncoder("bert", source="timm")
+
+
+class Forgetful(nn.Module):
+    """A backbone that keeps some of its options to itself."""
+
+    dim = 6
+
+    def __init__(self, width: int = 4, stride: int = 8, depth: int = 1):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 8, stride=stride)
+        self.inner = nn.Linear(width, width)
+        self.config = {"width": width, "stride": stride, "depth": depth}
+
+    def get_config(self) -> dict[str, Any]:
+        return self.config
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.conv(pixel_values)
+
+
+register_backbone("test-forgetful", Forgetful)
+
+
+@pytest.mark.parametrize(
+    ("options", "config", "message"),
+    [
+        (
+            {"width": 5},
+            {},
+            r"got \{\}, which build other weights: \['inner.bias', ",
+        ),
+        ({"stride": 4}, {"width": 4}, r"got \{'width': 4\}, which build other parts"),
+        ({}, {"wdith": 4}, "which fail: .*unexpected keyword argument 'wdith'"),
+        ({}, {"width": torch.zeros(1)}, "which fail: .*not JSON serializable"),
+    ],
+)
+def test_a_module_that_would_come_back_different_is_refused(
+    options: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
+    module = Forgetful(**options)
+    ImageEncoder(module)
+    module.config = config
+    with pytest.raises(ValueError, match=f"Forgetful.get_config must return .*{message}"):
+        ImageEncoder(module)
+
+
+def test_rebuilding_draws_nothing_from_torchs_generator() -> None:
+    module = Forgetful()
+    before = torch.get_rng_state()
+    ImageEncoder(module)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class Vectors(nn.Module):
+    dim = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 6)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        weights = attention_mask.unsqueeze(-1).float()
+        return (self.table(input_ids) * weights).sum(1)
+
+
+class Thumbnails(nn.Module):
+    dim = 3
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return pixel_values.mean((2, 3))
+
+
+register_backbone("test-vectors", Vectors)
+register_backbone("test-thumbnails", Thumbnails)
+
+
+def test_one_vector_per_sample_is_the_only_token() -> None:
+    image = ImageEncoder(Thumbnails())(pixels())
+    torch.testing.assert_close(image.pooled, pixels().mean((2, 3)))
+    assert torch.equal(image.tokens[:, 0], image.pooled) and image.mask.tolist() == [[True]] * 2
+    module = Vectors()
+    ids, mask = torch.tensor([[1, 2, 3], [4, 5, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    text = TextEncoder(module)(ids, mask)
+    table = module.table.weight
+    expected = torch.stack([table[1] + table[2] + table[3], table[4] + table[5]])
+    torch.testing.assert_close(text.pooled, expected)
+    assert torch.equal(text.tokens[:, 0], text.pooled) and text.mask.tolist() == [[True]] * 2
+
+
+def test_numbers_of_numpy_are_options_like_any_other(bert: Any) -> None:
+    image = ImageEncoder("resnet10t", pretrained=False, in_chans=np.int64(1))
+    image.freeze(keep_last=np.int64(2))
+    text = TextEncoder(bert(), hidden_dropout_prob=np.float32(0.5))
+    model = FusionClassifier(
+        image_encoder=image,
+        text_encoder=text,
+        num_labels=np.int64(3),
+        class_weights=list(np.array([1.0, 2.0, 3.0])),
+    )
+    written = json.loads(json.dumps(model.config.to_dict()))
+    assert written["image_encoder"]["options"] == {"in_chans": 1}
+    assert written["image_encoder"]["trainable"] == 2 and model.config.num_labels == 3
+    assert FusionConfig(num_labels=np.int64(4)).num_labels == 4
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_are_read_in_single(
+    tmp_path: Path, bert: Any, stored: torch.dtype
+) -> None:
+    whole = BertModel(bert(), add_pooling_layer=False).to(stored)
+    whole.save_pretrained(tmp_path)
+    expected = {key: value.float() for key, value in whole.state_dict().items()}
+    for given in (str(tmp_path), bert(dtype=stored)):
+        encoder = TextEncoder(given)
+        assert encoder.dtype == torch.float32
+    encoder = TextEncoder(str(tmp_path))
+    assert all(torch.equal(v, expected[k]) for k, v in encoder.backbone.state_dict().items())
+    state = {k: v.to(stored) for k, v in timm.create_model("resnet10t").state_dict().items()}
+    image = ImageEncoder("resnet10t", weights=state)
+    assert image.dtype == torch.float32
+    FusionClassifier(image_encoder=image, text_encoder=encoder)
+    assert TextEncoder(str(tmp_path), dtype=torch.bfloat16).dtype == torch.bfloat16
+    half = ImageEncoder("resnet10t", pretrained=False, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="the encoders must have one dtype, got"):
+        FusionClassifier(image_encoder=half, text_encoder=encoder)
+    with pytest.raises(TypeError, match=r"dtype must be a floating-point type|parameter 'dtype'"):
+        ImageEncoder("resnet10t", pretrained=False, dtype=torch.int8)

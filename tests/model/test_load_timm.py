@@ -1,5 +1,6 @@
 """Models of timm: read from folders, with their preprocessing and without unused heads."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -57,3 +58,33 @@ def test_a_head_that_would_not_train_is_not_built() -> None:
     left_out = dict(whole.named_parameters()).keys() - dict(model.named_parameters()).keys()
     assert left_out == {"conv_head.weight", "conv_head.bias"}
     assert (architecture, options) == ("lcnet_050", {})
+
+
+MODULES = json.loads((Path(__file__).parents[1] / "golden" / "timm_smallest.json").read_text())[
+    "modules"
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        row["model"]
+        for module, row in MODULES.items()
+        if row["fate"] in ("walked", "one block") and module != "csatv2"
+    ],
+)
+def test_every_family_takes_grey_pictures(name: str) -> None:
+    with torch.device("meta"), torch.no_grad():
+        encoder = ImageEncoder(name, pretrained=False, in_chans=1).eval()
+        spec = encoder.input_spec
+        assert spec["channels"] == len(spec["mean"]) == len(spec["std"]) == 1
+        encoded = encoder(torch.zeros(2, 1, *spec["size"]))
+        assert encoded.pooled.shape == (2, encoder.dim)
+
+
+def test_a_model_that_cannot_run_with_its_channels_is_refused() -> None:
+    with (
+        pytest.warns(UserWarning, match="designed for 3-channel"),
+        pytest.raises(ValueError, match="in_chans must be what 'csatv2' can run with, got 1"),
+    ):
+        ImageEncoder("csatv2", pretrained=False, in_chans=1)

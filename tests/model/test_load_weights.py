@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers import ViTConfig, ViTForImageClassification
 
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.load_weights import (
+    load_strictly,
     load_weights,
-    raise_for_loading_info,
     raise_unless_complete,
     read_weights,
 )
@@ -191,21 +192,29 @@ def test_something_else_than_a_state_dict_is_refused(tmp_path: Path, content: ob
         read_weights(tmp_path / "w.pt")
 
 
-def test_the_info_of_from_pretrained_is_read_strictly(log: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("missing", "unexpected", "message"),
+    [
+        (
+            ["x"],
+            ["classifier.bias"],
+            r"missing: x; left over: classifier\.bias; mis-shaped: \('y',",
+        ),
+        ([], ["classifier.bias"], r"got left over: classifier\.bias; mis-shaped"),
+    ],
+)
+def test_the_info_of_from_pretrained_is_read_strictly(
+    missing: list[str], unexpected: list[str], message: str
+) -> None:
     info = {
-        "missing_keys": ["x"],
-        "unexpected_keys": ["bert.pooler.dense.weight", "odd"],
+        "missing_keys": missing,
+        "unexpected_keys": unexpected,
         "mismatched_keys": [("y", (1,), (2,))],
     }
-    with pytest.raises(
-        ValueError, match=r"missing: x; left over: odd; mis-shaped: \('y', \(1,\), \(2,\)\)"
-    ):
-        raise_for_loading_info(info, what="checkpoint 'c'", known_heads=True)
-    heads = {"missing_keys": [], "unexpected_keys": ["classifier.bias"], "mismatched_keys": []}
-    with pytest.raises(ValueError, match=r"left over: classifier\.bias"):
-        raise_for_loading_info(heads, what="checkpoint 'c'", known_heads=False)
-    raise_for_loading_info(heads, what="checkpoint 'c'", known_heads=True)
-    assert "Left out of checkpoint 'c': classifier.bias." in log.text
+    with pytest.raises(ValueError, match=message):
+        load_strictly(lambda **_: (Net(), info), what="checkpoint 'c'")
+    rest = info | {"missing_keys": [], "unexpected_keys": []}
+    assert load_strictly(lambda **_: (1, rest), what="c", forgives_shapes=True) == (1, rest)
 
 
 def test_an_encoder_takes_a_files_weights_strictly(tmp_path: Path) -> None:
@@ -218,3 +227,42 @@ def test_an_encoder_takes_a_files_weights_strictly(tmp_path: Path) -> None:
     save_file(whole, file)
     with pytest.raises(ValueError, match=r"missing: layer1\.0\.conv1\.weight"):
         ImageEncoder("resnet10t", weights=file)
+
+
+class Whole(nn.Module):
+    """A model that holds a backbone beside a head with a name of the backbone's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Net()
+        self.a = nn.Linear(2, 3)
+        self.anything = nn.Linear(3, 3)
+
+
+def test_whatever_lies_outside_the_backbone_is_a_head(log: pytest.LogCaptureFixture) -> None:
+    whole, module = Whole(), Net()
+    load_weights(module, {f"wrapped.{k}": v for k, v in whole.state_dict().items()})
+    assert equal(module, dict(whole.inside.state_dict()))
+    assert "wrapped.anything.weight" in log.text and "wrapped.a.weight" in log.text
+    with pytest.raises(ValueError, match=r"left over: b\.extra\."):
+        load_weights(Net(), whole.state_dict() | {"inside.b.extra": torch.zeros(1)})
+
+
+def test_two_copies_of_the_backbone_are_not_chosen_from() -> None:
+    both = {
+        f"{who}.{key}": value for who in ("student", "teacher") for key, value in state().items()
+    }
+    with pytest.raises(
+        ValueError, match=r"must hold one copy .* got copies under \['student\.', 'teacher\.'\]"
+    ):
+        load_weights(Net(), both)
+
+
+def test_a_file_of_transformers_is_read_as_weights(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = ViTConfig(**sizes, intermediate_size=16, image_size=16, patch_size=8)
+    whole = ViTForImageClassification(config)
+    # The file holds the keys of older versions, which differ from those of the module.
+    whole.save_pretrained(tmp_path)
+    encoder = ImageEncoder(config, weights=tmp_path / "model.safetensors")
+    assert equal(encoder.backbone, dict(whole.vit.state_dict()))

@@ -1,4 +1,4 @@
-"""The reading of label columns of a table: class numbers for one column, 1, 0 and NaN for several."""
+"""The reading of label columns: class numbers for one column, 1, 0 and NaN for several."""
 
 import logging
 import math

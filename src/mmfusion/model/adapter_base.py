@@ -139,7 +139,9 @@ class OneBlock(Adapter):
 
 
 def features_to_encoded(features: Tensor, dim: int, pooled: Tensor | None = None) -> Encoded:
-    """Returns `Encoded` from a feature map [B, D, H, W] or from tokens [B, N, D].
+    """Returns `Encoded` from a feature map [B, D, H, W], tokens [B, N, D] or one vector [B, D].
+
+    One vector per sample is the only token.
 
     Args:
         features: of the backbone.
@@ -150,10 +152,12 @@ def features_to_encoded(features: Tensor, dim: int, pooled: Tensor | None = None
         ValueError: when the features are not `dim` wide.
     """
     tokens = rearrange(features, "b d h w -> b (h w) d") if features.ndim == 4 else features
-    if tokens.shape[-1] != dim:
+    if tokens.ndim == 2:
+        tokens = rearrange(tokens, "b d -> b 1 d")
+    if tokens.ndim != 3 or tokens.shape[-1] != dim:
         raise ValueError(
-            f"features must be {dim} wide, got {tuple(features.shape)}. "
-            "Is the backbone's declared width right?"
+            f"features must be [B, N, {dim}], [B, {dim}, H, W] or [B, {dim}], got "
+            f"{tuple(features.shape)}. Is the backbone's declared width right?"
         )
     mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     return Encoded(tokens, mask, tokens.mean(1) if pooled is None else pooled)

@@ -1,5 +1,6 @@
 """transformers' text encoders: those built like BERT are walked by layer, others are one block."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, final
@@ -14,9 +15,11 @@ from transformers.masking_utils import (
 
 from .adapter_base import Adapter, OneBlock
 from .adapter_vit import first_output
+from .encoder_families import WITH_PADDING
+from .graph import is_tracing
 from .load_transformers import backbone_width
 from .masking import masked_mean
-from .packing import Packing
+from .packing import Packing, row_lengths
 from .types import Encoded, Hidden, Lengths, is_full
 from .validation import closest
 
@@ -210,10 +213,11 @@ def transformers_text_adapter(module: Any, pool_tokens: Pool) -> Adapter:
         module: the model, without its pooler.
         pool_tokens: how tokens become the pooled vector.
     """
-    walked = WALKED_TEXT.get(module.config.model_type)
-    if walked is not None:
-        return walked(module, pool_tokens)
-    return OneBlock(module, backbone_width(module), text_runner(pool_tokens))
+    family = module.config.model_type
+    if family in WALKED_TEXT:
+        return WALKED_TEXT[family](module, pool_tokens)
+    run = text_runner(pool_tokens) if family in WITH_PADDING else equal_length_runner(pool_tokens)
+    return OneBlock(module, backbone_width(module), run)
 
 
 def text_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
@@ -223,7 +227,8 @@ def text_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
         pool_tokens: how tokens become the pooled vector.
 
     Returns:
-        A function of a module that returns tokens [B, L, D], an `Encoded` or a transformers output.
+        A function of a module that returns tokens [B, L, D], one vector [B, D] (the only token), an
+        `Encoded` or a transformers output.
     """
 
     def run(module: nn.Module, input_ids: Tensor, mask: Tensor) -> Encoded:
@@ -231,6 +236,47 @@ def text_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
         if isinstance(output, Encoded):
             return output
         tokens = output if isinstance(output, Tensor) else output[0]
+        if tokens.ndim == 2:
+            return Encoded(tokens.unsqueeze(1), mask.any(1, keepdim=True), tokens)
+        return Encoded(tokens, mask.bool(), pool_tokens(tokens, mask.bool()))
+
+    return run
+
+
+def equal_length_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
+    """Returns a function (module, input_ids, mask) -> Encoded that computes no padding.
+
+    Texts of equal length run together. This is slower than one padded batch, and it is right for
+    every family that treats the texts of a batch one by one: convolutions, Fourier transforms and
+    sums over the sequence find no padding that they could mix into the real tokens.
+
+    Args:
+        pool_tokens: how tokens become the pooled vector.
+
+    Returns:
+        A function of a transformers module. It raises a ValueError while a graph is traced, because
+        a graph cannot look at lengths.
+    """
+
+    def run(module: Any, input_ids: Tensor, mask: Tensor) -> Encoded:
+        if is_tracing():
+            raise ValueError(
+                f"{type(module).__name__} must run eagerly, because it computes texts of equal "
+                "length together. Leave out compiling and exporting, or choose another text "
+                "encoder."
+            )
+        takes_mask = "attention_mask" in inspect.signature(module.forward).parameters
+        rows_of: dict[int, list[int]] = {}
+        for row, length in enumerate(row_lengths(mask)):
+            rows_of.setdefault(length, []).append(row)
+        groups, places = [], mask.shape[1]
+        for length, rows in rows_of.items():
+            ids = input_ids[rows, :length]
+            masks = {"attention_mask": torch.ones_like(ids)} if takes_mask else {}
+            tokens = module(input_ids=ids, **masks)[0]
+            groups.append(torch.nn.functional.pad(tokens, (0, 0, 0, places - length)))
+        order = [row for rows in rows_of.values() for row in rows]
+        tokens = torch.cat(groups)[torch.tensor(order).argsort().to(mask.device)]
         return Encoded(tokens, mask.bool(), pool_tokens(tokens, mask.bool()))
 
     return run

@@ -1,5 +1,6 @@
 """transformers' vision models: ViT and DeiT are walked by layer, any other one is one block."""
 
+import copy
 from typing import Any, final
 
 import torch
@@ -66,17 +67,45 @@ def transformers_image_adapter(module: Any) -> Adapter:
     """
     if module.config.model_type in WALKED_VIT:
         return HfViT(module)
-    dim = backbone_width(module)
+    dim = _feature_width(module)
     has_prefix = prefix_tokens(module)[0] > 0
 
     def run(module: nn.Module, pixels: Tensor) -> Encoded:
-        features = module(pixels).last_hidden_state
+        features = _features(module, pixels)
         encoded = features_to_encoded(features, dim)
         # A model with a class token is pooled by it.
         is_sequence = has_prefix and features.ndim == 3
         return encoded._replace(pooled=features[:, 0]) if is_sequence else encoded
 
     return OneBlock(module, dim, run)
+
+
+def _features(module: Any, pixels: Tensor) -> Tensor:
+    if module.config.model_type != "vit_mae":
+        features: Tensor = module(pixels).last_hidden_state
+        return features
+    # It sorts its patches by this noise. By default the noise is random.
+    places = torch.arange(module.embeddings.patch_embeddings.num_patches, device=pixels.device)
+    return module(pixels, noise=places.expand(len(pixels), -1)).last_hidden_state
+
+
+def _feature_width(module: Any) -> int:
+    """Returns the width of a vision model's features.
+
+    Configs of families with stages name widths of many parts. So a twin without weights is run on
+    the meta device, which computes shapes alone.
+    """
+    size = getattr(module.config, "image_size", None) or 224
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    try:
+        with torch.device("meta"), torch.no_grad():
+            twin = type(module)(copy.deepcopy(module.config)).eval()
+            channels = getattr(module.config, "num_channels", 3)
+            features = _features(twin, torch.zeros(1, channels, height, width))
+    # A model may read values, which the meta device does not have, and fail in any way.
+    except Exception:
+        return backbone_width(module)
+    return features.shape[1 if features.ndim == 4 else -1]
 
 
 def first_output(output: Any) -> Tensor:

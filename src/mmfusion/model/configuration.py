@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self, final
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-from .validation import check_probability, closest
+from .validation import check_probability, closest, plain_value
 
 # What transformers itself passes to a config beyond its fields.
 _FROM_TRANSFORMERS = frozenset(
@@ -60,6 +60,20 @@ def named_options(value: str | Mapping[str, Any], *, field: str) -> dict[str, An
     return dict(value)
 
 
+def backbone_entries(config: PreTrainedConfig) -> dict[str, Any]:
+    """Returns a backbone's config for JSON: the model type and what differs from the defaults.
+
+    Args:
+        config: the config.
+    """
+    changed: dict[str, Any] = config.to_diff_dict()
+    return {"model_type": config.model_type} | {
+        key: value
+        for key, value in changed.items()
+        if key not in ("transformers_version", "architectures", "dtype")
+    }
+
+
 @final
 @dataclass
 class EncoderConfig:
@@ -70,7 +84,7 @@ class EncoderConfig:
         source: "timm", "transformers" or "custom". None: derived from the name.
         architecture: the timm name from which the model is rebuilt, without its hub or folder.
         options: what a timm model or a registered class was made with.
-        backbone: the config of a transformers backbone.
+        backbone: the config of a transformers backbone (see `follow`).
         input_spec: of an image encoder: `size`, `channels`, `mean`, `std`, `interpolation`, and
             where they apply `channel_order` and `published` (see `ImageEncoder.input_spec`).
         pooling: of a text encoder: "mean" or "cls".
@@ -89,6 +103,21 @@ class EncoderConfig:
     padding: str | None = None
     trainable: str | int = "all"
     lora: dict[str, Any] | None = None
+
+    # The config that the backbone uses itself. No field, because it is not an entry of its own.
+    _live: ClassVar[PreTrainedConfig | None] = None
+
+    def follow(self, backbone: PreTrainedConfig) -> None:
+        """Makes `backbone` an image of a backbone's own config, from now on.
+
+        The backbone may change it after it was built. For example, `resize_token_embeddings`
+        changes the size of the vocabulary.
+
+        Args:
+            backbone: the config that the backbone holds.
+        """
+        object.__setattr__(self, "_live", backbone)
+        self.backbone = backbone_entries(backbone)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Self:
@@ -114,7 +143,10 @@ class EncoderConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entries that differ from their defaults, as a dict for JSON."""
-        said = {key: value for key, value in asdict(self).items() if value is not None}
+        if self._live is not None:
+            self.backbone = backbone_entries(self._live)
+        entries = {key: plain_value(value) for key, value in asdict(self).items()}
+        said = {key: value for key, value in entries.items() if value is not None}
         if self.trainable == "all":
             del said["trainable"]
         return said
@@ -202,6 +234,8 @@ class FusionConfig(PreTrainedConfig):
             if value is not None and not isinstance(value, EncoderConfig):
                 described = EncoderConfig.from_dict(named_options(value, field=field))
                 setattr(self, field, described)
+        if "num_labels" in kwargs:
+            kwargs["num_labels"] = plain_value(kwargs["num_labels"])
         self._check_labels(kwargs.get("num_labels"))
         super().__post_init__(**kwargs)
         self._check_ranges()
@@ -240,6 +274,11 @@ class FusionConfig(PreTrainedConfig):
         self.label2id = {name: int(key) for key, name in self.id2label.items()}
 
     def _check_ranges(self) -> None:
+        if self.num_labels == 1 and self.problem_type != "multi_label_classification":
+            raise ValueError(
+                "num_labels must be at least 2 where each sample has one class, got 1. Give both "
+                "classes, or problem_type='multi_label_classification' for one label of yes or no."
+            )
         for name in ("modality_dropout", "head_dropout", "label_smoothing"):
             check_probability(name, getattr(self, name))
         if not self.auxiliary_loss_weight >= 0:
@@ -272,6 +311,10 @@ def merged_config(config: FusionConfig | None, given: dict[str, Any]) -> FusionC
     Raises:
         TypeError: when `config` is none of this model type.
     """
+    given = {
+        key: value if isinstance(value, EncoderConfig) else plain_value(value)
+        for key, value in given.items()
+    }
     if config is None:
         return FusionConfig(**given)
     # By model type, not by class: transformers imports `configuration` twice for a model that

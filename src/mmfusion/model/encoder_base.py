@@ -1,11 +1,15 @@
 """Encoder: the common part of image and text encoders, and the choice of what trains."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Self
+from operator import index
+from typing import Any, Self, SupportsIndex
 
 import peft
+import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .adapter_base import Adapter
 from .configuration import EncoderConfig
@@ -44,6 +48,12 @@ class Encoder(nn.Module, ABC):
         self._frozen: list[nn.Module] = []
         if self._adapter.packs:
             use_packed_attention(backbone)
+        if not isinstance(backbone, PreTrainedModel):
+            # transformers saves tied weights once, and ties them again, where it finds these names.
+            tied = _tied_weights(backbone)
+            self._tied_weights_keys = self.all_tied_weights_keys = {
+                f"backbone.{name}": f"backbone.{first}" for name, first in tied.items()
+            }
         # from_pretrained does not initialise unsaved buffers. Keep their first values here.
         self._unsaved_buffers = {
             name: buffer.clone()
@@ -70,12 +80,20 @@ class Encoder(nn.Module, ABC):
         In a replica of nn.DataParallel nothing is a parameter, so the former parameters are looked
         through too.
         """
-        held = (
-            getattr(module, name, {})
-            for module in self.modules()
-            for name in ("_parameters", "_former_parameters")
-        )
-        return next(weight for weights in held for weight in weights.values() if weight is not None)
+        return next(self._weights())
+
+    def _weights(self) -> Iterator[Tensor]:
+        """Yields its parameters, also in a replica of nn.DataParallel."""
+        for module in self.modules():
+            for name in ("_parameters", "_former_parameters"):
+                held = getattr(module, name, {}).values()
+                yield from (weight for weight in held if weight is not None)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of its weights, or None if it has none."""
+        weight = next((one for one in self._weights() if one.is_floating_point()), None)
+        return None if weight is None else weight.dtype
 
     @cached_property
     def block_dims(self) -> list[int]:
@@ -159,7 +177,7 @@ class Encoder(nn.Module, ABC):
             return None
         return packing_of(mask, lengths=lengths, always=False)
 
-    def freeze(self, *, keep_last: int = 0) -> Self:
+    def freeze(self, *, keep_last: SupportsIndex = 0) -> Self:
         """Returns this encoder with all but its last `keep_last` blocks frozen.
 
         Frozen means: no gradient, and pinned to evaluation mode.
@@ -177,6 +195,7 @@ class Encoder(nn.Module, ABC):
             >>> encoder.num_frozen_blocks, encoder.num_blocks
             (3, 4)
         """
+        keep_last = index(keep_last)
         if not 0 <= keep_last <= self.num_blocks:
             raise ValueError(
                 f"keep_last must be in 0 .. {self.num_blocks} (the blocks), got {keep_last!r}. 0 "
@@ -309,6 +328,17 @@ class Encoder(nn.Module, ABC):
 def _unsaved_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     saved = set(module.state_dict())
     return [(name, buffer) for name, buffer in module.named_buffers() if name not in saved]
+
+
+def _tied_weights(module: nn.Module) -> dict[str, str]:
+    """Returns the names of parameters that are another one too, each with the first one's."""
+    firsts: dict[int, str] = {}
+    tied = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first = firsts.setdefault(id(parameter), name)
+        if first != name:
+            tied[name] = first
+    return tied
 
 
 def _holds(module: nn.Module, ids: set[int]) -> bool:

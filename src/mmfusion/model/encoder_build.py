@@ -1,6 +1,7 @@
 """How an encoder is made: what a name stands for, and how a config becomes an encoder again."""
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -14,7 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
 from .registry import custom_backbone, is_registered, registered_name
-from .validation import check_choice
+from .validation import check_choice, plain_value
 
 Weights = str | os.PathLike[str] | Mapping[str, Tensor]
 """What `weights` may be: a file of tensors, or a mapping of them."""
@@ -70,6 +71,8 @@ def rebuild(
         if getattr(config, field.name) is None:
             setattr(config, field.name, getattr(encoder.config, field.name))
     encoder.config = config
+    if config.backbone is not None:
+        config.follow(encoder.backbone.config)
     return encoder.apply_training_config()
 
 
@@ -146,6 +149,41 @@ def label_of(name: object) -> str:
     return str(getattr(name, "model_type", "")) or type(name).__name__
 
 
+def checked_dtype(dtype: Any) -> torch.dtype:
+    """Returns a type of weights that an encoder can have.
+
+    Args:
+        dtype: what the user said.
+
+    Raises:
+        TypeError: when it is no type of floating-point numbers.
+    """
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(
+            f"dtype must be a floating-point type of torch, got {dtype!r}. For example "
+            "torch.float32."
+        )
+    return dtype
+
+
+def common_dtype(*towers: Encoder | None) -> torch.dtype:
+    """Returns the type of the weights of a classifier's towers.
+
+    Args:
+        *towers: the encoders; None for a modality without one.
+
+    Raises:
+        ValueError: when they have two types.
+    """
+    found = {tower.dtype for tower in towers if tower is not None and tower.dtype}
+    if len(found) > 1:
+        raise ValueError(
+            f"the encoders must have one dtype, got {sorted(map(str, found))}. Give both the same "
+            "dtype, or none, and call model.to(...) on the classifier."
+        )
+    return found.pop() if found else torch.get_default_dtype()
+
+
 def build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
     """Returns a backbone of the user's own, and the options from which it is rebuilt.
 
@@ -163,8 +201,45 @@ def build_custom(name: Any, options: dict[str, Any]) -> tuple[nn.Module, dict[st
                 "Leave them out."
             )
         get_config: Any = getattr(name, "get_config", dict)
-        return name, dict(get_config())
-    return custom_backbone(str(name), **options), options
+        config = plain_value(dict(get_config()))
+        _check_rebuilt(name, config)
+        return name, config
+    return custom_backbone(str(name), **options), plain_value(options)
+
+
+def _check_rebuilt(module: nn.Module, config: dict[str, Any]) -> None:
+    """Refuses a module of the user's own that would come back different from a saved classifier.
+
+    Raises:
+        ValueError: when its options are no JSON, or do not build the same parts.
+    """
+    what = f"{type(module).__name__}.get_config must return the options of its constructor"
+    advice = "Return all of them, as numbers, strings, lists and dicts."
+    try:
+        again = _built_again(registered_name(module), json.loads(json.dumps(config)))
+    # A constructor may fail in any way.
+    except Exception as error:
+        raise ValueError(f"{what}, got {config!r}, which fail: {error}. {advice}") from error
+    shapes, others = (
+        {key: tuple(value.shape) for key, value in one.state_dict().items()}
+        for one in (module, again)
+    )
+    different = sorted(key for key, _ in shapes.items() ^ others.items())
+    # Options without weights, such as a stride, show where a module is printed.
+    if different or str(module) != str(again):
+        parts = f"other weights: {sorted(set(different))[:5]}" if different else "other parts"
+        raise ValueError(f"{what}, got {config!r}, which build {parts}. {advice}")
+
+
+def _built_again(name: str, config: dict[str, Any]) -> nn.Module:
+    """Returns a registered backbone of these options, without drawing from torch's generator."""
+    try:
+        with torch.device("meta"):
+            return custom_backbone(name, **config)
+    # The meta device holds no values, which some constructors read.
+    except (RuntimeError, NotImplementedError):
+        with torch.random.fork_rng(), torch.device("cpu"):
+            return custom_backbone(name, **config)
 
 
 def declared_dim(module: nn.Module) -> int:

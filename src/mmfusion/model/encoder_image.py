@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any, Self, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
@@ -16,6 +17,7 @@ from .encoder_base import Encoder
 from .encoder_build import (
     Weights,
     build_custom,
+    checked_dtype,
     declared_dim,
     label_of,
     loads_published,
@@ -24,10 +26,10 @@ from .encoder_build import (
 )
 from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
 from .load_timm import build_timm
-from .load_transformers import build_transformers, config_dict
+from .load_transformers import build_transformers
 from .load_weights import load_weights
 from .processing_size import checked_spec
-from .types import Encoded
+from .types import Encoded, Lengths
 
 
 @final
@@ -44,6 +46,8 @@ class ImageEncoder(Encoder):
         weights: a safetensors file, a state dict that torch reads with weights_only=True, or a
             mapping of tensors. Missing or mis-shaped keys are an error that lists them; a head that
             is left over is dropped and listed in the log.
+        dtype: type of the weights, whatever type they are stored in. None: torch's default type,
+            which is float32 unless you change it. The towers of a classifier have one type.
         **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm;
             config fields for transformers).
 
@@ -77,6 +81,7 @@ class ImageEncoder(Encoder):
         source: str | None = None,
         pretrained: bool | None = None,
         weights: Weights | None = None,
+        dtype: torch.dtype | None = None,
         **backbone_options: Any,
     ):
         source = source_of(name, source, kind="image")
@@ -89,8 +94,10 @@ class ImageEncoder(Encoder):
             )
             config.input_spec = timm_input_spec(backbone, config.options, load)
         elif source == "transformers":
-            backbone = build_transformers(name, load, backbone_options, tower="vision_config")
-            config.backbone = config_dict(backbone.config)
+            backbone = build_transformers(
+                name, load, backbone_options, tower="vision_config", dtype=dtype
+            )
+            config.follow(backbone.config)
             config.input_spec = transformers_input_spec(
                 backbone.config, str(name) if load else None, backbone_options
             )
@@ -100,6 +107,8 @@ class ImageEncoder(Encoder):
             config.input_spec = checked_spec(declared or default_input_spec(), of_pictures=False)
         if weights is not None:
             load_weights(backbone, weights)
+        if dtype is not None:
+            backbone.to(checked_dtype(dtype))
         super().__init__(config, backbone)
 
     @classmethod
@@ -157,4 +166,12 @@ class ImageEncoder(Encoder):
         Args:
             pixel_values: normalised pixels [B, C, H, W].
         """
+        (pixel_values,), _ = self._prepared((pixel_values,), None)
         return self.adapter.forward(pixel_values)
+
+    def _prepared(
+        self, inputs: tuple[Tensor, ...], lengths: Lengths
+    ) -> tuple[tuple[Tensor, ...], Lengths]:
+        """Returns the pixels in the type of the weights."""
+        dtype = self.dtype
+        return inputs if dtype is None else tuple(pixels.to(dtype) for pixels in inputs), lengths

@@ -6,7 +6,7 @@ from typing import Any, Self, final
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from .adapter_base import Adapter, OneBlock
@@ -16,6 +16,7 @@ from .encoder_base import Encoder
 from .encoder_build import (
     Weights,
     build_custom,
+    checked_dtype,
     declared_dim,
     label_of,
     loads_published,
@@ -23,7 +24,7 @@ from .encoder_build import (
     source_of,
 )
 from .graph import is_tracing
-from .load_transformers import build_transformers, config_dict
+from .load_transformers import build_transformers
 from .load_weights import load_weights
 from .masking import real_tokens_first
 from .missing import look
@@ -51,6 +52,7 @@ class TextEncoder(Encoder):
         pretrained: whether to load published weights; None means yes for a name, no for a config or
             when `weights` is given.
         weights: as for `ImageEncoder`.
+        dtype: as for `ImageEncoder`.
         pooling: "mean" over the real tokens, or "cls", the first real token.
         padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded"
             every place up to the longest text. "auto" packs a batch where that is faster: where
@@ -89,6 +91,7 @@ class TextEncoder(Encoder):
         source: str | None = None,
         pretrained: bool | None = None,
         weights: Weights | None = None,
+        dtype: torch.dtype | None = None,
         pooling: str = "mean",
         padding: str = "auto",
         **backbone_options: Any,
@@ -100,12 +103,16 @@ class TextEncoder(Encoder):
         config = EncoderConfig(label_of(name), source, pooling=pooling)
         backbone: Any
         if source == "transformers":
-            backbone = build_transformers(name, load, backbone_options, tower="text_config")
-            config.backbone = config_dict(backbone.config)
+            backbone = build_transformers(
+                name, load, backbone_options, tower="text_config", dtype=dtype
+            )
+            config.follow(backbone.config)
         else:
             backbone, config.options = build_custom(name, backbone_options)
         if weights is not None:
             load_weights(backbone, weights)
+        if dtype is not None:
+            backbone.to(checked_dtype(dtype))
         super().__init__(config, backbone)
         self._packs_in_graphs = False
         self.padding = padding
@@ -159,12 +166,32 @@ class TextEncoder(Encoder):
         self._packs_in_graphs = wanted and self.padding != "padded" and self.can_pack
         return self
 
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """Returns the embeddings of a transformers backbone after they were resized.
+
+        Args:
+            *args: as transformers takes them: the new number of token ids first.
+            **kwargs: as transformers takes them.
+
+        Raises:
+            ValueError: when the backbone is not one of transformers.
+        """
+        if not isinstance(self.backbone, PreTrainedModel):
+            raise ValueError(
+                "text_encoder must be a transformers model to be resized, got "
+                f"{type(self.backbone).__name__}. Build it with the other size."
+            )
+        return self.backbone.resize_token_embeddings(*args, **kwargs)
+
     @property
     def max_length(self) -> int | None:
         """The most tokens a text may have, or None where the backbone sets no limit."""
         config = getattr(self.backbone, "config", None)
         limit = getattr(config, "max_position_embeddings", None)
-        return None if limit is None else int(limit) - position_offset(self.backbone)
+        # XLNet, which has relative positions, says -1.
+        if limit is None or limit < 0:
+            return None
+        return int(limit) - position_offset(self.backbone)
 
     @property
     def vocab_size(self) -> int | None:

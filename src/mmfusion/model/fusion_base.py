@@ -94,6 +94,11 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(sum(dims), num_labels)
 
+    def set_to_zero(self) -> None:
+        """Sets the output layer to zero, so that the logits are zero."""
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
     def forward(self, *vectors: Tensor) -> Tensor:
         """Returns the logits [B, C].
 

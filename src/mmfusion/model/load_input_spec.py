@@ -47,7 +47,7 @@ def timm_input_spec(
     return _timm_spec(
         data,
         # The model's own `in_chans` comes first: an option may have changed the published number.
-        getattr(model, "in_chans", None) or data["input_size"][0],
+        options.get("in_chans") or getattr(model, "in_chans", None) or data["input_size"][0],
         options.get("img_size"),
         published,
     )

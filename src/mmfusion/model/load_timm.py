@@ -11,7 +11,7 @@ from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 from .graph import evaluating
-from .validation import closest
+from .validation import closest, plain_value
 
 
 def build_timm(
@@ -31,7 +31,7 @@ def build_timm(
     if name.startswith("timm/"):
         name = f"hf-hub:{name}"
     scheme, location = parse_model_name(name)
-    architecture, options = name, dict(options)
+    architecture, options = name, plain_value(dict(options))
     # A model on the hub or in a folder is rebuilt later from the architecture and the options of
     # its config.json, because the hub or the folder may be out of reach then.
     if scheme:
@@ -54,7 +54,11 @@ def build_timm(
             f"name must be a timm model whose weights can be read and fit, got {name!r}: "
             f"{str(error).splitlines()[0]} Pass pretrained=False, or weights=a file."
         ) from error
-    _drop_unused_head(model)
+    published, _, _ = resolve_model_data_config(model)["input_size"]
+    channels = options.get("in_chans", published)
+    if channels != published:
+        _check_channels(architecture, options)
+    _drop_unused_head(model, channels)
     return model, architecture, options
 
 
@@ -74,10 +78,31 @@ def _described(name: str, scheme: str, location: str) -> tuple[str, dict[str, An
     }
 
 
-def _drop_unused_head(model: Any) -> None:
+def _check_channels(architecture: str, options: dict[str, Any]) -> None:
+    """Refuses a number of channels that a model accepts but cannot run with.
+
+    A twin without weights is run on the meta device, which computes shapes alone.
+    """
+    with torch.device("meta"), torch.no_grad():
+        twin: Any = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+        channels, size = options["in_chans"], resolve_model_data_config(twin)["input_size"]
+        try:
+            twin.eval().forward_features(torch.zeros(1, channels, *size[1:]))
+        except RuntimeError as error:
+            raise ValueError(
+                f"in_chans must be what {architecture!r} can run with, got {channels!r}: "
+                f"{str(error).splitlines()[0]}. Leave it out."
+            ) from error
+
+
+def _drop_unused_head(model: Any, channels: int) -> None:
     """Replaces a head whose pooled vector has another width than the features.
 
     Such a pooled vector is not used, so nothing would train the head.
+
+    Args:
+        model: the model.
+        channels: how many its pictures have.
     """
     if getattr(model, "head_hidden_size", model.num_features) == model.num_features:
         return
@@ -90,9 +115,8 @@ def _drop_unused_head(model: Any) -> None:
     ]
     with evaluating(model), torch.no_grad():
         first = next(model.parameters())
-        model.forward_features(
-            torch.zeros(1, *resolve_model_data_config(model)["input_size"], dtype=first.dtype)
-        )
+        _, height, width = resolve_model_data_config(model)["input_size"]
+        model.forward_features(torch.zeros(1, channels, height, width, dtype=first.dtype))
     for handle in handles:
         handle.remove()
     for name, part in list(model.named_children()):

@@ -2,16 +2,31 @@
 
 import copy
 import inspect
+import json
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+import torch
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils.hub import cached_file
 
-from .load_weights import load_strictly
-from .validation import closest
+from .encoder_families import FIXED_FIELDS, model_class_of
+from .load_weights import load_backbone, read_weights
+from .validation import closest, plain_value
+
+_TOWERS = {"vision_config": "vision_model", "text_config": "text_model"}
+"""The prefix under which a dual encoder's checkpoint holds each tower."""
 
 
 def build_transformers(
-    name: Any, load: bool, options: dict[str, Any], *, tower: str
+    name: Any,
+    load: bool,
+    options: dict[str, Any],
+    *,
+    tower: str,
+    dtype: torch.dtype | None = None,
 ) -> PreTrainedModel:
     """Returns a transformers backbone without its pooler, which is not used.
 
@@ -20,13 +35,18 @@ def build_transformers(
         load: whether to load the weights of the checkpoint.
         options: entries of the config to override.
         tower: "vision_config" or "text_config": the tower to take from a dual encoder.
+        dtype: of the weights, whatever type they are stored in. None: torch's default.
 
     Raises:
         ValueError: for a checkpoint that cannot be read or does not fit, for an encoder-decoder, or
             for an option that the config does not have.
     """
     try:
-        config = name if isinstance(name, PreTrainedConfig) else AutoConfig.from_pretrained(name)
+        config = (
+            name
+            if isinstance(name, PreTrainedConfig)
+            else AutoConfig.from_pretrained(name, trust_remote_code=False)
+        )
     except (OSError, ValueError) as error:
         raise ValueError(
             f"name must be a transformers checkpoint (a hub name or a folder), got {name!r}, "
@@ -35,55 +55,95 @@ def build_transformers(
     is_dual = hasattr(config, tower)
     # Copy: the options and the attention that is chosen later must not change the caller's config.
     config = copy.deepcopy(getattr(config, tower, config))
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(
-            f"name must be an encoder, got {config.model_type!r}, an encoder-decoder. Choose an "
-            "encoder-only model."
-        )
+    takes = "pixel_values" if tower == "vision_config" else "input_ids"
+    model_class = model_class_of(config, takes=takes)
+    _set_options(config, plain_value(options), takes)
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    if not load:
+        takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+        pooler = {"add_pooling_layer": False} if takes_pooler else {}
+        built: PreTrainedModel = model_class._from_config(config, dtype=dtype, **pooler)
+        return built
+    backbone: PreTrainedModel = load_backbone(
+        model_class,
+        config,
+        _read_checkpoint(str(name)),
+        what=f"checkpoint {name!r}",
+        prefixes=(_TOWERS[tower],) if is_dual else (),
+        dtype=dtype,
+    )
+    return backbone
+
+
+def _set_options(config: Any, options: dict[str, Any], takes: str) -> None:
+    """Sets entries of a backbone's config: the user's, and those that have one lawful value.
+
+    Raises:
+        ValueError: if the config has no such entry, or not this value of it.
+        TypeError: if the value is of another type.
+    """
     valid = config.to_dict()
     for key, value in options.items():
         if key not in valid:
             raise ValueError(
                 f"{type(config).__name__} has no option {key!r}. {closest(key, sorted(valid))}"
             )
+        try:
+            setattr(config, key, value)
+        except StrictDataclassFieldValidationError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise TypeError(
+                f"{key} must be of the type that {type(config).__name__} has, got {value!r}. "
+                f"{reason}"
+            ) from error
+    for key, value in FIXED_FIELDS.get(config.model_type, {}).items():
+        if options.get(key, value) != value:
+            raise ValueError(
+                f"{key} must be {value!r} for {config.model_type!r}, got {options[key]!r}. Leave "
+                "it out."
+            )
         setattr(config, key, value)
-    model_class: Any = AutoModel._model_mapping[type(config)]
-    pooler = (
-        {"add_pooling_layer": False}
-        if "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-        else {}
-    )
-    if not load:
-        # `_from_config` builds in the dtype of the config, the constructor in torch's default one.
-        return (
-            model_class._from_config(config, **pooler)
-            if isinstance(name, PreTrainedConfig) or options
-            else model_class(config, **pooler)
-        )
-    # The checkpoint of a dual encoder also holds the other tower, whose keys are left over.
-    prefixes = {"vision_config": "vision_model.", "text_config": "text_model."}
-    model, _ = load_strictly(
-        lambda **strict: model_class.from_pretrained(name, config=config, **strict, **pooler),
-        what=f"checkpoint {name!r}",
-        known_heads=True,
-        prefix=prefixes[tower] if is_dual else None,
-    )
-    backbone: PreTrainedModel = model
-    return backbone
+    if takes == "input_ids" and getattr(config, "use_cache", False):
+        # A cache of keys and values serves the next token of a generated text. An encoder has none.
+        config.use_cache = False
 
 
-def config_dict(config: PreTrainedConfig) -> dict[str, Any]:
-    """Returns a backbone's config for JSON: the model type and what differs from the defaults.
+def _read_checkpoint(name: str) -> dict[str, Tensor]:
+    """Returns all tensors of a checkpoint by key.
 
     Args:
-        config: the config.
+        name: a hub name or a folder.
+
+    Raises:
+        ValueError: if there are no weights, or damaged ones.
     """
-    changed: dict[str, Any] = config.to_diff_dict()
-    return {"model_type": config.model_type} | {
-        key: value
-        for key, value in changed.items()
-        if key not in ("transformers_version", "architectures", "dtype")
-    }
+
+    def found(file: str) -> str | None:
+        path: str | None = cached_file(
+            name,
+            file,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return path
+
+    for stem in ("model.safetensors", "pytorch_model.bin"):
+        files = [path] if (path := found(stem)) is not None else []
+        if not files and (index := found(f"{stem}.index.json")) is not None:
+            shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+            files = [str(found(shard)) for shard in sorted(set(shards))]
+        if not files:
+            continue
+        try:
+            return {key: value for file in files for key, value in read_weights(file).items()}
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {name!r} must hold undamaged weights: {str(error).splitlines()[0]}"
+            ) from error
+    raise ValueError(
+        f"checkpoint {name!r} must hold weights (model.safetensors), got none. Fetch it again, or "
+        "pass pretrained=False."
+    )
 
 
 def backbone_width(module: Any) -> int:

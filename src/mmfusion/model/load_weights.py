@@ -1,7 +1,10 @@
 """The strict loading of weights: keys that do not fit are an error that lists them."""
 
+import copy
+import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from .load_checks import check_saved
+from .validation import plain_value
 
 logger = logging.get_logger(__name__)
 
@@ -33,24 +40,14 @@ _HEADS = (
     "conv_head",
     "norm_head",
 )
-"""Parts of the keys of heads and poolers, which checkpoints hold and backbones here lack.
+"""First parts of the keys of heads that lie beside the backbone's own parts, without a prefix."""
 
-`load_weights` compares the first part of a key. `raise_for_loading_info` compares every part.
+_NOT_BUILT = ("pooler", "mask_token", "position_ids")
+"""Parts of a backbone that are never built here.
+
+`pooler`: its output is not used. `mask_token`: only pretraining puts it in. `position_ids`: older
+checkpoints hold this list of numbers, which every backbone makes itself.
 """
-
-_WRAPPERS = (
-    "module.",
-    "model.",
-    "backbone.",
-    "bert.",
-    "roberta.",
-    "distilbert.",
-    "mpnet.",
-    "vit.",
-    "deit.",
-    "base_model.model.",
-)
-"""Prefixes under which the checkpoint of a larger model holds the keys of its backbone."""
 
 
 def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -105,7 +102,7 @@ def read_weights(weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> dict
 def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[str, Tensor]) -> None:
     """Copies `weights` into `module`.
 
-    Heads and poolers that the module does not have are left out and listed in the log.
+    Everything outside the backbone is a head. It is left out and listed in the log.
 
     Args:
         module: the backbone.
@@ -113,30 +110,148 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, or if keys are missing, mis-shaped or left over. The
-            message lists these keys.
+        ValueError: if the file is damaged, or if keys of the backbone are missing, mis-shaped or
+            left over. The message lists these keys.
     """
-    state = _unwrapped(read_weights(weights), set(module.state_dict()))
-    own = module.state_dict()
-    missing = sorted(own.keys() - state.keys())
-    shapes = sorted(
-        f"{key} {tuple(state[key].shape)} for {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    )
-    unexpected = sorted(state.keys() - own.keys())
-    heads = [key for key in unexpected if key.split(".")[0] in _HEADS]
     source = f" {os.fspath(weights)!r}" if not isinstance(weights, Mapping) else ""
-    raise_unless_complete(
-        missing, [key for key in unexpected if key not in heads], shapes, what=f"weights{source}"
+    what, state = f"weights{source}", read_weights(weights)
+    if isinstance(module, PreTrainedModel):
+        loaded = load_backbone(type(module), module.config, state, what=what, like=module)
+        module.load_state_dict(loaded.state_dict())
+        return
+    own = module.state_dict()
+    inner, outside = _of_the_backbone(state, own.keys(), (), what)
+    shapes = sorted(
+        f"{key} {tuple(inner[key].shape)} for {tuple(own[key].shape)}"
+        for key in own.keys() & inner.keys()
+        if inner[key].shape != own[key].shape
     )
+    left_over = [key for key in sorted(inner.keys() - own.keys()) if not _is_head(key, bare=True)]
+    raise_unless_complete(sorted(own.keys() - inner.keys()), left_over, shapes, what=what)
+    _log_heads([*outside, *(inner.keys() - own.keys())], type(module).__name__)
+    module.load_state_dict({key: inner[key] for key in own})
+
+
+def load_backbone(
+    model_class: Any,
+    config: Any,
+    state: dict[str, Tensor],
+    *,
+    what: str,
+    prefixes: tuple[str, ...] = (),
+    like: nn.Module | None = None,
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """Returns a transformers backbone with the weights of a checkpoint, without its heads.
+
+    Args:
+        model_class: the class of the backbone.
+        config: its config.
+        state: all tensors of the checkpoint by key.
+        what: the checkpoint, for the error.
+        prefixes: names under which the checkpoint may hold the backbone, the likeliest first.
+        like: a module with the backbone's keys. None: built here on the meta device.
+        dtype: of the weights. None: torch's default.
+
+    Raises:
+        ValueError: if keys of the backbone are missing, left over or mis-shaped.
+    """
+    takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    pooler = {"add_pooling_layer": False} if takes_pooler else {}
+    if like is None:
+        with torch.device("meta"):
+            like = model_class(copy.deepcopy(config), **pooler)
+    names = (*prefixes, model_class.base_model_prefix)
+    inner, outside = _of_the_backbone(state, like.state_dict().keys(), names, what)
+    dtype = torch.get_default_dtype() if dtype is None else dtype
+    # transformers finds the keys of some older checkpoints only behind the model's own prefix, and
+    # of others only without. So it gets all keys but the heads that have a name of the backbone.
+    own_prefix = f"{model_class.base_model_prefix}."
+    given = {key: state[key] for key in outside if key not in inner}
+    given |= {f"{own_prefix}{key}" if outside else key: inner[key] for key in inner}
+    # transformers renames the keys of older checkpoints. Mis-shaped keys are allowed here so that
+    # the report lists all of them.
+    model, info = model_class.from_pretrained(
+        None,
+        config=config,
+        state_dict=given,
+        dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **pooler,
+    )
+    bare = not outside
+    unexpected = sorted(info["unexpected_keys"])
+    inside = [
+        key.removeprefix(own_prefix) for key in unexpected if bare or key.startswith(own_prefix)
+    ]
+    left_over = [key for key in inside if not _is_head(key, bare=bare)]
+    shapes = sorted(str(key) for key in info["mismatched_keys"])
+    raise_unless_complete(sorted(info["missing_keys"]), left_over, shapes, what=what)
+    _log_heads({*outside, *unexpected}, what)
+    return model
+
+
+def _of_the_backbone(
+    state: Mapping[str, Tensor], own: Collection[str], names: tuple[str, ...], what: str
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the tensors of the backbone by its own keys, and the other keys.
+
+    The backbone lies under the prefix under which all its keys are found. A checkpoint of an older
+    version holds it under other keys, and a wrong one lacks some. Then the prefix is one of
+    `names`, or none, or the one under which most keys are found.
+
+    Raises:
+        ValueError: if two whole copies of the backbone are found.
+    """
+    found: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in own:
+                found["".join(f"{part}." for part in parts[:start])] += 1
+    whole = [prefix for prefix, count in found.items() if count == len(own)]
+    if len(whole) > 1:
+        raise ValueError(
+            f"{what} must hold one copy of the model, got copies under {sorted(whole)}. Pass the "
+            "tensors of one of them as weights."
+        )
+    named = [f"{name}." for name in names if any(key.startswith(f"{name}.") for key in state)]
+    if whole:
+        prefix = whole[0]
+    elif named:
+        prefix = named[0]
+    else:
+        # A key that is found as it stands tells that there is no prefix.
+        prefix = "" if found[""] else max(found, key=lambda one: found[one], default="")
+    inner = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    return inner, [key for key in state if not key.startswith(prefix)]
+
+
+def _is_head(key: str, *, bare: bool) -> bool:
+    """Returns whether a left-over key of a backbone belongs to a part that is not built here.
+
+    Args:
+        key: the key, without the prefix of the backbone.
+        bare: whether heads may lie beside the backbone's own parts.
+    """
+    parts = key.split(".")
+    return parts[0] == "pooler" or parts[-1] in _NOT_BUILT or (bare and parts[0] in _HEADS)
+
+
+def _log_heads(keys: Iterable[str], what: str) -> None:
+    heads = sorted(keys)
     if heads:
-        logger.info(f"Left out of {type(module).__name__}: {', '.join(heads)}.")
-    module.load_state_dict({key: state[key] for key in own})
+        logger.info(f"Left out of {what}: {', '.join(heads)}.")
 
 
 def raise_unless_complete(
-    missing: list[str], left_over: list[str], shapes: list[str], *, what: str
+    missing: list[str],
+    left_over: list[str],
+    shapes: list[str],
+    *,
+    what: str,
+    may_differ: bool = False,
 ) -> None:
     """Raises an error that lists the keys that do not fit, if there are any.
 
@@ -145,10 +260,12 @@ def raise_unless_complete(
         left_over: keys of the weights that the model lacks.
         shapes: keys whose shapes differ.
         what: the weights, for the error.
+        may_differ: whether the caller takes `ignore_mismatched_sizes`, which the error then names.
 
     Raises:
         ValueError: if one of the lists is not empty.
     """
+    hint = " Or pass ignore_mismatched_sizes=True, which draws the mis-shaped ones anew."
     faults = [
         f"{label}: {', '.join(keys[:10])}{f' and {len(keys) - 10} more' if len(keys) > 10 else ''}"
         for label, keys in (("missing", missing), ("left over", left_over), ("mis-shaped", shapes))
@@ -157,8 +274,19 @@ def raise_unless_complete(
     if faults:
         raise ValueError(
             f"{what} must fit the model key by key, got {'; '.join(faults)}. "
-            "Is it a checkpoint of this model?"
+            f"Is it a checkpoint of this model?{hint if may_differ and shapes else ''}"
         )
+
+
+def keep_weights(parts: Iterable[nn.Module]) -> None:
+    """Keeps transformers from initialising parts anew, as it does with what it did not load.
+
+    Args:
+        parts: modules whose weights are pretrained or drawn already.
+    """
+    for part in parts:
+        for inner in part.modules():
+            inner.__dict__["_is_hf_initialized"] = True
 
 
 @torch.no_grad()
@@ -184,22 +312,14 @@ def draw_anew(model: nn.Module, keys: Iterable[str]) -> None:
 
 
 def load_strictly(
-    load: Callable[..., Any],
-    *,
-    what: str,
-    known_heads: bool = False,
-    forgives_shapes: bool = False,
-    prefix: str | None = None,
+    load: Callable[..., Any], *, what: str, forgives_shapes: bool = False
 ) -> tuple[Any, dict[str, Any]]:
     """Returns a model that transformers loads, and its loading report, if every key fits.
 
     Args:
         load: a function that passes its keyword arguments to `from_pretrained`.
         what: the checkpoint, for the error.
-        known_heads: whether heads that the model lacks are left out without an error.
         forgives_shapes: whether keys of another shape are left out without an error.
-        prefix: the prefix of this tower's keys. Left-over keys without it belong to another tower
-            and are no error. None means that the checkpoint holds one tower.
 
     Raises:
         ValueError: for damaged weights, or for keys that do not fit. The message lists these keys.
@@ -211,32 +331,41 @@ def load_strictly(
         raise ValueError(
             f"{what} must hold undamaged weights, got {error}. Fetch it again."
         ) from error
-    report = dict(info)
-    if prefix is not None:
-        unexpected = report["unexpected_keys"]
-        report["unexpected_keys"] = {key for key in unexpected if key.startswith(prefix)}
-    if forgives_shapes:
-        report["mismatched_keys"] = []
-    raise_for_loading_info(report, what=what, known_heads=known_heads)
+    shapes = [] if forgives_shapes else sorted(str(key) for key in info["mismatched_keys"])
+    missing, left_over = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    raise_unless_complete(missing, left_over, shapes, what=what, may_differ=True)
     return model, info
 
 
-def load_classifier(load: Callable[..., Any], what: str, options: dict[str, Any]) -> Any:
+def load_classifier(load: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
     """Returns a classifier that transformers loads strictly.
 
     Gradient flags and unsaved buffers, which a checkpoint cannot hold, are restored afterwards.
 
     Args:
         load: a function that passes its keyword arguments to `from_pretrained`.
-        what: the checkpoint, for the error.
+        name: the folder or hub name of the checkpoint.
         options: the user's keyword arguments.
 
     Raises:
         ValueError: as `load_strictly` does.
     """
+    saved = check_saved(name, options)
+    what = f"checkpoint {name!r}"
     options = {"use_safetensors": True} | options
     wants_info = options.pop("output_loading_info", False)
     forgiven = options.pop("ignore_mismatched_sizes", False)
+    classes, known = plain_value(options.get("num_labels")), len(saved.get("id2label") or "12")
+    if saved and "id2label" not in options and classes not in (None, known):
+        if not forgiven:
+            raise ValueError(
+                f"num_labels must be {known} (the classes of {what}), got {classes!r}. Pass "
+                "ignore_mismatched_sizes=True too for a head that starts anew."
+            )
+        # transformers would keep the names of the saved classes.
+        del options["num_labels"]
+        options["id2label"] = {index: f"LABEL_{index}" for index in range(classes)}
+        options["label2id"] = {name: index for index, name in options["id2label"].items()}
     model, info = load_strictly(
         lambda **strict: load(**(options | strict)), what=what, forgives_shapes=forgiven
     )
@@ -246,42 +375,3 @@ def load_classifier(load: Callable[..., Any], what: str, options: dict[str, Any]
             tower.restore_gradient_flags()
             tower.restore_unsaved_buffers()
     return (model, info) if wants_info else model
-
-
-def raise_for_loading_info(info: Mapping[str, Any], *, what: str, known_heads: bool) -> None:
-    """Raises an error that lists the keys that, by transformers' report, do not fit.
-
-    Args:
-        info: the report of `from_pretrained`.
-        what: the checkpoint, for the error.
-        known_heads: whether heads that the model lacks are left out without an error.
-
-    Raises:
-        ValueError: if keys are missing, left over or mis-shaped.
-    """
-    unexpected = sorted(info["unexpected_keys"])
-    heads = (
-        [key for key in unexpected if any(part in _HEADS for part in key.split("."))]
-        if known_heads
-        else []
-    )
-    shapes = sorted(str(key) for key in info["mismatched_keys"])
-    left_over = [key for key in unexpected if key not in heads]
-    raise_unless_complete(sorted(info["missing_keys"]), left_over, shapes, what=what)
-    if heads:
-        logger.info(f"Left out of {what}: {', '.join(heads)}.")
-
-
-def _unwrapped(state: dict[str, Tensor], own: set[str]) -> dict[str, Tensor]:
-    """Returns `state` with the backbone's own keys, without the prefix of a larger model."""
-    for prefix in _WRAPPERS:
-        inner = {
-            key.removeprefix(prefix): value
-            for key, value in state.items()
-            if key.startswith(prefix)
-        }
-        # Remove a prefix only if no key fits with it and some keys fit without it.
-        if not own & state.keys() and own & inner.keys():
-            rest = {key: value for key, value in state.items() if not key.startswith(prefix)}
-            return inner | rest
-    return state

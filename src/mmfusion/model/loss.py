@@ -128,6 +128,8 @@ def classification_loss(
     """
     # In half precision, the sum over the classes would lose small differences.
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    if class_weights is not None:
+        class_weights = class_weights.to(logits.dtype)
     if labels.is_floating_point():
         counted = ~labels.isnan()
         weights = logits.new_ones(()) if class_weights is None else class_weights

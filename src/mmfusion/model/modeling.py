@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Self, final
+from typing import Any, Self, SupportsIndex, cast, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,12 +11,12 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration import FusionConfig, is_installed, merged_config
 from .encoder_base import Encoder
-from .encoder_build import as_encoder
+from .encoder_build import as_encoder, common_dtype
 from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .fusion import fusion_options, make_fusion
 from .fusion_base import Fusion, Head, Probe, TowerShapes
-from .load_weights import load_classifier
+from .load_weights import keep_weights, load_classifier
 from .loss import answers_loss, checked_labels, fused_loss
 from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
@@ -93,7 +93,7 @@ class FusionClassifier(PreTrainedModel):
         text_encoder: TextLike | None = None,
         mapper: str | Mapping[str, Any] | EmbeddingMapper | None = None,
         fusion: str | Mapping[str, Any] | Fusion | None = None,
-        num_labels: int | None = None,
+        num_labels: SupportsIndex | None = None,
         id2label: Mapping[int, str] | None = None,
         problem_type: str | None = None,
         class_weights: list[float] | None = None,
@@ -135,11 +135,8 @@ class FusionClassifier(PreTrainedModel):
         config.image_encoder = None if image is None else image.config
         config.text_encoder = None if text is None else text.config
         self._build(config, mapper, fusion)
-        for part in composed:
-            # transformers re-initialises parameters that it did not load, even pretrained ones.
-            # This mark prevents that.
-            for inner in part.modules():
-                inner.__dict__["_is_hf_initialized"] = True
+        nn.Module.to(self, common_dtype(image, text))
+        keep_weights(composed)
         self.post_init()
 
     def _build(self, config: FusionConfig, mapper: Any, fusion: Any) -> None:
@@ -185,8 +182,7 @@ class FusionClassifier(PreTrainedModel):
             self.probe = Probe(widths, config.num_labels, config.head_dropout)
         # A head of the strategy starts at zero: the classifier then starts as its probe.
         for head in (module for module in strategy.modules() if isinstance(module, Head)):
-            nn.init.zeros_(head.out.weight)
-            nn.init.zeros_(head.out.bias)
+            head.set_to_zero()
         if strategy.needs_stand_in:
             self.absent_image = nn.Parameter(torch.randn(image.dim) * 0.02)
             self.absent_text = nn.Parameter(torch.randn(text.dim) * 0.02)
@@ -225,9 +221,8 @@ class FusionClassifier(PreTrainedModel):
             ValueError: listing the keys that do not fit.
             OSError: when there is no checkpoint, or one that is no safetensors file.
         """
-        name, load = pretrained_model_name_or_path, super().from_pretrained
-        what = f"checkpoint {os.fspath(name)!r}"
-        return load_classifier(lambda **options: load(name, *args, **options), what, kwargs)
+        name, load = os.fspath(pretrained_model_name_or_path), super().from_pretrained
+        return load_classifier(lambda **options: load(name, *args, **options), name, kwargs)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
@@ -319,14 +314,11 @@ class FusionClassifier(PreTrainedModel):
         if not self.training and self.config.temperature != 1:
             fused = fused._replace(logits=fused.logits / self.config.temperature)
         loss = None if labels is None else self._loss(fused, labels, batch)
-        embeddings: dict[str, Any] = {}
+        output = FusionOutput(loss=loss, logits=fused.logits)
         if output_embeddings:
-            embeddings = {
-                "embedding": fused.embedding,
-                "image_embedding": fused.image_embedding if self.image_encoder else None,
-                "text_embedding": fused.text_embedding if self.text_encoder else None,
-            }
-        output = FusionOutput(loss=loss, logits=fused.logits, **embeddings)
+            output["embedding"] = fused.embedding
+            output["image_embedding"] = fused.image_embedding if self.image_encoder else None
+            output["text_embedding"] = fused.text_embedding if self.text_encoder else None
         return output.to_tuple() if return_dict is False else output
 
     def _fuse(self, image: Tower | None, text: Tower | None) -> Fused:
@@ -381,7 +373,12 @@ class FusionClassifier(PreTrainedModel):
         ]
         return loss + auxiliary * answers_loss(answers, labels, weights, smoothing=smoothing)
 
-    def freeze(self, modality: str, *, keep_last: int = 0) -> Self:
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the text tower's embeddings, resized (see `TextEncoder`)."""
+        check_choice("modality", "text", self.modalities)
+        return cast(TextEncoder, self.text_encoder).resize_token_embeddings(*args, **kwargs)
+
+    def freeze(self, modality: str, *, keep_last: SupportsIndex = 0) -> Self:
         """Returns this classifier with a tower frozen up to its last blocks (see `Encoder.freeze`).
 
         Args:

@@ -16,8 +16,9 @@ def register_backbone(name: str, factory: Callable[..., nn.Module]) -> None:
 
     The module must have its width as the attribute `dim`. The forward of an image backbone takes
     `pixel_values` [B, C, H, W]. The forward of a text backbone takes `input_ids` and
-    `attention_mask` [B, L]. Both may return tokens [B, N, D] or an `Encoded`. An image backbone may
-    also return a feature map [B, D, H, W]. If the constructor takes options, the method
+    `attention_mask` [B, L]. Both may return tokens [B, N, D], one vector per sample [B, D] or an
+    `Encoded`. One vector is then the only token. An image backbone may also return a feature map
+    [B, D, H, W]. If the constructor takes options, the method
     `get_config()` must return them. An image backbone may have an `input_spec` (see
     `ImageEncoder.input_spec`).
 

@@ -2,6 +2,29 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+def plain_value(value: Any) -> Any:
+    """Returns `value` without numpy's types, which JSON does not know.
+
+    Args:
+        value: a number, a string, or lists and dicts of them, of numpy or not.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_value({"size": np.int64(3), "weights": np.array([1.0, 2.0])})
+        {'size': 3, 'weights': [1.0, 2.0]}
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {plain_value(key): plain_value(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple) and type(value) in (list, tuple):
+        return type(value)(plain_value(entry) for entry in value)
+    return value
 
 
 def did_you_mean(name: object, allowed: Iterable[str], *, cutoff: float = 0.6) -> str:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ..model.encoder_text import TextEncoder
 from ..model.modeling import FusionClassifier
 
 Batch = dict[str, Tensor]
@@ -77,6 +78,32 @@ def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0
         ids[row, start : start + len(real)] = real
         mask[row, start : start + len(real)] = 1
     return batch | {"input_ids": ids, "attention_mask": mask}
+
+
+def with_longer_text(batch: Batch, encoder: TextEncoder | None, more: int = 5) -> Batch:
+    """Returns the batch with one more sample, whose text is longer than all others.
+
+    Args:
+        batch: a batch with `input_ids` and `attention_mask` [B, L].
+        encoder: the text encoder, which may limit the length.
+        more: the number of tokens by which the text is longer than L.
+    """
+    mask, ids = batch["attention_mask"], batch["input_ids"]
+    limit = None if encoder is None else encoder.max_length
+    width = ids.shape[1] + more if limit is None else min(ids.shape[1] + more, limit)
+    # The tokens are drawn from the batch, because these are in the vocabulary of any model.
+    known = ids[mask.bool()]
+    text = known.repeat(width)[:width].unsqueeze(0)
+    added = {name: value[-1:] for name, value in batch.items()}
+    added |= {"input_ids": text, "attention_mask": torch.ones_like(text).to(mask.dtype)}
+    if "text_present" in batch:
+        added["text_present"] = torch.ones(1, dtype=torch.bool)
+    places = (0, width - ids.shape[1])
+    padded = batch | {
+        "input_ids": torch.nn.functional.pad(ids, places),
+        "attention_mask": torch.nn.functional.pad(mask, places),
+    }
+    return {name: torch.cat([value, added[name]]) for name, value in padded.items()}
 
 
 def corrupted(batch: Batch, seed: int = 0) -> Batch:

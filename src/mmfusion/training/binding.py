@@ -6,7 +6,6 @@ of a cross-validation in the same folder, would go on with weights that have see
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from ..data.collate import Augment
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .digests import add_tensors, rows_digest
@@ -98,11 +98,35 @@ def training_facts(
     return facts
 
 
-def bind(folder: str | os.PathLike[str], facts: Mapping[str, Any], *, overwrite: bool) -> None:
-    """Binds the checkpoints of a folder to a training, or refuses the training.
+def told_options(
+    patience: int | None,
+    warm_start: bool,
+    augment: Augment | None,
+    teachers: Mapping[str, FusionClassifier] | None,
+    distillation: float,
+) -> dict[str, Any]:
+    """Returns the options of `fit` that decide the weights, as JSON can hold them.
 
     Args:
-        folder: the output_dir of the Trainer; it need not exist.
+        patience: as for `fit`.
+        warm_start: as for `fit`.
+        augment: as for `fit`; its name counts.
+        teachers: as for `fit`; the names of the modalities count.
+        distillation: as for `fit`.
+    """
+    return {
+        "patience": patience,
+        "warm_start": warm_start,
+        "augment": augment and getattr(augment, "__qualname__", type(augment).__qualname__),
+        "teachers": {name: distillation for name in sorted(teachers or {})},
+    }
+
+
+def bind(arguments: TrainingArguments, facts: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Binds the checkpoints in the `output_dir` to a training, or refuses the training.
+
+    Args:
+        arguments: of the Trainer; its `output_dir` need not exist.
         facts: of the training, as `training_facts` returns them.
         overwrite: whether checkpoints that are there are deleted, so that the training begins anew.
 
@@ -110,25 +134,38 @@ def bind(folder: str | os.PathLike[str], facts: Mapping[str, Any], *, overwrite:
         ValueError: if the folder holds a checkpoint that another training made. The message says
             what differs.
     """
-    path = Path(folder) / BINDING_FILE
-    if overwrite:
-        for checkpoint in checkpoints_in(folder).values():
-            shutil.rmtree(checkpoint)
-    elif last_complete_checkpoint(folder) is not None:
-        differences = _differences(path, facts)
-        if differences:
-            more = len(differences) - _SHOWN
-            told = "; ".join(differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
-            raise ValueError(
-                f"output_dir must hold no checkpoint of another training, got {str(folder)!r}: "
-                f"{told}. Choose another folder, or pass overwrite=True, which deletes its "
-                "checkpoints."
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed only when complete, so that a killed run leaves no file that looks whole.
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(facts, indent=2), encoding="utf-8")
-    partial.replace(path)
+    # One process writes, and the others read what it wrote.
+    with arguments.main_process_first(local=False, desc="binding of the checkpoints"):
+        folder = Path(str(arguments.output_dir))
+        if overwrite:
+            for checkpoint in checkpoints_in(folder).values():
+                shutil.rmtree(checkpoint, ignore_errors=not _is_main(arguments))
+        elif last_complete_checkpoint(folder) is not None:
+            _refuse_another(folder, facts)
+        if _is_main(arguments):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Renamed only when complete, so that a killed run leaves no file that looks whole.
+            partial = folder / f"{BINDING_FILE}.part"
+            partial.write_text(json.dumps(facts, indent=2), encoding="utf-8")
+            partial.replace(folder / BINDING_FILE)
+
+
+def _is_main(arguments: TrainingArguments) -> bool:
+    """Returns whether this is the process that writes."""
+    return bool(arguments.process_index == 0)
+
+
+def _refuse_another(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Raises the ValueError that says how a training differs from that of the checkpoints."""
+    differences = _differences(folder / BINDING_FILE, facts)
+    if differences:
+        more = len(differences) - _SHOWN
+        told = "; ".join(differences[:_SHOWN]) + (f"; and {more} more" if more > 0 else "")
+        raise ValueError(
+            f"output_dir must hold no checkpoint of another training, got {str(folder)!r}: "
+            f"{told}. Choose another folder, or pass overwrite=True, which deletes its "
+            "checkpoints."
+        )
 
 
 def _differences(path: Path, facts: Mapping[str, Any]) -> list[str]:

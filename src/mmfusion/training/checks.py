@@ -5,6 +5,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from ..model.validation import check_choice
+from .feature_cache import CachedDataset
 
 METRICS = ("loss", "accuracy", "auroc")
 """The metrics of a validation, one of which `metric_for_best_model` may name."""
@@ -52,35 +53,31 @@ def check_arguments(arguments: TrainingArguments, *, chooses: bool = False) -> N
 
 
 def check_options(
-    *,
-    augments: bool,
-    cached: bool,
-    patience: int | None,
-    has_validation: bool,
-    has_metric: bool,
+    arguments: TrainingArguments, augment: Any, cache: Any, patience: Any, train: Any, held_out: Any
 ) -> None:
     """Refuses options of `fit` that exclude each other.
 
     Args:
-        augments: whether there is an augmentation.
-        cached: whether features are read from a cache.
+        arguments: of the caller.
+        augment: as for `fit`.
+        cache: as for `fit`.
         patience: as for `fit`.
-        has_validation: whether there are rows for the validation.
-        has_metric: whether the arguments name a metric.
+        train: the rows of the training.
+        held_out: the rows of the validation, or None.
 
     Raises:
         ValueError: naming the option.
     """
-    if augments and cached:
+    if augment is not None and (cache is not None or isinstance(train, CachedDataset)):
         raise ValueError(
             "augment must be None with a cache, got both: "
             "a cached picture cannot be another one in every epoch. Leave one out."
         )
-    if patience is not None and not has_validation:
+    if patience is not None and held_out is None:
         raise ValueError(
             f"patience must be None without validation data, got {patience!r}. Pass validation=."
         )
-    if patience is not None and not has_metric:
+    if patience is not None and arguments.metric_for_best_model is None:
         raise ValueError(
             "patience must be None where metric_for_best_model is None: "
             "there is no best epoch to wait for."

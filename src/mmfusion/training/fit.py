@@ -31,7 +31,7 @@ from ..data.labels import label_array
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
-from .binding import bind, training_facts
+from .binding import bind, told_options, training_facts
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Digests, Epochs
 from .checks import check_arguments, check_options
@@ -154,36 +154,20 @@ def fit(
             classes that the model does not know; if the folder holds checkpoints of another
             training; or if an argument of the Trainer cannot be honoured.
     """
-    has_validation, has_metric = validation is not None, arguments.metric_for_best_model is not None
-    check_options(
-        augments=augment is not None,
-        cached=cache is not None or isinstance(train, CachedDataset),
-        patience=patience,
-        has_validation=has_validation,
-        has_metric=has_metric,
-    )
-    writes, chooses = arguments.save_strategy != "no", _chooses(arguments, has_validation)
+    check_options(arguments, augment, cache, patience, train, validation)
+    has_validation, writes = validation is not None, arguments.save_strategy != "no"
+    chooses = _chooses(arguments, has_validation)
     check_arguments(arguments, chooses=chooses)
     adopt_names(model, train)
-    if arguments.label_smoothing_factor:
-        model.config.label_smoothing = arguments.label_smoothing_factor
-    arguments = _planned(arguments, has_validation)
+    arguments = _planned(model, arguments, has_validation)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.
     held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
-    # With checkpoints the Trainer itself loads the best epoch at the end.
     if writes:
-        told = {
-            "augment": augment and f"{augment.__module__}.{augment.__qualname__}",
-            "patience": patience,
-            "warm_start": warm_start,
-            "teachers": sorted(teachers or {}),
-            "distillation": distillation if teachers else None,
-        }
+        told = told_options(patience, warm_start, augment, teachers, distillation)
         facts = training_facts(model, processor, train, validation, arguments, told)
-        # One process writes, and the others read what it wrote.
-        with arguments.main_process_first(local=False, desc="binding of the checkpoints"):
-            bind(str(arguments.output_dir), facts, overwrite=overwrite)
+        bind(arguments, facts, overwrite=overwrite)
+    # With checkpoints the Trainer itself loads the best epoch.
     clock, best = Clock(), BestInMemory(arguments, follows=chooses and not writes)
     # Another temperature would change the loss of the validations.
     model.config.temperature = 1.0
@@ -195,28 +179,42 @@ def fit(
     start = _solve(model, [plain], collate, arguments) if warm_start else None
     history = _validate_start(trainer, model, best) if start and has_validation else []
     # Augmented pictures differ in every epoch, so one solution does not cover them.
-    is_solved = start_was_best = bool(start) and not augment and is_solved_by_probes(model)
-    if is_solved:
+    start_was_best = bool(start) and not augment and is_solved_by_probes(model)
+    if start_was_best:
         logger.warning_once("The warm start solved this classifier, so no epoch is trained.")
     else:
         _train_or_resume(trainer, str(arguments.output_dir) if writes else None)
         history += trainer.state.log_history
         chooses = chooses and _was_validated(trainer)
         start_was_best = chooses and _choose(trainer, model, best, writes=writes) and bool(start)
+    kept, rest = start if start_was_best else None, held_out if chooses else None
     if calibrate:
-        kept, rest = start if start_was_best else None, held_out if chooses else None
         model.config.temperature = _temperature(model, processor, kept, rest, arguments)
     if refit and start_was_best and chooses:
         start = _solve(model, [plain, held_out], collate, arguments)
     if writes:
-        _save(trainer, model, processor, str(arguments.output_dir))
+        _save(trainer, model, processor)
+    return _result(trainer, model, history, best, clock, start, start_was_best)
+
+
+def _result(
+    trainer: Trainer,
+    model: FusionClassifier,
+    history: list[dict[str, float]],
+    best: BestInMemory,
+    clock: Clock,
+    start: WarmStart | None,
+    start_was_best: bool,
+) -> FitResult:
+    """Returns the results of a training that has ended."""
+    epochs = float(trainer.state.epoch or 0)
     return FitResult(
         history=history,
         best_metric=best.value if best.value is not None else trainer.state.best_metric,
-        epochs=float(trainer.state.epoch or 0),
-        seconds_per_epoch=0.0 if is_solved else clock.seconds_per_epoch,
+        epochs=epochs,
+        seconds_per_epoch=clock.seconds_per_epoch if epochs else 0.0,
         trained_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        folder=str(arguments.output_dir),
+        folder=str(trainer.args.output_dir),
         start_was_best=start_was_best,
         start=start,
     )
@@ -265,7 +263,9 @@ def _chooses(arguments: TrainingArguments, has_validation: bool) -> bool:
     return validates and loads and arguments.metric_for_best_model is not None
 
 
-def _planned(arguments: TrainingArguments, has_validation: bool) -> TrainingArguments:
+def _planned(
+    model: FusionClassifier, arguments: TrainingArguments, has_validation: bool
+) -> TrainingArguments:
     """Returns a copy of the caller's arguments with what `fit` and the Trainer need."""
     arguments = copy.copy(arguments)
     if not has_validation:
@@ -273,7 +273,9 @@ def _planned(arguments: TrainingArguments, has_validation: bool) -> TrainingArgu
         arguments.eval_strategy = IntervalStrategy.NO
         arguments.load_best_model_at_end = False
     # The Trainer would compute a smoothed loss of its own, without class weights and without the
-    # losses of single modalities. The model smooths instead (`FusionConfig.label_smoothing`).
+    # losses of single modalities. The model smooths instead.
+    if arguments.label_smoothing_factor:
+        model.config.label_smoothing = arguments.label_smoothing_factor
     arguments.label_smoothing_factor = 0.0
     # The collator needs `image` and `text`, and a resumed training needs the patience that is left.
     arguments.remove_unused_columns = False
@@ -364,10 +366,9 @@ def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _save(
-    trainer: Trainer, model: FusionClassifier, processor: FusionProcessor, folder: str
-) -> None:
-    """Writes the model and its processor into `folder`."""
+def _save(trainer: Trainer, model: FusionClassifier, processor: FusionProcessor) -> None:
+    """Writes the model and its processor into the output folder."""
+    folder = str(trainer.args.output_dir)
     # On several processes only one writes, because all of them hold the same weights.
     if trainer.is_world_process_zero():
         model.save_pretrained(folder)
