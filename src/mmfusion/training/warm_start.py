@@ -128,7 +128,7 @@ def _solve_probe(
         probe.out.out_features,
         [places[fold[counted[fold]]] for fold in folds if counted[fold].any()],
         blocks=[slice(end - dim, end) for dim, end in zip(probe.dims, ends, strict=True)],
-        class_weights=None if model.class_weights is None else model.class_weights.cpu(),
+        class_weights=None if model.class_weights is None else model.class_weights.float().cpu(),
     )
     with torch.no_grad():
         probe.out.weight.copy_(solution.weight)
