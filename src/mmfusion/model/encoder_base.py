@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from .adapter_base import Adapter
 from .configuration import EncoderConfig
 from .graph import is_tracing
+from .lora import check_adapters, default_targets, has_adapters, merge_adapters
 from .packed_attention import attends_packed, use_packed_attention
 from .packing import Packing, packing_of
 from .types import Encoded, Hidden, Lengths
@@ -115,6 +116,11 @@ class Encoder(nn.Module, ABC):
     def is_frozen(self) -> bool:
         """Whether nothing of it trains."""
         return self.config.trainable_blocks == 0 and not self.config.lora
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether low-rank adapters stand beside some of its weights."""
+        return has_adapters(self.backbone)
 
     @property
     def can_pack(self) -> bool:
@@ -261,7 +267,7 @@ class Encoder(nn.Module, ABC):
                 "add_lora must be called once, got a second call. Build the encoder anew for other "
                 "adapters."
             )
-        targets = _lora_targets(self.backbone) if target_modules is None else target_modules
+        targets = default_targets(self.backbone) if target_modules is None else target_modules
         lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         peft.inject_adapter_in_model(lora, self.backbone)
         self.config.lora = {
@@ -274,6 +280,32 @@ class Encoder(nn.Module, ABC):
         self._mark_adapters()
         self._frozen = [self.backbone]
         return self.train(self.training)
+
+    def merge_lora(self) -> Self:
+        """Returns this encoder with its adapters added to the weights; no adapter is left.
+
+        A weight W becomes W + (alpha / r) B A. The weights stay frozen; `unfreeze` lets them train.
+
+        Raises:
+            ValueError: when there are no adapters.
+        """
+        if not self.has_adapters:
+            raise ValueError(
+                "merge_lora must be called on an encoder with adapters, got one without. Call "
+                "add_lora first."
+            )
+        merge_adapters(self.backbone)
+        self.config.lora = None
+        return self.freeze()
+
+    def describe_adapters(self) -> None:
+        """Makes the config say whether there are adapters. It is called before saving.
+
+        Raises:
+            ValueError: when the adapters cannot be saved as they are (`check_adapters`).
+        """
+        if not check_adapters(self.backbone, described=bool(self.config.lora)):
+            self.config.lora = None
 
     def apply_training_config(self) -> Self:
         """Returns this encoder, frozen or with adapters as its config says."""
@@ -343,13 +375,3 @@ def _tied_weights(module: nn.Module) -> dict[str, str]:
 
 def _holds(module: nn.Module, ids: set[int]) -> bool:
     return any(id(inner) in ids for inner in module.modules())
-
-
-def _lora_targets(module: nn.Module) -> list[str]:
-    linear = [name for name, inner in module.named_modules() if isinstance(inner, nn.Linear)]
-    convolutions = [
-        name
-        for name, inner in module.named_modules()
-        if isinstance(inner, nn.Conv2d) and inner.groups == 1
-    ]
-    return linear or convolutions

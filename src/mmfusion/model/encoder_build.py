@@ -31,6 +31,17 @@ def as_encoder(kind: Any, given: Any) -> Any:
     return given if given is None or isinstance(given, Encoder) else kind(given)
 
 
+def described_encoder(kind: Any, config: Any, attn_implementation: str | None) -> Any:
+    """Returns the encoder that a classifier's config describes, or None if it describes none.
+
+    Args:
+        kind: ImageEncoder or TextEncoder.
+        config: of the encoder, or None.
+        attn_implementation: as for `rebuild`.
+    """
+    return None if config is None else rebuild(kind, config, attn_implementation)
+
+
 def rebuild(
     kind: Any,
     config: EncoderConfig | Mapping[str, Any],

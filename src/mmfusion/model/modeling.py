@@ -11,7 +11,7 @@ from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration import FusionConfig, is_installed, merged_config
 from .encoder_base import Encoder
-from .encoder_build import as_encoder, common_dtype
+from .encoder_build import as_encoder, common_dtype, described_encoder
 from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .fusion import fusion_options, make_fusion
@@ -123,12 +123,8 @@ class FusionClassifier(PreTrainedModel):
         parts = [part for part in (image, text, mapper, fusion) if isinstance(part, nn.Module)]
         composed = [part for part in parts if next(part.parameters(), None) is not None]
         attention = config._attn_implementation
-        assert not isinstance(config.image_encoder, str)
-        assert not isinstance(config.text_encoder, str)
-        if image is None and config.image_encoder is not None:
-            image = ImageEncoder.from_config(config.image_encoder, attn_implementation=attention)
-        if text is None and config.text_encoder is not None:
-            text = TextEncoder.from_config(config.text_encoder, attn_implementation=attention)
+        image = image or described_encoder(ImageEncoder, config.image_encoder, attention)
+        text = text or described_encoder(TextEncoder, config.text_encoder, attention)
         self.image_encoder: ImageEncoder | None = image
         self.text_encoder: TextEncoder | None = text
         # The config shares the encoders' own config objects, so a later freeze() is saved too.
@@ -238,6 +234,8 @@ class FusionClassifier(PreTrainedModel):
         # Trainer does not translate them back when it loads its best checkpoint or resumes. It
         # would log a warning and continue with other weights.
         kwargs.setdefault("save_original_format", False)
+        for name in self.modalities:
+            getattr(self, f"{name}_encoder").describe_adapters()
         super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
@@ -367,11 +365,16 @@ class FusionClassifier(PreTrainedModel):
         auxiliary = self.config.auxiliary_loss_weight
         if not (self.training and auxiliary and len(self.modalities) == 2):
             return loss
-        answers = [
-            (self.image_head(fused.image_embedding), batch.present["image"]),
-            (self.text_head(fused.text_embedding), batch.present["text"]),
-        ]
-        return loss + auxiliary * answers_loss(answers, labels, weights, smoothing=smoothing)
+        image = self.image_head(fused.image_embedding), batch.present["image"]
+        text = self.text_head(fused.text_embedding), batch.present["text"]
+        return loss + auxiliary * answers_loss([image, text], labels, weights, smoothing=smoothing)
+
+    def merge_lora(self) -> Self:
+        """Returns this classifier, its encoders' adapters merged (see `Encoder.merge_lora`)."""
+        encoders = [getattr(self, f"{name}_encoder") for name in self.modalities]
+        for encoder in [one for one in encoders if one.has_adapters] or encoders[:1]:
+            encoder.merge_lora()
+        return self
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the text tower's embeddings, resized (see `TextEncoder`)."""
