@@ -292,3 +292,31 @@ def test_a_template_goes_on_with_the_model(workspace, tmp_path):
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 41
     shown = call("evaluate", tmp_path / "model", manifest, "--json")
     assert json.loads(shown)["samples"] == 40
+
+
+def test_several_labels_are_matched_by_their_columns(workspace, tmp_path):
+    """The evaluation finds the columns by the names of the model, in whatever order they stand."""
+    cells = [(f"finding {n}", n % 2, n // 2 % 2, n) for n in range(40)]
+    manifest, turned = tmp_path / "columns.csv", tmp_path / "turned.csv"
+    rows = "".join(f"{text},{mass},{fluid},{group}\n" for text, mass, fluid, group in cells)
+    manifest.write_text(f"text,mass,fluid,group\n{rows}")
+    rows = "".join(f"{text},{fluid},{mass},{group}\n" for text, mass, fluid, group in cells)
+    turned.write_text(f"text,fluid,mass,group\n{rows}")
+    words = [
+        "train", manifest, "--output", tmp_path / "model", "--text-encoder", workspace / "text",
+        "--no-pretrained", "--label", "mass", "--label", "fluid", "--epochs",
+    ]  # fmt: skip
+    call(*words, 1)
+    shown = [call("evaluate", tmp_path / "model", one, "--json") for one in (manifest, turned)]
+    assert json.loads(shown[0]) == json.loads(shown[1])
+    # Another training in the same folder needs the user's word.
+    assert "arguments.num_train_epochs was 1 and is 2" in call(*words, 2, code=1).replace("\n", " ")
+    call(*words, 2, "--overwrite")
+
+
+def test_the_fit_of_the_pictures_goes_on_with_the_model(workspace, tmp_path):
+    call(
+        "train", workspace / "data" / "manifest.csv", "--output", tmp_path, "--fit", "pad",
+        "--image-encoder", "test_vit", "--no-pretrained", "--train", "frozen",
+    )  # fmt: skip
+    assert FusionProcessor.from_pretrained(tmp_path).fit == "pad"

@@ -58,6 +58,8 @@ def train(
     bf16: options.Bfloat16 = False,
     baselines: options.Baselines = True,
     template: options.Template = None,
+    fit: options.Fit = None,
+    overwrite: options.Overwrite = False,
     seed: options.Seed = 0,
 ) -> None:
     """Split a manifest without leaks, train, and report the test part with intervals.
@@ -90,7 +92,7 @@ def train(
     for name, (image, text) in wanted.items():
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"
-        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed, template)
+        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed, template, fit)
         arguments = training_arguments(
             folder,
             model[0],
@@ -100,7 +102,7 @@ def train(
             dataloader_num_workers=workers,
             **given(num_train_epochs=epochs, learning_rate=learning_rate),
         )
-        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache)
+        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache, overwrite)
     report_training(evaluations, output)
 
 
@@ -122,6 +124,7 @@ def compare(
     keep_texts: options.KeepTexts = None,
     label: options.LabelColumns = None,
     max_length: options.MaxLength = None,
+    fit: options.Fit = None,
     epochs: options.Epochs = None,
     batch_size: options.ProcessBatchSize = 32,
     learning_rate: options.LearningRate = None,
@@ -154,6 +157,7 @@ def compare(
         template=template,
         keep_texts=keep_texts,
         max_length=max_length,
+        fit=fit,
         options={"per_device_train_batch_size": batch_size, "bf16": bf16}
         | given(num_train_epochs=epochs, learning_rate=learning_rate),
         cache=cache,
@@ -179,6 +183,8 @@ def evaluate(
     classifier, processor = open_model(model)
     # The class names of the model fix the order of the classes. The manifest may lack some of them.
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
+    if classifier.multi_label and not label:
+        label = names
     rows = load_rows(manifest, label, names=names, template=processor.template)
     arguments = training_arguments(
         scratch_folder(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json

@@ -116,6 +116,16 @@ KeepTexts = Annotated[
         help="Whether equal texts stay in one fold. Default: unless they tie over a tenth of rows.",
     ),
 ]
+Fit = Annotated[
+    str | None,
+    typer.Option(
+        help="How pictures get the encoder's size: squash, pad, crop, published. Default: as "
+        "published weights ask for it, else squash."
+    ),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete checkpoints of another training first.")
+]
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Most tokens of a text.")]
 
 # Options of `predict`.

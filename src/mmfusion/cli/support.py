@@ -66,6 +66,7 @@ def compose(
     pretrained: bool,
     seed: int,
     template: str | None = None,
+    fit: str | None = None,
 ) -> "tuple[FusionClassifier, FusionProcessor]":
     """Returns a new classifier for the classes of `rows`, and its processor.
 
@@ -79,6 +80,7 @@ def compose(
         pretrained: whether the encoders start from published weights.
         seed: the seed of the weights that are drawn.
         template: of the texts, which the processor keeps.
+        fit: as for `FusionProcessor`.
     """
     from transformers import set_seed
 
@@ -102,7 +104,12 @@ def compose(
         fusion=fusion,
         **label_options(rows),
     )
-    return model, FusionProcessor.from_encoders(image_encoder, text_encoder, template=template)
+    return model, FusionProcessor.from_encoders(
+        image_encoder,
+        text_encoder,
+        template=template,
+        fit=fit if image_encoder is not None else None,
+    )
 
 
 def encoders_of(
@@ -152,7 +159,12 @@ def _start(pretrained: bool, weights: Path | None) -> bool | None:
 
 
 def fit_and_score(
-    parts_of_model: Any, parts: Any, arguments: Any, patience: int | None, cache: Path | None
+    parts_of_model: Any,
+    parts: Any,
+    arguments: Any,
+    patience: int | None,
+    cache: Path | None,
+    overwrite: bool = False,
 ) -> "Evaluation":
     """Returns the evaluation on the whole test part, after training on the rows that can be used.
 
@@ -165,6 +177,7 @@ def fit_and_score(
         arguments: the training arguments.
         patience: as for `fit`.
         cache: as for `fit`.
+        overwrite: as for `fit`.
     """
     import numpy as np
 
@@ -187,6 +200,7 @@ def fit_and_score(
         arguments=arguments,
         patience=patience,
         cache=cache,
+        overwrite=overwrite,
     )
     # All rows of the training part count, also those that this model cannot use. Otherwise each
     # model would have other class frequencies.

@@ -80,6 +80,7 @@ def compare(
     keep_texts: bool | None = None,
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     max_length: int | None = None,
+    fit: str | None = None,
     options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
     resamples: int = 2000,
@@ -115,6 +116,8 @@ def compare(
             "male, 60 years" do.
         tokenizer: as for `FusionProcessor.from_encoders`.
         max_length: as for `FusionProcessor.from_encoders`.
+        fit: how a picture of another shape is brought to the encoder's size, as for
+            `FusionProcessor`.
         options: for `training_arguments`, such as `{"num_train_epochs": 5}`. The seed is that of
             each training.
         cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
@@ -133,7 +136,7 @@ def compare(
     started = time.perf_counter()
     _check_first(folds, seeds, resamples)
     image, text = _frozen(image_encoder, ImageEncoder), _frozen(text_encoder, TextEncoder)
-    encoders = Encoders(image, text, tokenizer, max_length)
+    encoders = Encoders(image, text, tokenizer, max_length, fit)
     table = _with_encoders(_read(samples, template), encoders)
     chosen = rows_of(rows, encoders.modalities)
     texts, text_notes = _tied_texts(table, keep_texts)
@@ -151,6 +154,7 @@ def compare(
         "encoders": {"image": _name(image), "text": _name(text)},
         "template": template,
         "max_length": max_length,
+        "fit": fit,
         "options": dict(options or {}),
         "resamples": resamples,
         "equal_texts_in_one_fold": texts is not None,

@@ -26,12 +26,14 @@ class Encoders:
         text: the text encoder, or None.
         tokenizer: as for `FusionProcessor.from_encoders`.
         max_length: the largest number of tokens of a text, or None.
+        fit: how pictures are brought to the encoder's size, as for `FusionProcessor`.
     """
 
     image: ImageEncoder | None
     text: TextEncoder | None
     tokenizer: PreTrainedTokenizerBase | str | None = None
     max_length: int | None = None
+    fit: str | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -61,7 +63,9 @@ class Encoders:
         tokenizer = self.tokenizer
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = tokenizer_digest(tokenizer)
-        digest.update(json.dumps([tokenizer, self.max_length]).encode())
+        # What is stored without a `fit` keeps its digest.
+        fit = [] if self.fit is None else [self.fit]
+        digest.update(json.dumps([tokenizer, self.max_length, *fit]).encode())
         return digest.hexdigest()
 
 

@@ -303,6 +303,7 @@ class Trainings:
             text,
             tokenizer=self.encoders.tokenizer if text is not None else None,
             max_length=self.encoders.max_length,
+            fit=self.encoders.fit if image is not None else None,
         )
         return model, processor
 
