@@ -54,7 +54,8 @@ class _Scan(NamedTuple):
 
     def has_zeroed_part(self, content: bytes) -> bool:
         """Returns whether the data hold a run of zeros that is no area of one colour."""
-        if _LONG_RUN not in content[self.start : self.end] or not self.coefficients[-1]:
+        # `find` copies nothing.
+        if content.find(_LONG_RUN, self.start, self.end) < 0 or not self.coefficients[-1]:
             return False
         # Symbols whose lower half is zero end a block. Where their code is all zeros in the tables
         # of all components, an area of one colour is a run of zeros. The same is true of scans of
@@ -143,7 +144,8 @@ def whole_jpeg(content: bytes, name: str) -> tuple[bytes, bytes | None]:
         raise image_error(name, "a complete, undamaged picture", fault, RENEW)
     end = jpeg.scans[-1].end
     if len(jpeg.scans) == 1 and jpeg.frames[0].kind in _SEQUENTIAL_HUFFMAN:
-        return content[:end] + _NO_CODES, None
+        # Joined from a view, so that the file is copied once.
+        return b"".join((memoryview(content)[:end], _NO_CODES)), None
     return content, content[:end] + _NOISE + content[end:]
 
 
