@@ -115,9 +115,10 @@ def test_every_format_gives_the_same_answers(tmp_path: Path, values: list[Any]) 
     right = [meaning.get(str(value).lower()) for value in values]
     for path in write_all(tmp_path, columns):
         found = load_manifest(path, image=None, label=["mass", "fluid"])["label"][:]
-        assert [None if math.isnan(row[0]) else row[0] for row in found] == right, path.name
-        assert [row[1] for row in found[:2]] == [0, 1]
-        assert math.isnan(found[2][1])
+        masses = [row["mass"] for row in found]
+        assert [None if math.isnan(one) else one for one in masses] == right, path.name
+        assert [row["fluid"] for row in found[:2]] == [0, 1]
+        assert math.isnan(found[2]["fluid"])
 
 
 @pytest.mark.parametrize("column", ["image", "text"])

@@ -185,3 +185,15 @@ def test_class_numbers_out_of_range() -> None:
     with pytest.raises(ValueError, match="labels must be in 0 .. 2 .the classes., got 3"):
         score(np.zeros((2, 3), dtype=np.float32), rows)
     assert label_options(rows)["num_labels"] == 4
+
+
+def test_label_options_suit_the_labels():
+    features = datasets.Features({"label": datasets.ClassLabel(names=["no", "yes"])})
+    single = datasets.Dataset.from_dict({"label": [1, 0]}, features=features)
+    assert label_options(single) == {
+        "id2label": {0: "no", 1: "yes"}, "problem_type": "single_label_classification",
+    }  # fmt: skip
+    many = datasets.Dataset.from_dict({"label": [[1.0, 0.0, float("nan")]]})
+    assert label_options(many) == {
+        "num_labels": 3, "problem_type": "multi_label_classification",
+    }  # fmt: skip

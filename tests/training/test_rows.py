@@ -7,7 +7,7 @@ import datasets
 from mmfusion import Augmented, FusionCollator, training_arguments
 from mmfusion import testing as kit
 from mmfusion.training.feature_cache import CachedCollator, CachedDataset
-from mmfusion.training.rows import has_modality, label_options, rows_and_collator
+from mmfusion.training.rows import has_modality, rows_and_collator
 
 
 def test_columns_without_a_tower_are_left_aside(tmp_path: Path, rows, compose) -> None:
@@ -16,7 +16,7 @@ def test_columns_without_a_tower_are_left_aside(tmp_path: Path, rows, compose) -
     read, collate = rows_and_collator(model, processor, rows, arguments, None)
     assert set(read.column_names) == set(rows.column_names)
     assert isinstance(collate, FusionCollator)
-    text_only = kit.tiny_classifier(image=None, text="bert")
+    text_only = kit.tiny_classifier(image=None, text="bert", num_labels=4)
     read, _ = rows_and_collator(text_only, processor, rows, arguments, None)
     assert "image" not in read.column_names and "text" in read.column_names
 
@@ -50,15 +50,3 @@ def test_a_row_has_a_modality_if_one_of_them_is_there():
     assert has_modality(table, ("text",)).tolist() == [True, True, False, False]
     without = table.remove_columns("image")
     assert has_modality(without, ("image", "text")).tolist() == [True, True, False, False]
-
-
-def test_label_options_suit_the_labels():
-    features = datasets.Features({"label": datasets.ClassLabel(names=["no", "yes"])})
-    single = datasets.Dataset.from_dict({"label": [1, 0]}, features=features)
-    assert label_options(single) == {
-        "id2label": {0: "no", 1: "yes"}, "problem_type": "single_label_classification",
-    }  # fmt: skip
-    many = datasets.Dataset.from_dict({"label": [[1.0, 0.0, float("nan")]]})
-    assert label_options(many) == {
-        "num_labels": 3, "problem_type": "multi_label_classification",
-    }  # fmt: skip
