@@ -148,15 +148,11 @@ def compare(
         trainings = Trainings(table, encoders, options or {}, folder / "answers", stored)
         outcomes = _train(trainings, chosen, parts, title, progress)
     answers = Answers(outcomes, parts, trainings.labels, list(table["group"]), resamples)
-    settings = {
-        "folds": folds,
-        "seeds": seeds,
+    settings: dict[str, Any] = {"folds": folds, "seeds": seeds, "resamples": resamples}
+    settings |= {"template": template, "max_length": max_length, "fit": fit}
+    settings |= {
         "encoders": {"image": _name(image), "text": _name(text)},
-        "template": template,
-        "max_length": max_length,
-        "fit": fit,
         "options": dict(options or {}),
-        "resamples": resamples,
         "equal_texts_in_one_fold": texts is not None,
     }
     results = {
