@@ -306,7 +306,11 @@ def _described(table: datasets.Dataset, trainings: Trainings) -> list[str]:
     """Returns sentences about the samples: how many, how many of each class, what is missing."""
     notes = [f"{len(table)} samples of {len(set(table['group']))} groups"]
     if trainings.names:
-        counts = np.bincount(trainings.labels, minlength=trainings.num_labels)
+        labels = trainings.labels
+        if labels.ndim == 2:
+            counts = np.nansum(labels, axis=0).astype(int)
+        else:
+            counts = np.bincount(labels, minlength=trainings.num_labels)
         classes = zip(trainings.names, counts, strict=True)
         notes.append("classes: " + ", ".join(f"{name} {count}" for name, count in classes))
     for name in trainings.encoders.modalities:
