@@ -2,7 +2,13 @@
 
 import pytest
 
-from mmfusion.model.validation import check_choice, check_probability, closest, did_you_mean
+from mmfusion.model.validation import (
+    check_choice,
+    check_probability,
+    closest,
+    described_errors,
+    did_you_mean,
+)
 
 
 def test_closest_lists_all_where_nothing_is_near() -> None:
@@ -38,3 +44,27 @@ def test_probabilities_below_one_pass(value: float) -> None:
 def test_other_probabilities_are_refused(value: float) -> None:
     with pytest.raises(ValueError, match=rf"dropout must be in \[0, 1\), got {value!r}\."):
         check_probability("dropout", value)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ZeroDivisionError("by zero"), "the file must be whole, got ZeroDivisionError: by zero. F"),
+        (AssertionError(), "the file must be whole, got AssertionError: no reason. Fetch it."),
+        (RuntimeError("first\nlast."), "the file must be whole, got RuntimeError: last. Fetch it."),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), "the file must be whole, got Unicode"),
+        (ValueError("a sentence"), "^a sentence$"),
+        (FileNotFoundError("no such file"), "^no such file$"),
+    ],
+)
+def test_errors_from_inside_a_library_name_what_is_at_fault(error: Exception, told: str) -> None:
+    with pytest.raises((ValueError, OSError), match=told) as raised:
+        with described_errors("the file", "be whole", "Fetch it."):
+            raise error
+    assert raised.value is error or raised.value.__cause__ is error
+
+
+def test_a_full_memory_and_the_keyboard_are_not_renamed() -> None:
+    for error in (MemoryError, KeyboardInterrupt):
+        with pytest.raises(error), described_errors("a", "b", "c"):
+            raise error

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .load_checks import check_saved
-from .validation import plain_value
+from .validation import described_errors, plain_value
 
 logger = logging.get_logger(__name__)
 
@@ -350,8 +350,10 @@ def load_classifier(load: Callable[..., Any], name: str, options: dict[str, Any]
     Raises:
         ValueError: as `load_strictly` does.
     """
-    saved = check_saved(name, options)
     what = f"checkpoint {name!r}"
+    rule, advice = "have a config that a model can be built from", "Fetch or save it again."
+    with described_errors(what, rule, advice):
+        saved = check_saved(name, options)
     options = {"use_safetensors": True} | options
     wants_info = options.pop("output_loading_info", False)
     forgiven = options.pop("ignore_mismatched_sizes", False)
@@ -366,9 +368,10 @@ def load_classifier(load: Callable[..., Any], name: str, options: dict[str, Any]
         del options["num_labels"]
         options["id2label"] = {index: f"LABEL_{index}" for index in range(classes)}
         options["label2id"] = {name: index for index, name in options["id2label"].items()}
-    model, info = load_strictly(
-        lambda **strict: load(**(options | strict)), what=what, forgives_shapes=forgiven
-    )
+    with described_errors(what, rule, advice):
+        model, info = load_strictly(
+            lambda **strict: load(**(options | strict)), what=what, forgives_shapes=forgiven
+        )
     draw_anew(model, [key for key, *_ in info["mismatched_keys"]])
     for tower in (model.image_encoder, model.text_encoder):
         if tower is not None:

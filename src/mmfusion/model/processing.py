@@ -27,7 +27,7 @@ from .processing_inputs import as_list, checked_max_length, load_tokenizer, save
 from .processing_published import published_of
 from .processing_size import checked_fit, checked_spec, fitted, normalised
 from .template import template_columns, write_text
-from .validation import closest
+from .validation import closest, described_errors
 
 logger = logging.get_logger(__name__)
 
@@ -312,6 +312,24 @@ class FusionProcessor(ProcessorMixin):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _PROCESSOR_FILE).write_text(self.to_json_string(), encoding="utf-8")
         return [str(folder / _PROCESSOR_FILE)]
+
+    @classmethod
+    def get_processor_dict(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Any:
+        """Returns the saved entries and the options that are left, as transformers calls it.
+
+        Args:
+            pretrained_model_name_or_path: the folder or hub name.
+            **kwargs: as transformers passes them.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        name = pretrained_model_name_or_path
+        what = f"{_PROCESSOR_FILE} of {os.fspath(name)!r}"
+        with described_errors(what, "be JSON in UTF-8", "Fetch or save it again."):
+            return super().get_processor_dict(name, **kwargs)
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:

@@ -101,9 +101,15 @@ def load_tokenizer(name: str | os.PathLike[str], **options: Any) -> PreTrainedTo
     """
     try:
         # Without trust_remote_code=False, transformers asks on standard input whether to run code.
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
-    except Exception as error:
-        # Damaged files raise errors of many kinds from inside tokenizers.
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
+        # Some damage shows only when a text is read.
+        tokenizer("a")
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit, MemoryError):
+        raise
+    # Damaged files raise errors of many kinds from inside tokenizers. One of them, the panic of its
+    # Rust code, is no Exception.
+    except BaseException as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         if "trust_remote_code" in str(error):
             raise ValueError(

@@ -44,6 +44,10 @@ def checked_spec(spec: Mapping[str, Any], *, of_pictures: bool = True) -> dict[s
     Raises:
         ValueError: if an entry is missing, unknown or wrong.
     """
+    if not isinstance(spec, Mapping):
+        raise ValueError(
+            f"input_spec must be a mapping, got {spec!r}. Take the input_spec of an ImageEncoder."
+        )
     needed = {"size", "channels", "mean", "std", "interpolation"}
     valid = needed | {"channel_order", "published"}
     for key in sorted((needed - spec.keys()) | (spec.keys() - valid)):
@@ -56,9 +60,8 @@ def checked_spec(spec: Mapping[str, Any], *, of_pictures: bool = True) -> dict[s
             f"{closest(str(spec['interpolation']), names)}"
         )
     channels = spec["channels"]
-    if (of_pictures and channels not in (1, 3)) or not (
-        channels == len(spec["mean"]) == len(spec["std"])
-    ):
+    mean, std = (_checked_numbers(name, spec[name]) for name in ("mean", "std"))
+    if (of_pictures and channels not in (1, 3)) or not (channels == len(mean) == len(std)):
         raise ValueError(
             f"channels must be 1 or 3 with a mean and std for each, got {dict(spec)!r}."
         )
@@ -70,8 +73,8 @@ def checked_spec(spec: Mapping[str, Any], *, of_pictures: bool = True) -> dict[s
     checked = dict(spec) | {
         "size": _checked_size(spec["size"]),
         "channels": int(channels),
-        "mean": _checked_numbers("mean", spec["mean"]),
-        "std": _checked_numbers("std", spec["std"]),
+        "mean": mean,
+        "std": std,
     }
     if 0.0 in checked["std"]:
         raise ValueError(
@@ -102,7 +105,7 @@ def _checked_numbers(name: str, values: Any) -> list[float]:
     """Returns mean or std as plain finite numbers."""
     try:
         numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = [math.nan]
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError(f"{name} must be a finite number for each channel, got {values!r}.")

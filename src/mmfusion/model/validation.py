@@ -1,7 +1,8 @@
 """Checks of what a user passes, and the sentences that propose the closest allowed name."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,37 @@ def check_probability(field: str, value: float | int) -> None:
     """
     if not 0 <= value < 1:
         raise ValueError(f"{field} must be in [0, 1), got {value!r}. 0 switches it off.")
+
+
+@contextmanager
+def described_errors(what: str, rule: str, advice: str) -> Iterator[None]:
+    """Turns errors from inside a library into a ValueError that names what is at fault.
+
+    Errors that are meant for users pass as they are. A UnicodeDecodeError, which names no file, is
+    not one of them.
+
+    Args:
+        what: the thing at fault, such as a checkpoint.
+        rule: what it must do.
+        advice: what the user can do.
+
+    Raises:
+        ValueError: in the place of any other error.
+
+    Example:
+        >>> with described_errors("a", "divide 1", "Choose another."):
+        ...     1 / 0
+        Traceback (most recent call last):
+            ...
+        ValueError: a must divide 1, got ZeroDivisionError: division by zero. Choose another.
+    """
+    try:
+        yield
+    except Exception as error:
+        is_meant = isinstance(error, (ValueError, TypeError, OSError, ImportError, MemoryError))
+        if is_meant and not isinstance(error, UnicodeDecodeError):
+            raise
+        lines = str(error).strip().splitlines() or ["no reason"]
+        # The last line of several is the most specific one.
+        reason = f"{type(error).__name__}: {lines[-1].strip().rstrip('.')}"
+        raise ValueError(f"{what} must {rule}, got {reason[:300]}. {advice}") from error
