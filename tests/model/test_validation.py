@@ -58,9 +58,9 @@ def test_other_probabilities_are_refused(value: float) -> None:
     ],
 )
 def test_errors_from_inside_a_library_name_what_is_at_fault(error: Exception, told: str) -> None:
-    with pytest.raises((ValueError, OSError), match=told) as raised:
-        with described_errors("the file", "be whole", "Fetch it."):
-            raise error
+    described = described_errors("the file", "be whole", "Fetch it.")
+    with pytest.raises((ValueError, OSError), match=told) as raised, described:
+        raise error
     assert raised.value is error or raised.value.__cause__ is error
 
 
