@@ -172,6 +172,8 @@ def stopped(small: Path, output: Path, *more: object) -> "subprocess.Popen[str]"
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell that runs the tests in the background lets its children ignore the keyboard.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     part = output.with_name(f"{output.name}.part")
     while running.poll() is None and not (part.exists() and part.stat().st_size > 5000):
