@@ -4,6 +4,7 @@ Worker processes can decode the samples.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from itertools import islice
 from typing import Any, NamedTuple, final
 
@@ -158,7 +159,7 @@ def _answers(
     waiting: dict[int, Prediction] = {}
     following = 0
     with tqdm(total=total, unit="sample", disable=not progress) as bar:
-        for places, batch, faults in loader:
+        for places, batch, faults in _batches_of(loader):
             # Eval mode is set for each batch on its own, because the caller may train or change the
             # model between two predictions.
             with evaluating(model):
@@ -172,6 +173,20 @@ def _answers(
                 bar.update()
                 yield waiting.pop(following)
                 following += 1
+
+
+def _batches_of(loader: "torch.utils.data.DataLoader[Any]") -> Iterator[Any]:
+    """Yields the batches of a loader, and stops its workers at the end, also after an error."""
+    batches: Any = iter(loader)
+    try:
+        yield from batches
+    finally:
+        stop = getattr(batches, "_shutdown_workers", None)
+        if stop is not None:
+            # torch itself stops them when the iterator is deleted. If a worker was killed, that
+            # would print a traceback.
+            with suppress(RuntimeError):
+                stop()
 
 
 @torch.inference_mode()
