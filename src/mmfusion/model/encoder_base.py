@@ -17,6 +17,7 @@ from .graph import is_tracing
 from .lora import check_adapters, default_targets, has_adapters, merge_adapters
 from .packed_attention import attends_packed, use_packed_attention
 from .packing import Packing, packing_of
+from .single_value import let_single_values_pass
 from .types import Encoded, Hidden, Lengths
 
 
@@ -49,6 +50,7 @@ class Encoder(nn.Module, ABC):
         self._frozen: list[nn.Module] = []
         if self._adapter.packs:
             use_packed_attention(backbone)
+        let_single_values_pass(backbone)
         if not isinstance(backbone, PreTrainedModel):
             # transformers saves tied weights once, and ties them again, where it finds these names.
             tied = _tied_weights(backbone)
