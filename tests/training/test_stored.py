@@ -1,8 +1,12 @@
 """Results on disk that are made once."""
 
+import json
+import resource
+import signal
+
 import pytest
 
-from mmfusion.training.stored import kept
+from mmfusion.training.stored import finite, kept, write_json
 
 
 def test_it_is_made_once_and_read_back(tmp_path):
@@ -19,3 +23,27 @@ def test_what_was_half_written_is_not_read(tmp_path):
     with pytest.raises(ZeroDivisionError):
         kept(tmp_path / "1.json", lambda: {"a": 1 / 0})
     assert not (tmp_path / "1.json").exists()
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    write_json(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_json(path, {"a": object()})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            write_json(path, {"a": "x" * 2000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_has_no_nan_and_no_infinity():
+    value = {"a": [float("nan"), (1.5, float("-inf"))], "b": "nan", "c": True, "d": 3}
+    assert finite(value) == {"a": [None, [1.5, None]], "b": "nan", "c": True, "d": 3}

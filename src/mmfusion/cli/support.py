@@ -1,7 +1,6 @@
 """The functions behind the commands; heavy imports happen inside them, so that --help is fast."""
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ..model.validation import described_errors
+from ..training.stored import finite
 from .errors import check_input_file, check_name
 from .errors import user_errors as user_errors
 from .options import Train
@@ -276,15 +277,7 @@ def to_json(value: Any) -> str:
           "auroc": null
         }
     """
-    return json.dumps(_finite(value), indent=2, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(value), indent=2, allow_nan=False)
 
 
 def check_model(name: str) -> None:
@@ -312,10 +305,11 @@ def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
 
+    # The readers of damaged files have many classes of errors.
+    whole = described_errors(f"model {name!r}", "have whole files", "Copy or train it anew.")
     try:
-        return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
-    except (ValueError, TypeError, ImportError, MemoryError):
-        raise
+        with whole:
+            return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
     except OSError as error:
         where = (
             "it cannot be read" if is_folder else "there is no such folder, nor can a hub give it"
@@ -323,12 +317,6 @@ def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
         raise ValueError(
             f"model must be a folder that holds a model or a hub name, got {name!r}: {where} "
             f"({str(error).partition(chr(10))[0]})."
-        ) from error
-    # The readers of damaged files have many classes of errors, of which safetensors has its own.
-    except Exception as error:
-        raise ValueError(
-            f"model must be a folder whose files are whole, got {name!r} "
-            f"({type(error).__name__}: {error}). Copy or train it anew."
         ) from error
 
 

@@ -20,6 +20,7 @@ from .digests import add_tensors, rows_digest
 from .feature_cache import table_of
 from .feature_store import preprocessing
 from .resume import checkpoints_in, last_complete_checkpoint
+from .stored import write_json
 
 BINDING_FILE = "training.json"
 """The name of the file, which lies beside the checkpoints."""
@@ -143,11 +144,7 @@ def bind(arguments: TrainingArguments, facts: Mapping[str, Any], *, overwrite: b
         elif last_complete_checkpoint(folder) is not None:
             _refuse_another(folder, facts)
         if _is_main(arguments):
-            folder.mkdir(parents=True, exist_ok=True)
-            # Renamed only when complete, so that a killed run leaves no file that looks whole.
-            partial = folder / f"{BINDING_FILE}.part"
-            partial.write_text(json.dumps(facts, indent=2), encoding="utf-8")
-            partial.replace(folder / BINDING_FILE)
+            write_json(folder / BINDING_FILE, facts)
 
 
 def _is_main(arguments: TrainingArguments) -> bool:

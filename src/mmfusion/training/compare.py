@@ -1,7 +1,5 @@
 """The comparison of fused models with each modality alone, on a table of samples."""
 
-import json
-import math
 import os
 import platform
 import time
@@ -32,6 +30,7 @@ from .compare_report import console_table, markdown, verdict
 from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
 from .compare_summary import Answers, summarise
 from .fit import fit
+from .stored import finite, write_json
 
 _PACKAGES = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
 
@@ -163,7 +162,7 @@ def compare(
         "versions": _versions(),
         **summarise(answers, chosen),
     }
-    results = _finite(results)
+    results = finite(results)
     results["verdict"] = verdict(results)
     results["seconds"] = round(time.perf_counter() - started, 1)
     comparison = Comparison(results, folder, answers)
@@ -340,19 +339,10 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version_of(name) for name in _PACKAGES}
 
 
-def _finite(value: Any) -> Any:
-    """Returns the value with None in the place of NaN, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
 def _write(comparison: Comparison, rows: Sequence[ComparisonRow], trainings: Trainings) -> None:
     """Writes results.json, the plots, report.md and report.html."""
     folder, results = comparison.folder, comparison.results
-    (folder / "results.json").write_text(json.dumps(results, indent=2), encoding="utf-8")
+    write_json(folder / "results.json", results)
     names = trainings.names or [f"label {number}" for number in range(trainings.num_labels)]
     plots = draw(folder, comparison.answers, rows, results, names)
     (folder / "report.md").write_text(markdown(results, plots), encoding="utf-8")

@@ -9,6 +9,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from transformers.utils import logging
 
+from .stored import write_json
+
 logger = logging.get_logger(__name__)
 
 DIGESTS_FILE = "digests.json"
@@ -57,9 +59,7 @@ def write_digests(checkpoint: str | os.PathLike[str]) -> None:
         checkpoint: the folder.
     """
     digests = {path.name: _digest(path) for path in _without_checksum(Path(checkpoint))}
-    partial = Path(checkpoint) / f"{DIGESTS_FILE}.part"
-    partial.write_text(json.dumps(digests, indent=2), encoding="utf-8")
-    partial.replace(Path(checkpoint) / DIGESTS_FILE)
+    write_json(Path(checkpoint) / DIGESTS_FILE, digests)
 
 
 def _without_checksum(checkpoint: Path) -> list[Path]:

@@ -1,6 +1,7 @@
-"""Results on disk that are made once."""
+"""JSON files: written as a whole or not at all, and made once."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,45 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         ({'a': 1}, {'a': 1})
     """
     if not path.exists():
-        made = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed only when complete, so that a killed run leaves no file that looks whole.
-        partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(made), encoding="utf-8")
-        partial.replace(path)
+        write_json(path, make(), indent=None)
     # Read back even if it was just made, so that a fresh and a stored result have the same types.
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return stored
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2) -> None:
+    """Writes a value as a JSON file, whose folder is made if it does not exist.
+
+    It is written under another name and renamed when it is complete. So a run that is killed leaves
+    no file that looks whole, and a full disk leaves nothing.
+
+    Args:
+        path: the file.
+        value: of dicts, lists, strings and numbers.
+        indent: as for `json.dumps`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    try:
+        partial.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def finite(value: Any) -> Any:
+    """Returns a value with None in the place of NaN and infinity, which JSON does not know.
+
+    Args:
+        value: of dicts, lists, strings and numbers.
+
+    Example:
+        >>> finite({"auroc": float("nan"), "shares": (0.5, float("inf"))})
+        {'auroc': None, 'shares': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
