@@ -6,9 +6,12 @@ variable MMFUSION_DATA names their folder.
 
 import functools
 import os
+import resource
+import signal
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,3 +77,22 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs the real data: set MMFUSION_DATA to their folder")
     return Path(folder)
+
+
+@contextmanager
+def _full_disk(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The kernel sends a signal, which would end the process. Without it, a write fails.
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.fixture(scope="session")
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """Returns a context in which no file can grow beyond a size in bytes, as on a full disk."""
+    return _full_disk

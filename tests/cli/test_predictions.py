@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -213,18 +212,12 @@ def test_a_stopped_run_leaves_its_rows_under_another_name(
 
 @pytest.mark.parametrize("how", ["limit", "mock"])
 def test_a_full_disk(
-    small: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch
+    small: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, full_disk: Any
 ) -> None:
     output = tmp_path / "out.csv"
     if how == "limit":
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
-        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
-        try:
+        with full_disk(2000):
             done = many(small, output)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-            signal.signal(signal.SIGXFSZ, handler)
     else:
         real = stream.predict_stream
 

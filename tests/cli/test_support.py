@@ -71,7 +71,5 @@ def test_a_reader_of_a_model_may_fail_in_any_way(
         raise KeyError("tensors")
 
     monkeypatch.setattr(FusionProcessor, "from_pretrained", torn)
-    with pytest.raises(
-        ValueError, match=r"model '.*' must have whole files, got KeyError: 'tensors'\. Copy"
-    ):
+    with pytest.raises(ValueError, match=r"must have whole files, got KeyError: .tensors.\. Copy"):
         support.open_model(str(small / "model"))

@@ -19,6 +19,33 @@ from mmfusion.training.fit import fit
 WORKERS = Path(__file__).parents[1] / "workers"
 
 
+@pytest.mark.parametrize("size", [3_000, 20_000, 200_000])
+def test_a_full_disk_is_told_and_the_training_goes_on(
+    rows, compose, quiet, tmp_path, full_disk, size
+):
+    """The disk is full while the facts, the weights, or the state of the optimizer are written."""
+    ends = []
+    for folder, limit in ((tmp_path / "whole", None), (tmp_path / "full", size)):
+        model, processor = compose(rows)
+        if limit is not None:
+            is_small = limit == 3_000
+            told = "File too large" if is_small else "could not be written as a whole.*Make room"
+            with full_disk(limit), pytest.raises(OSError, match=told):
+                fit(model, processor, rows, rows, arguments=quiet(folder))
+            assert not list(folder.glob("*.part"))
+            model, processor = compose(rows)
+        fit(model, processor, rows, rows, arguments=quiet(folder))
+        ends.append(load_file(folder / "model.safetensors"))
+    for key, value in ends[0].items():
+        assert torch.equal(value, ends[1][key]), key
+
+
+def test_a_model_that_does_not_fit_on_the_disk(rows, compose, tmp_path, full_disk):
+    model, _ = compose(rows)
+    with full_disk(20_000), pytest.raises(OSError, match=f"'{tmp_path}' could not be written"):
+        model.save_pretrained(tmp_path)
+
+
 @pytest.mark.xdist_group("processes")
 def test_two_processes_are_one(tmp_path, compose, run):
     rows_folder = tmp_path / "data"

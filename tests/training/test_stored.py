@@ -1,8 +1,6 @@
 """Results on disk that are made once."""
 
 import json
-import resource
-import signal
 
 import pytest
 
@@ -25,21 +23,14 @@ def test_what_was_half_written_is_not_read(tmp_path):
     assert not (tmp_path / "1.json").exists()
 
 
-def test_a_file_is_whole_or_absent(tmp_path):
+def test_a_file_is_whole_or_absent(tmp_path, full_disk):
     path = tmp_path / "new" / "file.json"
     write_json(path, {"a": 1})
     assert json.loads(path.read_text()) == {"a": 1}
     with pytest.raises(TypeError, match="not JSON serializable"):
         write_json(path, {"a": object()})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(OSError, match="File too large"):
-            write_json(path, {"a": "x" * 2000})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with full_disk(1000), pytest.raises(OSError, match="File too large"):
+        write_json(path, {"a": "x" * 2000})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(path.parent.iterdir()) == [path]
 

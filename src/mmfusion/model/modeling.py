@@ -22,7 +22,7 @@ from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
 from .tower import CachePoint, Tower, start_tower
 from .types import Fused, FusionOutput
-from .validation import check_choice
+from .validation import check_choice, described_writes
 
 ImageLike = ImageEncoder | str | PreTrainedConfig | nn.Module
 TextLike = TextEncoder | str | PreTrainedConfig | nn.Module
@@ -231,12 +231,12 @@ class FusionClassifier(PreTrainedModel):
             **kwargs: as transformers takes them.
         """
         # By default, transformers saves a tower under the key names of older checkpoints. The
-        # Trainer does not translate them back when it loads its best checkpoint or resumes. It
-        # would log a warning and continue with other weights.
+        # Trainer would not translate them back, log a warning, and go on with other weights.
         kwargs.setdefault("save_original_format", False)
         for name in self.modalities:
             getattr(self, f"{name}_encoder").describe_adapters()
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with described_writes(save_directory):
+            super().save_pretrained(save_directory, *args, **kwargs)
 
     @property
     def modalities(self) -> tuple[str, ...]:

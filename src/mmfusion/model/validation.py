@@ -133,3 +133,30 @@ def described_errors(what: str, rule: str, advice: str) -> Iterator[None]:
         # The last line of several is the most specific one.
         reason = f"{type(error).__name__}: {lines[-1].strip().rstrip('.')}"
         raise ValueError(f"{what} must {rule}, got {reason[:300]}. {advice}") from error
+
+
+@contextmanager
+def described_writes(folder: object) -> Iterator[None]:
+    """Turns the errors with which libraries answer a full disk into an OSError.
+
+    safetensors and torch have no class of their own for it.
+
+    Args:
+        folder: where something is written, for the message.
+
+    Raises:
+        OSError: that names the folder.
+    """
+    try:
+        yield
+    except Exception as error:
+        kind, text = type(error).__name__, str(error)
+        is_full = (kind == "SafetensorError" and "I/O error" in text) or (
+            kind == "RuntimeError" and "inline_container" in text
+        )
+        if not is_full:
+            raise
+        raise OSError(
+            f"{str(folder)!r} could not be written as a whole ({text.strip().splitlines()[-1]}). "
+            "Make room on the disk."
+        ) from error

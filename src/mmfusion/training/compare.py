@@ -29,7 +29,7 @@ from .compare_plots import draw, require_matplotlib
 from .compare_report import console_table, markdown, verdict
 from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
 from .compare_summary import Answers, summarise
-from .fit import fit
+from .fit import FitResult
 from .stored import finite, write_json
 
 _PACKAGES = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
@@ -231,7 +231,7 @@ def _quiet() -> Iterator[None]:
     verbosity = logging.get_verbosity()
     had_bars = logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
     # That nothing is left to train is known here.
-    of_fit = logging.get_logger(fit.__module__)
+    of_fit = logging.get_logger(FitResult.__module__)
     level = of_fit.level
     of_fit.setLevel(logging.log_levels["error"])
     logging.set_verbosity_error()

@@ -31,6 +31,7 @@ from ..data.labels import label_array
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
+from ..model.validation import described_writes
 from .binding import bind, told_options, training_facts
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Digests, Epochs
@@ -363,7 +364,8 @@ def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
     checkpoint = None if folder is None else last_complete_checkpoint(folder)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with described_writes(trainer.args.output_dir):
+        trainer.train(resume_from_checkpoint=checkpoint)
 
 
 def _save(trainer: Trainer, model: FusionClassifier, processor: FusionProcessor) -> None:

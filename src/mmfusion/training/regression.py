@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..model.loss import classification_loss
+from .digests import add_tensors
 
 STRENGTHS = tuple(float(f"{10 ** (1 - step / 2):.3g}") for step in range(11))
 """The strengths that may be chosen, from strong to weak: 10 to 0.0001, two to a power of ten."""
@@ -115,12 +116,8 @@ def solve(
 def _digest(told: object, tensors: Sequence[Tensor | None]) -> bytes:
     """Returns a digest of numbers and tensors."""
     digest = hashlib.sha256(repr(told).encode())
-    for tensor in tensors:
-        if tensor is None:
-            digest.update(b"none")
-        else:
-            digest.update(repr((tuple(tensor.shape), tensor.dtype)).encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    given = [(place, one) for place, one in enumerate(tensors) if one is not None]
+    add_tensors(digest, ((repr((place, one.shape, one.dtype)), one) for place, one in given))
     return digest.digest()
 
 
