@@ -126,9 +126,10 @@ def predict_many(
     target, part = _targets(manifest, output)
     if torch.cuda.is_available():
         torch.nn.Module.to(classifier, "cuda")
-    rows = load_rows(manifest, labelled=False, template=processor.template)
+    table = read_table(manifest)
+    rows = load_rows(manifest, labelled=False, template=processor.template, table=table)
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
-    own = read_table(manifest).column_names
+    own = table.column_names
     # The texts are left out: they may be long, and they are data of patients. `load_manifest` adds
     # columns, so only those that the manifest itself has are written.
     shown = [name for name in rows.column_names if name in own and name != "text"]

@@ -20,6 +20,7 @@ MOST_TEXT = 2**24
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
 
     from ..model.encoder_image import ImageEncoder
     from ..model.encoder_text import TextEncoder
@@ -35,6 +36,7 @@ def load_rows(
     names: list[str] | None = None,
     labelled: bool = True,
     template: str | None = None,
+    table: "pa.Table | None" = None,
 ) -> "datasets.Dataset":
     """Returns the rows of a manifest, which may lack the column of one modality.
 
@@ -44,16 +46,17 @@ def load_rows(
         names: the class names of the model, for one label column.
         labelled: whether labels are read at all.
         template: as for `load_manifest`.
+        table: the content of the manifest. None: it is read here.
     """
-    from ..data.manifest import load_manifest
-    from ..data.present import present_columns
+    from ..data.present import load_present
 
     wanted: Any = "label" if not label else (label[0] if len(label) == 1 else label)
-    return load_manifest(
+    return load_present(
         manifest,
+        template,
         label=wanted if labelled else None,
         label_names=names if isinstance(wanted, str) and names else None,
-        **present_columns(manifest, template),
+        table=table,
     )
 
 

@@ -97,6 +97,33 @@ def load_manifest(
     """
     manifest = Path(path).absolute()
     table = read_table(manifest)
+    return samples_of(table, manifest, image, text, label, group, label_names, root, template)
+
+
+def samples_of(
+    table: pa.Table,
+    manifest: Path,
+    image: str | None,
+    text: str | None,
+    label: str | Sequence[str] | None,
+    group: str | None,
+    label_names: Sequence[str] | None,
+    root: str | os.PathLike[str] | None,
+    template: str | None,
+) -> datasets.Dataset:
+    """Returns the samples of a table that was read already, as `load_manifest` does.
+
+    Args:
+        table: the content of the manifest, as `read_table` returns it.
+        manifest: the absolute path of the manifest.
+        image: as for `load_manifest`.
+        text: as for `load_manifest`.
+        label: as for `load_manifest`.
+        group: as for `load_manifest`.
+        label_names: as for `load_manifest`.
+        root: as for `load_manifest`.
+        template: as for `load_manifest`.
+    """
     if template is not None:
         table = _with_texts(manifest, table, text, template)
         text = "text"

@@ -1,14 +1,25 @@
-"""The columns of a manifest that is not known to have both modalities."""
+"""The samples of a manifest that is not known to have both modalities."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import datasets
+import pyarrow as pa
+
+from .manifest import samples_of
 from .tables import read_table
 
 
-def present_columns(path: str | os.PathLike[str], template: str | None = None) -> dict[str, Any]:
-    r"""Returns the options with which `load_manifest` reads the modalities that a table has.
+def load_present(
+    path: str | os.PathLike[str],
+    template: str | None = None,
+    *,
+    label: str | Sequence[str] | None = "label",
+    label_names: Sequence[str] | None = None,
+    table: pa.Table | None = None,
+) -> datasets.Dataset:
+    r"""Returns the samples of a manifest, with the modalities that it has a column for.
 
     `load_manifest` itself refuses a table without one of them, because a misspelt column would
     otherwise be an absent modality.
@@ -16,18 +27,21 @@ def present_columns(path: str | os.PathLike[str], template: str | None = None) -
     Args:
         path: the manifest.
         template: of the texts; it stands for a column of texts.
+        label: as for `load_manifest`.
+        label_names: as for `load_manifest`.
+        table: the content of the manifest. None: it is read here.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "rows.csv")
-        ...     _ = path.write_text("image,label\na.png,0\n")
-        ...     present_columns(path)
-        {'image': 'image', 'text': None, 'template': None}
+        ...     _ = path.write_text("text,label\nclear,0\n")
+        ...     load_present(path).column_names
+        ['text', 'label', 'group']
     """
-    columns = read_table(Path(path)).column_names
-    return {
-        "image": "image" if "image" in columns else None,
-        "text": "text" if "text" in columns and template is None else None,
-        "template": template,
-    }
+    manifest = Path(path).absolute()
+    table = read_table(manifest) if table is None else table
+    image, text = (name if name in table.column_names else None for name in ("image", "text"))
+    if template is not None:
+        text = None
+    return samples_of(table, manifest, image, text, label, "group", label_names, None, template)

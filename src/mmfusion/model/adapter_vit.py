@@ -59,15 +59,16 @@ class HfViT(Adapter):
         return [self.dim] * self.num_blocks
 
 
-def transformers_image_adapter(module: Any) -> Adapter:
+def transformers_image_adapter(module: Any, dim: int | None = None) -> Adapter:
     """Returns the adapter for a transformers vision model.
 
     Args:
         module: the model, without its pooler.
+        dim: the width of its features, where it is known. None: found out here, which takes time.
     """
     if module.config.model_type in WALKED_VIT:
         return HfViT(module)
-    dim = _feature_width(module)
+    dim = _feature_width(module) if dim is None else dim
     has_prefix = prefix_tokens(module)[0] > 0
 
     def run(module: nn.Module, pixels: Tensor) -> Encoded:

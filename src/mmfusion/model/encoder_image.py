@@ -149,7 +149,8 @@ class ImageEncoder(Encoder):
         if self.config.source == "timm":
             return timm_adapter(self.backbone)
         if self.config.source == "transformers":
-            return transformers_image_adapter(self.backbone)
+            # A replica of nn.DataParallel makes a new adapter for each batch, and knows its width.
+            return transformers_image_adapter(self.backbone, getattr(self, "dim", None))
         dim = declared_dim(self.backbone)
 
         def run(module: nn.Module, pixels: Tensor) -> Encoded:

@@ -116,8 +116,20 @@ def _check_entry(path: tuple[str, ...], value: Any) -> None:
         )
 
 
-def _saved_shapes(name: str, hub: Mapping[str, Any]) -> list[tuple[int, ...]]:
-    """Returns the shapes of all saved tensors; an empty list if they cannot be read here."""
+def weight_files(name: str, stem: str, hub: Mapping[str, Any] | None = None) -> list[str]:
+    """Returns the files of a checkpoint's weights, one or several shards.
+
+    Args:
+        name: the folder or hub name of the checkpoint.
+        stem: the name of the file if there is one, such as "model.safetensors".
+        hub: options of the hub, such as the revision.
+
+    Returns:
+        The paths; none if the checkpoint has no such file.
+
+    Raises:
+        ValueError: if a list of shards is damaged, or a shard is missing.
+    """
 
     def found(file: str) -> str | None:
         path: str | None = cached_file(
@@ -126,26 +138,40 @@ def _saved_shapes(name: str, hub: Mapping[str, Any]) -> list[tuple[int, ...]]:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_connection_errors=False,
-            **hub,
+            **(hub or {}),
         )
         return path
 
-    files = [found("model.safetensors")]
-    if files == [None]:
-        index = found("model.safetensors.index.json")
-        # The loader itself says that weights are missing or damaged.
-        if index is None:
-            return []
-        shards = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {})
-        files = [found(shard) for shard in sorted(set(shards.values()))]
-    shapes = []
+    whole = found(stem)
+    index = found(f"{stem}.index.json") if whole is None else None
+    if index is None:
+        return [] if whole is None else [whole]
     try:
-        for file in files:
-            if file is not None:
-                with safe_open(file, "pt") as opened:
-                    keys = opened.keys()
-                    shapes += [tuple(opened.get_slice(key).get_shape()) for key in keys]
-    except (SafetensorError, OSError):
+        shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
+        files = {shard: found(str(shard)) for shard in sorted(set(shards))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{stem}.index.json of {name!r} must list the files of the weights, got "
+            f"{type(error).__name__}: {error}. Fetch it again."
+        ) from error
+    if missing := [shard for shard, path in files.items() if path is None]:
+        raise ValueError(
+            f"checkpoint {name!r} must hold every file of its weights, got none for {missing}. "
+            "Fetch it again."
+        )
+    return [path for path in files.values() if path is not None]
+
+
+def _saved_shapes(name: str, hub: Mapping[str, Any]) -> list[tuple[int, ...]]:
+    """Returns the shapes of all saved tensors; an empty list if they cannot be read here."""
+    shapes = []
+    # The loader itself says that weights are missing or damaged.
+    try:
+        for file in weight_files(name, "model.safetensors", hub):
+            with safe_open(file, "pt") as opened:
+                keys = opened.keys()
+                shapes += [tuple(opened.get_slice(key).get_shape()) for key in keys]
+    except (SafetensorError, OSError, ValueError):
         return []
     return shapes
 

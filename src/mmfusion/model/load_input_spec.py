@@ -46,7 +46,7 @@ def timm_input_spec(
     data = resolve_model_data_config(model)
     return _timm_spec(
         data,
-        # The model's own `in_chans` comes first: an option may have changed the published number.
+        # The option comes first, because not every model keeps its number of channels.
         options.get("in_chans") or getattr(model, "in_chans", None) or data["input_size"][0],
         options.get("img_size"),
         published,

@@ -1,19 +1,16 @@
 """transformers models by name or config, loaded strictly and without the unused pooler."""
 
 import copy
-import inspect
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassFieldValidationError
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
-from transformers.utils.hub import cached_file
 
 from .encoder_families import FIXED_FIELDS, model_class_of
-from .load_weights import load_backbone, read_weights
+from .load_checks import weight_files
+from .load_weights import load_backbone, pooler_option, read_weights
 from .validation import closest, plain_value
 
 _TOWERS = {"vision_config": "vision_model", "text_config": "text_model"}
@@ -60,8 +57,7 @@ def build_transformers(
     _set_options(config, plain_value(options), takes)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not load:
-        takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-        pooler = {"add_pooling_layer": False} if takes_pooler else {}
+        pooler = pooler_option(model_class)
         built: PreTrainedModel = model_class._from_config(config, dtype=dtype, **pooler)
         return built
     backbone: PreTrainedModel = load_backbone(
@@ -117,25 +113,11 @@ def _read_checkpoint(name: str) -> dict[str, Tensor]:
     Raises:
         ValueError: if there are no weights, or damaged ones.
     """
-
-    def found(file: str) -> str | None:
-        path: str | None = cached_file(
-            name,
-            file,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-        return path
-
     for stem in ("model.safetensors", "pytorch_model.bin"):
-        files = [path] if (path := found(stem)) is not None else []
-        if not files and (index := found(f"{stem}.index.json")) is not None:
-            shards = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()
-            files = [str(found(shard)) for shard in sorted(set(shards))]
-        if not files:
-            continue
         try:
-            return {key: value for file in files for key, value in read_weights(file).items()}
+            files = weight_files(name, stem)
+            if files:
+                return {key: value for file in files for key, value in read_weights(file).items()}
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"checkpoint {name!r} must hold undamaged weights: {str(error).splitlines()[0]}"

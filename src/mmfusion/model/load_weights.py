@@ -132,6 +132,16 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
     module.load_state_dict({key: inner[key] for key in own})
 
 
+def pooler_option(model_class: Any) -> dict[str, bool]:
+    """Returns the option with which a class of transformers builds no pooler, if it has one.
+
+    Args:
+        model_class: the class.
+    """
+    takes_it = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if takes_it else {}
+
+
 def load_backbone(
     model_class: Any,
     config: Any,
@@ -156,8 +166,7 @@ def load_backbone(
     Raises:
         ValueError: if keys of the backbone are missing, left over or mis-shaped.
     """
-    takes_pooler = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    pooler = {"add_pooling_layer": False} if takes_pooler else {}
+    pooler = pooler_option(model_class)
     if like is None:
         with torch.device("meta"):
             like = model_class(copy.deepcopy(config), **pooler)

@@ -254,8 +254,10 @@ def _check_numbers(name: str, published: Mapping[str, Any]) -> None:
     """
     for key, number in _numbers(published):
         is_side = any(word in key for word in ("size", "height", "width", "edge"))
-        if is_side and number > MAX_SIDE:
-            raise _refusal(name, f"its {key} of {number} is more than {MAX_SIDE} pixels")
+        # `max_pixels` is an area, also where it is a part of `size`.
+        limit = _MAX_SCALED_PIXELS if key.endswith("pixels") else MAX_SIDE
+        if is_side and number > limit:
+            raise _refusal(name, f"its {key} of {number} is more than {limit} pixels")
         # The shorter side is scaled to the size divided by this share.
         if key == "crop_pct" and not _LEAST_SHARE <= number <= 2:
             raise _refusal(name, f"its {key} of {number} is not from {_LEAST_SHARE} to 2")

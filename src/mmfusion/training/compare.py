@@ -16,8 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..data.manifest import load_manifest
-from ..data.present import present_columns
+from ..data.present import load_present
 from ..data.splits import GLUED_SHARE
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
@@ -260,7 +259,7 @@ def _read(samples: Any, template: str | None) -> datasets.Dataset:
             feature = datasets.Value("string")
             table = samples.select_columns(kept).add_column("text", texts, feature=feature)
     else:
-        table = load_manifest(samples, **present_columns(samples, template))
+        table = load_present(samples, template)
     for name in ("label", "group"):
         if name not in table.column_names:
             raise ValueError(
