@@ -1,23 +1,14 @@
 """The table of image processors in the documentation is what comes of them."""
 
-import importlib.util
+import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "_ext" / "processor_table.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "docs" / "_ext"))
 
+import processor_table as TABLE
 
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("processor_table", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TABLE = script()
 ROWS = {
     cells[1].strip(" `"): (cells[2].strip(), cells[3].strip())
     for cells in (
@@ -39,7 +30,9 @@ def test_the_row_says_what_comes_of_it(name: str) -> None:
 
 
 def test_a_page_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="must hold the lines"):
-        TABLE.inserted("# Preprocessing", "")
+    markers = TABLE.START, TABLE.END
+    with pytest.raises(ValueError, match="must hold the lines '<!-- processors:start"):
+        TABLE.inserted("# Preprocessing", "", *markers)
     page = f"before\n{TABLE.START}\nold\n{TABLE.END}\nafter\n"
-    assert TABLE.inserted(page, "new") == f"before\n{TABLE.START}\n\nnew\n\n{TABLE.END}\nafter\n"
+    expected = f"before\n{TABLE.START}\n\nnew\n\n{TABLE.END}\nafter\n"
+    assert TABLE.inserted(page, "new", *markers) == expected

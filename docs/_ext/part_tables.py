@@ -73,21 +73,23 @@ def families() -> str:
     return "\n".join(lines)
 
 
-def inserted(readme: str, held: str | None = None) -> str:
+def inserted(page: str, held: str | None = None, start: str = START, end: str = END) -> str:
     """Returns the README, or another page, with its tables between their marker lines.
 
     Args:
-        readme: its text.
+        page: its text.
         held: the tables. None: those of the README.
+        start: the marker line before the tables.
+        end: the marker line behind them.
 
     Raises:
         ValueError: if a marker is missing.
     """
-    if START not in readme or END not in readme:
-        raise ValueError(f"the README must hold the lines {START!r} and {END!r}, got one without.")
-    before, _, rest = readme.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n\n{held or tables()}\n\n{END}{after}"
+    if start not in page or end not in page:
+        raise ValueError(f"the page must hold the lines {start!r} and {end!r}, got one without.")
+    before, _, rest = page.partition(start)
+    _, _, after = rest.partition(end)
+    return f"{before}{start}\n\n{held or tables()}\n\n{end}{after}"
 
 
 def _cell(name: str) -> str:

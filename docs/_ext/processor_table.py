@@ -1,12 +1,10 @@
 """The table of transformers' image processors, written into the documentation.
 
     python docs/_ext/processor_table.py
-    python docs/_ext/processor_table.py --check
 
 Each image processor that transformers chooses by default is made with its own settings, saved
 beside a config and read as a checkpoint's. The pixels of some pictures are then compared with those
-that the image processor itself gives. With `--check` nothing is written. The exit status is 1 if
-the page does not match.
+that the image processor itself gives.
 """
 
 from __future__ import annotations
@@ -17,6 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from part_tables import inserted
 
 PAGE = Path(__file__).resolve().parents[1] / "preprocessing.md"
 START, END = "<!-- processors:start -->", "<!-- processors:end -->"
@@ -114,26 +116,6 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def inserted(page: str, rows: str) -> str:
-    """Returns the page with the table between its marker lines.
-
-    Args:
-        page: its text.
-        rows: the table.
-
-    Raises:
-        ValueError: if a marker is missing.
-    """
-    if START not in page or END not in page:
-        raise ValueError(f"the page must hold the lines {START!r} and {END!r}, got one without.")
-    before, _, rest = page.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n\n{rows}\n\n{END}{after}"
-
-
 if __name__ == "__main__":
     text = PAGE.read_text(encoding="utf-8")
-    written = inserted(text, table())
-    if "--check" in sys.argv:
-        sys.exit(written != text)
-    PAGE.write_text(written, encoding="utf-8")
+    PAGE.write_text(inserted(text, table(), START, END), encoding="utf-8")

@@ -1,6 +1,5 @@
 """Damaged pictures: each is read or refused by an ImageError, in little time and memory."""
 
-import io
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -8,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import pytest
-from PIL import Image
 from pydicom import uid
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 
 import runner
+from images_samples import dicom, encoded, written
 
 SMOOTH = np.add.outer(np.arange(60) * 2, np.arange(80)).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 60, (60, 80, 3), dtype=np.uint8)
@@ -46,59 +45,29 @@ SAVED: dict[str, tuple[np.ndarray, str, dict[str, Any]]] = {
 }
 
 
-def saved(pixels: np.ndarray, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def dicom(pixels: np.ndarray, syntax: uid.UID, data: bytes | None = None, **values: Any) -> bytes:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID, dataset.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2.3"
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
-    if pixels.ndim == 3:
-        dataset.PlanarConfiguration = 0
-    if not syntax.is_little_endian:
-        pixels = pixels.astype(pixels.dtype.newbyteorder(">"))
-    dataset.PixelData = data or pixels.tobytes()
-    dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 else "OB"
-    for name, value in values.items():
-        setattr(dataset, name, value)
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def dicoms() -> Iterator[tuple[str, bytes]]:
-    explicit = uid.ExplicitVRLittleEndian
+def dicoms() -> Iterator[tuple[str, Dataset]]:
     window = {"WindowCenter": 20000, "WindowWidth": 30000, "RescaleSlope": 1}
-    yield "explicit.dcm", dicom(DEEP, explicit, **window, RescaleIntercept=0)
+    yield "explicit.dcm", dicom(DEEP, **window, RescaleIntercept=0)
     yield "implicit.dcm", dicom(SMOOTH, uid.ImplicitVRLittleEndian)
     yield "big.dcm", dicom(DEEP, uid.ExplicitVRBigEndian)
     yield "deflated.dcm", dicom(DEEP, uid.DeflatedExplicitVRLittleEndian)
-    jpeg = encapsulate([saved(SMOOTH, "JPEG")])
-    yield "jpeg.dcm", dicom(SMOOTH, uid.JPEGBaseline8Bit, jpeg)
-    stream = encapsulate([saved(COLOUR, "JPEG2000", no_jp2=True)])
-    yield "j2k.dcm", dicom(COLOUR, uid.JPEG2000Lossless, stream)
+    jpeg = encapsulate([encoded(SMOOTH, "JPEG")])
+    yield "jpeg.dcm", dicom(SMOOTH, uid.JPEGBaseline8Bit, PixelData=jpeg)
+    stream = encapsulate([encoded(COLOUR, "JPEG2000", no_jp2=True)])
+    yield "j2k.dcm", dicom(COLOUR, uid.JPEG2000Lossless, PixelData=stream)
     palette: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
     for name in ("Red", "Green", "Blue"):
         palette[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 8]
         palette[f"{name}PaletteColorLookupTableData"] = bytes(range(256))
-    yield "palette.dcm", dicom(SMOOTH, explicit, **palette)
-    rle = pydicom.dcmread(io.BytesIO(dicom(DEEP, explicit)))
+    yield "palette.dcm", dicom(SMOOTH, **palette)
+    rle = dicom(DEEP)
     rle.compress(uid.RLELossless)
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, rle, enforce_file_format=True)
-    yield "rle.dcm", buffer.getvalue()
+    yield "rle.dcm", rle
 
 
-WHOLES = {name: saved(*args[:2], **args[2]) for name, args in SAVED.items()} | dict(dicoms())
+WHOLES = {name: encoded(*args[:2], **args[2]) for name, args in SAVED.items()} | {
+    name: written(dataset) for name, dataset in dicoms()
+}
 READ = "mmfusion.model.images:load_image"
 
 

@@ -1,7 +1,8 @@
 """The small configs, classifiers and checks that several tests of the model share."""
 
 import itertools
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -143,3 +144,14 @@ def check_walk() -> Callable[..., Encoded]:
     states.
     """
     return _check_walk
+
+
+@pytest.fixture
+def log(
+    request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> Iterator[pytest.LogCaptureFixture]:
+    """Yields the log of the library's module that the test module names as LOGGER."""
+    logger = logging.getLogger(request.module.LOGGER)
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)

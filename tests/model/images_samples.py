@@ -60,16 +60,16 @@ def dicom(
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
     dataset.SOPClassUID, dataset.SOPInstanceUID = uid.SecondaryCaptureImageStorage, "1.2.3"
+    dataset.Modality = "DX"
     dataset.Rows, dataset.Columns = pixels.shape[:2]
     dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
     dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
     dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-    dataset.HighBit = dataset.BitsStored - 1
     dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
     if pixels.ndim == 3:
         dataset.PlanarConfiguration = 0
     if pixels.dtype.kind == "f":
-        for name in ("BitsStored", "HighBit", "PixelRepresentation"):
+        for name in ("BitsStored", "PixelRepresentation"):
             delattr(dataset, name)
         name = "FloatPixelData" if pixels.dtype.itemsize == 4 else "DoubleFloatPixelData"
         setattr(dataset, name, pixels.tobytes())
@@ -80,6 +80,8 @@ def dicom(
         dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 else "OB"
     for keyword, value in elements.items():
         setattr(dataset, keyword, value)
+    if pixels.dtype.kind != "f" and "HighBit" not in elements:
+        dataset.HighBit = max(dataset.BitsStored, 1) - 1
     return dataset
 
 

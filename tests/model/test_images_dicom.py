@@ -13,11 +13,15 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom import uid
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 
 from mmfusion.model.images import ImageError, load_image
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from images_samples import dicom, written
 
 MPEG2 = uid.UID("1.2.840.10008.1.2.4.100")
 RAMP = np.arange(30, dtype=np.uint8).reshape(5, 6) * 8
@@ -27,38 +31,6 @@ COLOUR = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def dicom(
-    pixels: np.ndarray, syntax: uid.UID = uid.ExplicitVRLittleEndian, **attributes: Any
-) -> Dataset:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.SOPClassUID = uid.SecondaryCaptureImageStorage
-    dataset.SOPInstanceUID, dataset.Modality = "1.2.3", "DX"
-    dataset.Rows, dataset.Columns = pixels.shape[:2]
-    dataset.SamplesPerPixel = 1 if pixels.ndim == 2 else 3
-    dataset.PhotometricInterpretation = "MONOCHROME2" if pixels.ndim == 2 else "RGB"
-    dataset.BitsAllocated = dataset.BitsStored = 8 * pixels.dtype.itemsize
-    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
-    if pixels.ndim == 3:
-        dataset.PlanarConfiguration = 0
-    if pixels.dtype.kind == "f":
-        dataset.FloatPixelData = pixels.tobytes()
-    else:
-        dataset.PixelData = pixels.tobytes() + b"\0" * (pixels.nbytes % 2)
-        dataset["PixelData"].VR = "OW" if pixels.dtype.itemsize > 1 else "OB"
-    for name, value in attributes.items():
-        setattr(dataset, name, value)
-    dataset.HighBit = dataset.BitsStored - 1
-    return dataset
-
-
-def written(dataset: Dataset) -> bytes:
-    buffer = io.BytesIO()
-    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
     return buffer.getvalue()
 
 

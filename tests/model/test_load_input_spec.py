@@ -1,8 +1,6 @@
 """The input spec of a backbone, read from the files of a checkpoint or from timm."""
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.load_input_spec import timm_input_spec, transformers_input_spec
 from mmfusion.model.processing import FusionProcessor
 
+LOGGER = "mmfusion.model.load_input_spec"
 SMALL = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 MOBILE = {"hidden_sizes": [16] * 3, "neck_hidden_sizes": [8, 8, 8, 8, 16, 16, 32]}
 # config, preprocessor_config.json, side of the pixels, channel means of the colour (200, 100, 50)
@@ -60,14 +59,6 @@ PUBLISHED: dict[str, tuple[PreTrainedConfig, dict[str, Any], int, list[float]]] 
         [(colour / 255 - 0.5) / 0.5 for colour in (200, 100, 50)],
     ),
 }
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    logger = logging.getLogger("mmfusion.model.load_input_spec")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def write(folder: Path, config: PreTrainedConfig, settings: dict[str, Any]) -> str:

@@ -1,11 +1,9 @@
 """The preprocessing that a checkpoint was published with, run by the library that published it."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from mmfusion.model.load_input_spec import transformers_input_spec
 from mmfusion.model.processing import FusionProcessor
 from mmfusion.model.processing_published import Published, published_of
 
+LOGGER = "mmfusion.model.processing_size"
 SIDE = {"height": 24, "width": 20}
 
 
@@ -33,14 +32,6 @@ def spec_of(folder: Path, processor: Any) -> dict[str, Any]:
 def picture(width: int = 50, height: int = 37) -> Image.Image:
     array = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(array)
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    logger = logging.getLogger("mmfusion.model.processing_size")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def test_the_library_says_when_borders_are_cut_off(

@@ -1,9 +1,8 @@
 """Every image processor of transformers, with settings drawn at random, against itself."""
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,18 +15,10 @@ from transformers import AutoImageProcessor, ViTConfig
 from mmfusion import FusionProcessor
 from mmfusion.model.load_input_spec import transformers_input_spec
 
-SCRIPT = Path(__file__).resolve().parents[2] / "docs" / "_ext" / "processor_table.py"
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "_ext"))
 
+import processor_table as TABLE
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("processor_table", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-TABLE = _script()
 NAMES = [name for name in TABLE.default_processors() if name != "TimmWrapperImageProcessor"]
 # Processors that were seen to be used as encoders' own: with settings of the same kinds, most draws
 # must be read. A test that only ever sees refusals would show nothing.
