@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from mmfusion import testing as kit
+from mmfusion.model import adapter_vit
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.types import Hidden
 
@@ -68,3 +69,14 @@ def test_masked_places_of_a_vit_are_not_seen() -> None:
         torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
         alone = encoder.block(0, Hidden(values[:, :4])).values
         torch.testing.assert_close(first, alone, rtol=0, atol=1e-5)
+
+
+def test_a_replica_does_not_look_for_its_width_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nn.DataParallel makes replicas for each batch, and each of them a new adapter."""
+    encoder = ImageEncoder(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)).eval()
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = encoder(pixels).pooled
+    monkeypatch.setattr(adapter_vit, "_feature_width", lambda _: pytest.fail("looked again"))
+    monkeypatch.setattr(encoder, "_is_replica", True, raising=False)
+    assert encoder.adapter is not encoder.adapter
+    torch.testing.assert_close(encoder(pixels).pooled, expected)

@@ -9,6 +9,7 @@ import pytest
 
 from mmfusion import FusionClassifier
 from mmfusion import testing as kit
+from mmfusion.model.load_checks import weight_files
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,24 @@ def test_another_number_of_classes_names_the_way(saved: Path) -> None:
     model = FusionClassifier.from_pretrained(saved, num_labels=2, ignore_mismatched_sizes=True)
     assert model(**kit.tiny_batch(model)).logits.shape == (4, 2)
     assert model.config.label2id == {"LABEL_0": 0, "LABEL_1": 1}
+
+
+def test_the_files_of_weights_in_shards(tmp_path: Path) -> None:
+    model = kit.tiny_classifier(image=None, text="bert")
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    whole = weight_files(str(tmp_path / "whole"), "model.safetensors")
+    assert whole == [str(tmp_path / "whole" / "model.safetensors")]
+    shards = weight_files(str(tmp_path / "shards"), "model.safetensors")
+    assert shards == sorted(map(str, (tmp_path / "shards").glob("model-*.safetensors")))
+    assert len(shards) > 2
+    assert weight_files(str(tmp_path), "model.safetensors") == []
+    index = tmp_path / "shards" / "model.safetensors.index.json"
+    entries = json.loads(index.read_text())
+    Path(shards[1]).unlink()
+    with pytest.raises(ValueError, match=f"must hold every file.*{Path(shards[1]).name}"):
+        weight_files(str(tmp_path / "shards"), "model.safetensors")
+    for damaged in ("{", "[]", "{}", json.dumps(entries | {"weight_map": [1]})):
+        index.write_text(damaged)
+        with pytest.raises(ValueError, match="must list the files of the weights"):
+            weight_files(str(tmp_path / "shards"), "model.safetensors")
