@@ -63,12 +63,18 @@ def recipes() -> str:
 
 def families() -> str:
     """Returns the table of all families of transformers with their verdicts, in Markdown."""
+    from mmfusion.model.pooling import IMAGE_POOLERS, TEXT_POOLING
+
     rows = json.loads(VERDICTS.read_text(encoding="utf-8"))["families"]
-    lines = ["| family | input | verdict | texts of unlike length | heads read |"]
-    lines.append("| --- | --- | --- | --- | --- |")
+    lines = ["| family | input | verdict | texts of unlike length | pooling | heads read |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     for family, row in rows.items():
         padded = {None: "", True: "one padded batch", False: "groups of equal length"}
-        cells = [row["verdict"], padded[row.get("padded")], str(len(row.get("heads", [])) or "")]
+        heads = str(len(row.get("heads", [])) or "")
+        pooling = TEXT_POOLING.get(family, "mean") if row["kind"] == "text" else "tokens"
+        pooling = "pooler" if family in IMAGE_POOLERS else pooling
+        pooling = pooling if row["verdict"] == "laws hold" else ""
+        cells = [row["verdict"], padded[row.get("padded")], pooling, heads]
         lines.append(f"| `{family}` | {row['kind']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -84,5 +84,7 @@ def test_padding_may_be_reassigned(bert: Any) -> None:
     assert encoder.config.padding == "auto"
     with pytest.raises(ValueError, match="padding must be .*got 'pad'. Did you mean 'padded'"):
         encoder.padding = "pad"
-    with pytest.raises(ValueError, match="pooling must be 'mean' or 'cls', got 'max'"):
+    with pytest.raises(
+        ValueError, match="pooling must be 'mean', 'cls' or 'pooler' for 'bert', got 'max'"
+    ):
         TextEncoder(bert(), pooling="max")

@@ -13,18 +13,17 @@ from transformers.masking_utils import (
     create_bidirectional_sliding_window_mask,
 )
 
-from .adapter_base import Adapter, OneBlock
+from .adapter_base import Adapter
+from .adapter_dual import Pool, dual_text_adapter
 from .adapter_vit import first_output
 from .encoder_families import WITH_PADDING
 from .graph import is_tracing
-from .load_transformers import backbone_width
+from .load_projection import projection_of
 from .masking import masked_mean
 from .packing import Packing, row_lengths
+from .pooling import TEXT_POOLING
 from .types import Encoded, Hidden, Lengths, is_full
 from .validation import closest
-
-Pool = Callable[[Tensor, Tensor], Tensor]
-"""(tokens [B, L, D], mask [B, L]) -> pooled [B, D]."""
 
 
 class BertLike(Adapter, ABC):
@@ -67,7 +66,7 @@ class BertLike(Adapter, ABC):
         positions = self._positions(input_ids)
         attended = self._model_mask(mask, lengths)
         output = self.module(input_ids=input_ids, attention_mask=attended, position_ids=positions)
-        return Encoded(output[0], mask, self.pool_tokens(output[0], mask))
+        return Encoded(output[0], mask, self._pooled(output[0], mask))
 
     def _model_mask(self, mask: Tensor, lengths: Lengths) -> Tensor | None:
         """Returns the attention mask that the model takes for a padded batch."""
@@ -81,7 +80,7 @@ class BertLike(Adapter, ABC):
             packing=packing,
         )[0]
         tokens = packing.unpack(row)
-        return Encoded(tokens, mask, self.pool_tokens(tokens, mask))
+        return Encoded(tokens, mask, self._pooled(tokens, mask))
 
     def walk_packed(self, start: int, stop: int, hidden: Hidden, packing: Packing) -> Hidden:
         row = packing.pack(hidden.values)
@@ -105,13 +104,19 @@ class BertLike(Adapter, ABC):
 
     def pool(self, hidden: Hidden) -> Encoded:
         assert hidden.mask is not None
-        return Encoded(hidden.values, hidden.mask, self.pool_tokens(hidden.values, hidden.mask))
+        return Encoded(hidden.values, hidden.mask, self._pooled(hidden.values, hidden.mask))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-        return [[layer] for layer in self.layers], []
+        pooler = getattr(self.module, "pooler", None)
+        return [[layer] for layer in self.layers], [] if pooler is None else [pooler]
 
     def block_dims(self) -> list[int]:
         return [self.dim] * self.num_blocks
+
+    def _pooled(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        pooler = getattr(self.module, "pooler", None)
+        pooled: Tensor = self.pool_tokens(tokens, mask) if pooler is None else pooler(tokens)
+        return pooled
 
     def _positions(self, input_ids: Tensor) -> Tensor:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
@@ -185,7 +190,8 @@ class ModernBert(BertLike):
         return super().pool(hidden._replace(values=self.module.final_norm(hidden.values)))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-        return super().parts()[0], [self.module.final_norm]
+        blocks, tail = super().parts()
+        return blocks, [*tail, self.module.final_norm]
 
 
 def _added_to_scores(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -206,18 +212,20 @@ WALKED_TEXT: dict[str, type[BertLike]] = {
 """transformers' model types whose text encoder is walked layer by layer; any other is one block."""
 
 
-def transformers_text_adapter(module: Any, pool_tokens: Pool) -> Adapter:
+def transformers_text_adapter(module: Any, pooling: str) -> Adapter:
     """Returns the adapter for a transformers text encoder.
 
     Args:
-        module: the model, without its pooler.
-        pool_tokens: how tokens become the pooled vector.
+        module: the model, with a pooler if that is its pooling.
+        pooling: as `EncoderConfig.pooling`.
     """
     family = module.config.model_type
-    if family in WALKED_TEXT:
-        return WALKED_TEXT[family](module, pool_tokens)
-    run = text_runner(pool_tokens) if family in WITH_PADDING else equal_length_runner(pool_tokens)
-    return OneBlock(module, backbone_width(module), run)
+    if family in WALKED_TEXT and projection_of(module) is None:
+        return WALKED_TEXT[family](module, pool_by("cls" if pooling == "pooler" else pooling))
+    pool_tokens = pool_by(pooling if pooling in POOLS else "cls")
+    is_padded = family in WITH_PADDING or family in TEXT_POOLING
+    run = text_runner(pool_tokens) if is_padded else equal_length_runner(pool_tokens)
+    return dual_text_adapter(module, pooling, run, pool_tokens)
 
 
 def text_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
@@ -282,6 +290,10 @@ def equal_length_runner(pool_tokens: Pool) -> Callable[..., Encoded]:
     return run
 
 
+POOLS: dict[str, Pool] = {"mean": masked_mean, "cls": lambda tokens, mask: tokens[:, 0]}
+"""The poolings of any text model."""
+
+
 def pool_by(kind: str) -> Pool:
     """Returns the pooling: the mean over real tokens, or the first real token.
 
@@ -291,10 +303,9 @@ def pool_by(kind: str) -> Pool:
     Raises:
         ValueError: for another kind.
     """
-    pools: dict[str, Pool] = {"mean": masked_mean, "cls": lambda tokens, mask: tokens[:, 0]}
-    if kind not in pools:
-        raise ValueError(f"pooling must be 'mean' or 'cls', got {kind!r}. {closest(kind, pools)}")
-    return pools[kind]
+    if kind not in POOLS:
+        raise ValueError(f"pooling must be 'mean' or 'cls', got {kind!r}. {closest(kind, POOLS)}")
+    return POOLS[kind]
 
 
 def position_offset(module: nn.Module) -> int:
@@ -303,5 +314,7 @@ def position_offset(module: nn.Module) -> int:
     Args:
         module: a text backbone.
     """
-    padding = getattr(getattr(module, "embeddings", None), "padding_idx", None)
+    # AltCLIP holds its RoBERTa as a part.
+    holder = getattr(module, "roberta", module)
+    padding = getattr(getattr(holder, "embeddings", None), "padding_idx", None)
     return 0 if padding is None else int(padding) + 1

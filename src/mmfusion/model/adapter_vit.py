@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from .adapter_base import Adapter, OneBlock, features_to_encoded, prefix_tokens
+from .adapter_base import Adapter, features_to_encoded, prefix_tokens
+from .adapter_dual import image_pooler_runner, projected
+from .load_projection import projection_of
 from .load_transformers import backbone_width
 from .packing import Packing
 from .types import Encoded, Hidden, Lengths
@@ -50,25 +52,33 @@ class HfViT(Adapter):
 
     def _encoded(self, tokens: Tensor) -> Encoded:
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return Encoded(tokens, mask, tokens[:, 0])
+        pooler = getattr(self.module, "pooler", None)
+        return Encoded(tokens, mask, tokens[:, 0] if pooler is None else pooler(tokens))
 
     def parts(self) -> tuple[list[list[nn.Module]], list[nn.Module]]:
-        return [[layer] for layer in self.layers], [self.module.layernorm]
+        pooler = getattr(self.module, "pooler", None)
+        tail = [self.module.layernorm, *([] if pooler is None else [pooler])]
+        return [[layer] for layer in self.layers], tail
 
     def block_dims(self) -> list[int]:
         return [self.dim] * self.num_blocks
 
 
-def transformers_image_adapter(module: Any, dim: int | None = None) -> Adapter:
+def transformers_image_adapter(
+    module: Any, pooling: str | None = None, dim: int | None = None
+) -> Adapter:
     """Returns the adapter for a transformers vision model.
 
     Args:
-        module: the model, without its pooler.
+        module: the model, with a pooler if that is its pooling.
+        pooling: "pooler", or None for the class token or the mean of the tokens.
         dim: the width of its features, where it is known. None: found out here, which takes time.
     """
-    if module.config.model_type in WALKED_VIT:
+    if module.config.model_type in WALKED_VIT and projection_of(module) is None:
         return HfViT(module)
-    dim = _feature_width(module) if dim is None else dim
+    dim = feature_width(module) if dim is None else dim
+    if pooling == "pooler":
+        return projected(module, dim, image_pooler_runner)
     has_prefix = prefix_tokens(module)[0] > 0
 
     def run(module: nn.Module, pixels: Tensor) -> Encoded:
@@ -78,7 +88,7 @@ def transformers_image_adapter(module: Any, dim: int | None = None) -> Adapter:
         is_sequence = has_prefix and features.ndim == 3
         return encoded._replace(pooled=features[:, 0]) if is_sequence else encoded
 
-    return OneBlock(module, dim, run)
+    return projected(module, dim, run)
 
 
 def _features(module: Any, pixels: Tensor) -> Tensor:
@@ -90,7 +100,7 @@ def _features(module: Any, pixels: Tensor) -> Tensor:
     return module(pixels, noise=places.expand(len(pixels), -1)).last_hidden_state
 
 
-def _feature_width(module: Any) -> int:
+def feature_width(module: Any) -> int:
     """Returns the width of a vision model's features.
 
     Configs of families with stages name widths of many parts. So a twin without weights is run on

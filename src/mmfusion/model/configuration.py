@@ -87,7 +87,9 @@ class EncoderConfig:
         backbone: the config of a transformers backbone (see `follow`).
         input_spec: of an image encoder: `size`, `channels`, `mean`, `std`, `interpolation`, and
             where they apply `channel_order` and `published` (see `ImageEncoder.input_spec`).
-        pooling: of a text encoder: "mean" or "cls".
+        pooling: of a text encoder: "mean", "cls", "eos", "last" or "pooler" (see `TextEncoder`). Of
+            an image encoder: "pooler", or None for the class token or the mean of the tokens.
+        projection: width of the published projection that the encoder ends with, or None.
         padding: of a text encoder: "auto", "packed" or "padded".
         trainable: "all", "frozen", or how many blocks at the end train.
         lora: the options of `Encoder.add_lora`, or None.
@@ -100,6 +102,7 @@ class EncoderConfig:
     backbone: dict[str, Any] | None = None
     input_spec: dict[str, Any] | None = None
     pooling: str | None = None
+    projection: int | None = None
     padding: str | None = None
     trainable: str | int = "all"
     lora: dict[str, Any] | None = None

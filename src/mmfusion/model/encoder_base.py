@@ -68,6 +68,10 @@ class Encoder(nn.Module, ABC):
     def _make_adapter(self) -> Adapter:
         """Returns a new adapter for this backbone."""
 
+    def renew_adapter(self) -> None:
+        """Makes the adapter anew, after the pooling in the config has changed."""
+        self._adapter = self._make_adapter()
+
     @property
     def adapter(self) -> Adapter:
         """The adapter of this encoder's backbone.

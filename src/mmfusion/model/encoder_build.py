@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
+from .pooling import CAUSAL
 from .registry import custom_backbone, is_registered, registered_name
 from .validation import check_choice, plain_value
 
@@ -69,8 +70,7 @@ def rebuild(
         # A backbone that supports "sdpa" chooses it by default. MPNet lacks it and would refuse it.
         if attn_implementation not in (None, "sdpa"):
             name._attn_implementation = attn_implementation
-    texts = {"pooling": config.pooling, "padding": config.padding}
-    extra = {key: value for key, value in texts.items() if value is not None}
+    extra = _made_with(config)
     # from_pretrained builds on the meta device. There, unsaved buffers would never get values. So
     # timm's models, custom ones and those of an unknown source are built on the CPU.
     on_cpu = config.source in ("timm", "custom", None)
@@ -81,10 +81,30 @@ def rebuild(
     for field in fields(encoder.config):
         if getattr(config, field.name) is None:
             setattr(config, field.name, getattr(encoder.config, field.name))
+    is_pooled_otherwise = encoder.config.pooling != config.pooling
     encoder.config = config
+    if is_pooled_otherwise:
+        encoder.renew_adapter()
     if config.backbone is not None:
         config.follow(encoder.backbone.config)
     return encoder.apply_training_config()
+
+
+def _made_with(config: EncoderConfig) -> dict[str, Any]:
+    """Returns the arguments, besides the options of the backbone, that a saved config stands for.
+
+    A picture's encoder that was saved before vision models were pooled as published has no pooling.
+    It keeps the one that it had. A text encoder may have been saved with "cls" where this is
+    refused today. `rebuild` gives it that pooling afterwards.
+    """
+    said = {"pooling": config.pooling, "padding": config.padding, "projection": config.projection}
+    made = {key: value for key, value in said.items() if value is not None}
+    family = (config.backbone or {}).get("model_type")
+    if config.pooling == "cls" and family in CAUSAL:
+        made["pooling"] = "mean"
+    if config.backbone is not None and config.input_spec is not None and config.pooling is None:
+        made["pooling"] = "tokens"
+    return made
 
 
 def source_of(name: object, source: str | None, *, kind: str) -> str:

@@ -7,8 +7,11 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import transformers
 from transformers import AutoModel, PreTrainedConfig
 from transformers.utils import logging
+
+from .pooling import TOWERS
 
 logger = logging.get_logger(__name__)
 
@@ -20,6 +23,7 @@ _TIMM = "is a model of timm: give its timm name"
 _UNCHECKED = "has not passed the laws, because no tiny configuration of it could be built"
 
 REFUSED: Mapping[str, str] = {
+    "aimv2_text_model": "attends forwards in a text alone, and not in a text beside a longer one",
     "axk1": _UNCHECKED,
     "blt": "groups bytes by patches that depend on the text beside it",
     "canine": "cannot read texts of fewer than 4 characters, and mixes padding into longer ones",
@@ -57,6 +61,7 @@ REFUSED: Mapping[str, str] = {
     "ministral": _UNCHECKED,
     "mistral4": _UNCHECKED,
     "moshi": _SOUND,
+    "mra": "attends to nothing where its compiled kernel is not installed",
     "pixtral": "joins the pictures of a batch into one sequence",
     "pocket_tts": _SOUND,
     "pp_ocrv6_medium_det": _UNCHECKED,
@@ -81,9 +86,11 @@ REFUSED: Mapping[str, str] = {
 
 WITH_PADDING = frozenset(
     {
-        *("afmoe", "albert", "apertus", "apertus1p5_text", "arcee", "aria_text", "axk2"),
+        *("afmoe", "albert", "altclip_text_model", "apertus", "apertus1p5_text", "arcee"),
+        *("aria_text", "axk2"),
         *("bailing_hybrid", "bamba", "beam", "bert", "bert-generation", "big_bird", "biogpt"),
-        *("bitnet", "bloom", "camembert", "clip_text_model", "codegen", "cohere", "cohere2"),
+        *("bitnet", "blip_text_model", "bloom", "camembert", "chinese_clip_text_model"),
+        *("clip_text_model", "clipseg_text_model", "codegen", "cohere", "cohere2"),
         *("cohere2_moe", "ctrl", "cwm", "data2vec-text", "deberta", "deberta-v2"),
         *("deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "diffllama"),
         *("distilbert", "doge", "dory", "dots3_note_text", "electra"),
@@ -99,18 +106,29 @@ WITH_PADDING = frozenset(
         *("inkling2_text", "inkling_text", "internlm3", "iquestcoder", "jais2", "jamba"),
         *("jetmoe", "jina_embeddings_v3", "kimi_linear", "kolibri1", "laguna", "lara_mini"),
         *("lfm2", "lfm2_moe", "lfm3", "llama", "llama4_text", "longcat_flash", "longformer"),
-        *("mamba", "mamba2", "megatron-bert", "mellum", "minicpm3", "minimax", "minimax_m2"),
+        *("mamba", "mamba2", "megatron-bert", "mellum", "metaclip_2_text_model", "minicpm3"),
+        *("minimax", "minimax_m2"),
         *("minimax_m3_vl_text", "ministral3", "mistral", "mistral_large4_text", "mixtral"),
-        *("modernbert", "modernbert-decoder", "molmo2_text", "mpnet", "mpt", "mra"),
+        *("modernbert", "modernbert-decoder", "molmo2_text", "mpnet", "mpt"),
         *("muse_glimmer_text", "muse_spark_text", "nanochat", "nemotron", "nemotron_h"),
         *("nomic_bert", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openai-gpt"),
         *("openai_privacy_filter", "opt", "persimmon", "phi", "phi3", "phimoe", "qwen2"),
         *("qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "qwen3", "qwen3_5_moe_text"),
         *("qwen3_5_text", "qwen3_moe", "qwen3_next", "qwen3_vl_moe_text", "qwen3_vl_text"),
         *("qwen4_exp_text", "rembert", "roberta", "roberta-prelayernorm", "roformer", "rwkv"),
-        *("sarvam_mla", "sarvam_moe", "seed_oss", "smollm3", "solar_open", "splinter"),
+        *("sarvam_mla", "sarvam_moe", "seed_oss", "siglip2_text_model"),
+        *("siglip_text_model", "smollm3", "solar_open", "splinter"),
         *("squeezebert", "stablelm", "starcoder2", "tipsv2_text_model", "ultrabert"),
-        *("vaultgemma", "xglm", "xlm", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xlstm"),
+        *(
+            "vaultgemma",
+            "xclip_text_model",
+            "xglm",
+            "xlm",
+            "xlm-roberta",
+            "xlm-roberta-xl",
+            "xlnet",
+            "xlstm",
+        ),
         *("xmod", "youtu", "zaya"),
     }
 )
@@ -129,12 +147,20 @@ WITHOUT_PADDING = frozenset(
 
 VISION = frozenset(
     {
-        *("aimv2_vision_model", "beit", "bit", "chinese_clip_vision_model"),
-        *("clip_vision_model", "convnext", "convnextv2", "cvt", "data2vec-vision", "deit"),
+        *("aimv2_vision_model", "altclip_vision_model", "beit", "bit", "blip_vision_model"),
+        *("chinese_clip_vision_model", "clip_vision_model", "clipseg_vision_model"),
+        *("convnext", "convnextv2", "cvt", "data2vec-vision", "deit"),
         *("dinov2", "dinov2_with_registers", "dinov3_convnext", "dinov3_vit", "donut-swin"),
         *("dpt", "efficientnet", "focalnet", "glpn", "granite_docling_vision", "hiera"),
         *("idefics3_vision", "ijepa", "internvl_vision", "levit", "maskformer-swin", "mlcd"),
-        *("mlcd_vision_model", "mobilenet_v1", "mobilenet_v2", "mobilevit", "mobilevitv2"),
+        *(
+            "mlcd_vision_model",
+            "metaclip_2_vision_model",
+            "mobilenet_v1",
+            "mobilenet_v2",
+            "mobilevit",
+            "mobilevitv2",
+        ),
         *("pixio", "poolformer", "pp_ocrv5_mobile_rec", "pp_ocrv5_server_rec"),
         *("pp_ocrv6_small_rec", "pp_ocrv6_tiny_rec", "pvt", "pvt_v2", "qianfan_ocr_vision"),
         *("radio", "regnet", "resnet", "rf_detr", "sam3_vision_model", "sam3_vit_model"),
@@ -160,6 +186,8 @@ FIXED_FIELDS: Mapping[str, Mapping[str, Any]] = {
     # Block-sparse attention switches itself off for good at the first short text. The answer for a
     # long text would then depend on the texts before it.
     "big_bird": {"attention_type": "original_full"},
+    # As an encoder of texts it has no picture to attend to.
+    "blip_text_model": {"is_decoder": False},
     # Its pretraining hides most of the patches, in evaluation mode too.
     "vit_mae": {"mask_ratio": 0.0},
 }
@@ -182,13 +210,16 @@ def model_class_of(config: PreTrainedConfig, *, takes: str) -> Any:
             f"name must be an encoder that keeps the laws, got {family!r}, which {REFUSED[family]}."
             " Choose another model."
         )
-    if type(config) not in AutoModel._model_mapping:
+    if family in TOWERS:
+        model_class: Any = getattr(transformers, TOWERS[family])
+    elif type(config) in AutoModel._model_mapping:
+        classes: Any = AutoModel._model_mapping[type(config)]
+        model_class = classes[0] if isinstance(classes, tuple | list) else classes
+    else:
         raise ValueError(
             f"name must be a model that transformers' AutoModel knows, got {family!r}. Choose "
             "another model."
         )
-    classes: Any = AutoModel._model_mapping[type(config)]
-    model_class: Any = classes[0] if isinstance(classes, tuple | list) else classes
     arguments = inspect.signature(model_class.forward).parameters
     if getattr(config, "is_encoder_decoder", False) or "decoder_input_ids" in arguments:
         raise ValueError(

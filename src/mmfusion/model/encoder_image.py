@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from .adapter_base import Adapter, OneBlock, features_to_encoded
 from .adapter_timm import timm_adapter
-from .adapter_vit import transformers_image_adapter
+from .adapter_vit import feature_width, transformers_image_adapter
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
 from .encoder_build import (
@@ -25,6 +25,7 @@ from .encoder_build import (
     source_of,
 )
 from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
+from .load_projection import add_built_projection, refuse_projection
 from .load_timm import build_timm
 from .load_transformers import build_transformers
 from .load_weights import load_weights
@@ -48,6 +49,11 @@ class ImageEncoder(Encoder):
             is left over is dropped and listed in the log.
         dtype: type of the weights, whatever type they are stored in. None: torch's default type,
             which is float32 unless you change it. The towers of a classifier have one type.
+        pooling: of a transformers model. None pools as the model was published: CLIP by the class
+            token after the last norm, SigLIP by its attention head, and so on. "pooler" is the
+            vector that the model itself returns as `pooler_output`, "tokens" the class token or the
+            mean of the tokens.
+        projection: of a transformers model, as for `TextEncoder`.
         **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm;
             config fields for transformers).
 
@@ -82,20 +88,37 @@ class ImageEncoder(Encoder):
         pretrained: bool | None = None,
         weights: Weights | None = None,
         dtype: torch.dtype | None = None,
+        pooling: str | None = None,
+        projection: bool | int = False,
         **backbone_options: Any,
     ):
         source = source_of(name, source, kind="image")
         load = loads_published(name, pretrained, weights)
         config = EncoderConfig(label_of(name), source)
         backbone: Any
+        if source != "transformers":
+            refuse_projection(projection, pooling)
         if source == "timm":
             backbone, config.architecture, config.options = build_timm(
                 str(name), load, backbone_options
             )
             config.input_spec = timm_input_spec(backbone, config.options, load)
         elif source == "transformers":
-            backbone = build_transformers(
-                name, load, backbone_options, tower="vision_config", dtype=dtype
+            built = build_transformers(
+                name,
+                load,
+                backbone_options,
+                tower="vision_config",
+                dtype=dtype,
+                pooling=pooling,
+                projection=projection,
+            )
+            backbone, config.pooling, config.projection, _ = built
+            add_built_projection(
+                built,
+                feature_width(backbone),
+                takes="pixel_values",
+                checkpoint=name if load else None,
             )
             config.follow(backbone.config)
             config.input_spec = transformers_input_spec(
@@ -150,7 +173,8 @@ class ImageEncoder(Encoder):
             return timm_adapter(self.backbone)
         if self.config.source == "transformers":
             # A replica of nn.DataParallel makes a new adapter for each batch, and knows its width.
-            return transformers_image_adapter(self.backbone, getattr(self, "dim", None))
+            known = getattr(self, "dim", None)
+            return transformers_image_adapter(self.backbone, self.config.pooling, known)
         dim = declared_dim(self.backbone)
 
         def run(module: nn.Module, pixels: Tensor) -> Encoded:

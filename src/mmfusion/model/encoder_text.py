@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from .adapter_base import Adapter, OneBlock
 from .adapter_bert import pool_by, position_offset, text_runner, transformers_text_adapter
+from .adapter_dual import text_width
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
 from .encoder_build import (
@@ -24,6 +25,7 @@ from .encoder_build import (
     source_of,
 )
 from .graph import is_tracing
+from .load_projection import add_built_projection, refuse_projection
 from .load_transformers import build_transformers
 from .load_weights import load_weights
 from .masking import real_tokens_first
@@ -53,7 +55,15 @@ class TextEncoder(Encoder):
             when `weights` is given.
         weights: as for `ImageEncoder`.
         dtype: as for `ImageEncoder`.
-        pooling: "mean" over the real tokens, or "cls", the first real token.
+        pooling: None pools as the model was published: CLIP by its end-of-text token, SigLIP by the
+            last place of a text padded to the trained length, and so on. Models that were published
+            without a pooled vector get "mean". Other values: "mean" over the real tokens; "cls",
+            the first real token, for models whose attention is not causal; "pooler", the first
+            token after the pooler of the checkpoint; "eos" and "last" for the models that were
+            published with them. The config keeps the name.
+        projection: whether pooled vector and tokens pass the published projection into the space
+            that a dual encoder's image and text share. A number is its width, where the config does
+            not say it.
         padding: "packed" computes the real tokens alone (see `mmfusion.model.packing`), "padded"
             every place up to the longest text. "auto" packs a batch where that is faster: where
             less than 90 % of its places hold a token. All give the same answer, and `tokens` that
@@ -92,22 +102,38 @@ class TextEncoder(Encoder):
         pretrained: bool | None = None,
         weights: Weights | None = None,
         dtype: torch.dtype | None = None,
-        pooling: str = "mean",
+        pooling: str | None = None,
+        projection: bool | int = False,
         padding: str = "auto",
         **backbone_options: Any,
     ):
         source = source_of(name, source, kind="text")
         load = loads_published(name, pretrained, weights)
-        # Check `pooling` now: loading may take minutes.
-        pool_by(pooling)
         config = EncoderConfig(label_of(name), source, pooling=pooling)
         backbone: Any
         if source == "transformers":
-            backbone = build_transformers(
-                name, load, backbone_options, tower="text_config", dtype=dtype
+            built = build_transformers(
+                name,
+                load,
+                backbone_options,
+                tower="text_config",
+                dtype=dtype,
+                pooling=pooling,
+                projection=projection,
+            )
+            backbone, config.pooling, config.projection, _ = built
+            add_built_projection(
+                built,
+                text_width(backbone),
+                takes="input_ids",
+                checkpoint=name if load else None,
             )
             config.follow(backbone.config)
         else:
+            config.pooling = pooling or "mean"
+            # Check it now: loading may take minutes.
+            pool_by(config.pooling)
+            refuse_projection(projection)
             backbone, config.options = build_custom(name, backbone_options)
         if weights is not None:
             load_weights(backbone, weights)
@@ -298,8 +324,8 @@ class TextEncoder(Encoder):
         )
 
     def _make_adapter(self) -> Adapter:
-        pool_tokens = pool_by(self.config.pooling or "mean")
+        pooling = self.config.pooling or "mean"
         if self.config.source == "transformers":
-            return transformers_text_adapter(self.backbone, pool_tokens)
-        run = text_runner(pool_tokens)
+            return transformers_text_adapter(self.backbone, pooling)
+        run = text_runner(pool_by(pooling))
         return OneBlock(self.backbone, declared_dim(self.backbone), run, keeps_mask=False)

@@ -1,7 +1,6 @@
 """The strict loading of weights: keys that do not fit are an error that lists them."""
 
 import copy
-import inspect
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -16,6 +15,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .load_checks import check_saved
+from .load_projection import checked_projection, projection_of, take_projection
+from .pooling import pooler_option
 from .validation import described_errors, plain_value
 
 logger = logging.get_logger(__name__)
@@ -42,11 +43,11 @@ _HEADS = (
 )
 """First parts of the keys of heads that lie beside the backbone's own parts, without a prefix."""
 
-_NOT_BUILT = ("pooler", "mask_token", "position_ids")
-"""Parts of a backbone that are never built here.
+_NOT_BUILT = frozenset({"crossattention", "mask_token", "pooler", "position_ids"})
+"""Parts of a backbone that are not built here, except a pooler that is the pooling.
 
-`pooler`: its output is not used. `mask_token`: only pretraining puts it in. `position_ids`: older
-checkpoints hold this list of numbers, which every backbone makes itself.
+`crossattention`: BLIP's texts attend to a picture with it. `mask_token`: only pretraining puts it
+in. `position_ids`: older checkpoints hold this list of numbers, which every backbone makes itself.
 """
 
 
@@ -116,8 +117,16 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
     source = f" {os.fspath(weights)!r}" if not isinstance(weights, Mapping) else ""
     what, state = f"weights{source}", read_weights(weights)
     if isinstance(module, PreTrainedModel):
-        loaded = load_backbone(type(module), module.config, state, what=what, like=module)
-        module.load_state_dict(loaded.state_dict())
+        takes = "pixel_values" if module.main_input_name == "pixel_values" else "input_ids"
+        state, weight = take_projection(state, takes)
+        pooler = getattr(module, "pooler", None) is not None
+        loaded = load_backbone(
+            type(module), module.config, state, what=what, like=module, pooler=pooler
+        )
+        held = dict(loaded.state_dict())
+        if projection_of(module) is not None:
+            held |= checked_projection(module, weight, takes=takes, what=what)
+        module.load_state_dict(held)
         return
     own = module.state_dict()
     inner, outside = _of_the_backbone(state, own.keys(), (), what)
@@ -132,16 +141,6 @@ def load_weights(module: nn.Module, weights: str | os.PathLike[str] | Mapping[st
     module.load_state_dict({key: inner[key] for key in own})
 
 
-def pooler_option(model_class: Any) -> dict[str, bool]:
-    """Returns the option with which a class of transformers builds no pooler, if it has one.
-
-    Args:
-        model_class: the class.
-    """
-    takes_it = "add_pooling_layer" in inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if takes_it else {}
-
-
 def load_backbone(
     model_class: Any,
     config: Any,
@@ -151,6 +150,7 @@ def load_backbone(
     prefixes: tuple[str, ...] = (),
     like: nn.Module | None = None,
     dtype: torch.dtype | None = None,
+    pooler: bool = False,
 ) -> Any:
     """Returns a transformers backbone with the weights of a checkpoint, without its heads.
 
@@ -162,21 +162,25 @@ def load_backbone(
         prefixes: names under which the checkpoint may hold the backbone, the likeliest first.
         like: a module with the backbone's keys. None: built here on the meta device.
         dtype: of the weights. None: torch's default.
+        pooler: whether the backbone has its pooler.
 
     Raises:
         ValueError: if keys of the backbone are missing, left over or mis-shaped.
     """
-    pooler = pooler_option(model_class)
+    options = pooler_option(model_class, pooler)
     if like is None:
         with torch.device("meta"):
-            like = model_class(copy.deepcopy(config), **pooler)
+            like = model_class(copy.deepcopy(config), **options)
     names = (*prefixes, model_class.base_model_prefix)
-    inner, outside = _of_the_backbone(state, like.state_dict().keys(), names, what)
+    own = [key for key in like.state_dict() if not key.startswith("shared_projection.")]
+    inner, outside = _of_the_backbone(state, own, names, what)
     dtype = torch.get_default_dtype() if dtype is None else dtype
     # transformers finds the keys of some older checkpoints only behind the model's own prefix, and
     # of others only without. So it gets all keys but the heads that have a name of the backbone.
-    own_prefix = f"{model_class.base_model_prefix}."
-    given = {key: state[key] for key in outside if key not in inner}
+    # In AltCLIP it is the name of a part of the backbone. Then the keys stay as they are.
+    is_part = hasattr(like, model_class.base_model_prefix)
+    own_prefix = "" if is_part else f"{model_class.base_model_prefix}."
+    given = {key: state[key] for key in outside if key not in inner and not is_part}
     given |= {f"{own_prefix}{key}" if outside else key: inner[key] for key in inner}
     # transformers renames the keys of older checkpoints. Mis-shaped keys are allowed here so that
     # the report lists all of them.
@@ -187,7 +191,7 @@ def load_backbone(
         dtype=dtype,
         output_loading_info=True,
         ignore_mismatched_sizes=True,
-        **pooler,
+        **options,
     )
     bare = not outside
     unexpected = sorted(info["unexpected_keys"])
@@ -245,7 +249,7 @@ def _is_head(key: str, *, bare: bool) -> bool:
         bare: whether heads may lie beside the backbone's own parts.
     """
     parts = key.split(".")
-    return parts[0] == "pooler" or parts[-1] in _NOT_BUILT or (bare and parts[0] in _HEADS)
+    return bool(_NOT_BUILT & set(parts)) or (bare and parts[0] in _HEADS)
 
 
 def _log_heads(keys: Iterable[str], what: str) -> None:

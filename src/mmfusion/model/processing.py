@@ -265,7 +265,13 @@ class FusionProcessor(ProcessorMixin):
             {"truncation": True, "max_length": self.max_length} if self.max_length else {}
         )
         encoded = self.tokenizer(
-            filled, padding=True, return_tensors="pt", return_overflowing_tokens=False, **options
+            filled,
+            padding=True,
+            return_tensors="pt",
+            # The tokenizer of a SigLIP 2 gives none unasked, because its model takes none.
+            return_attention_mask=True,
+            return_overflowing_tokens=False,
+            **options,
         )
         # A tokenizer adds special tokens even to an empty text. A missing text has no real token.
         mask = encoded["attention_mask"] * torch.tensor(present)[:, None]

@@ -6,12 +6,14 @@ import tempfile
 from typing import Any
 
 import torch
+import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from ..model.modeling import FusionClassifier
+from ..model.pooling import TOWERS
 from .batches import tiny_batch
 from .compare import TOLERANCE, agree, logits_of
 from .laws import KEY_BIAS, check_batch_law, check_padding_law
@@ -152,8 +154,9 @@ _OVERRIDES: dict[str, dict[str, Any]] = {
 
 
 def families(kind: str) -> list[str]:
-    """Returns the families of transformers' AutoModel that take texts alone, or pictures alone.
+    """Returns the families of transformers that take texts alone, or pictures alone.
 
+    These are the families of AutoModel, and towers of dual encoders that AutoModel does not know.
     Families with a text and a picture tower are left out, because each tower has a family.
 
     Args:
@@ -161,10 +164,13 @@ def families(kind: str) -> list[str]:
     """
     takes, other = ("input_ids", "pixel_values")[:: 1 if kind == "text" else -1]
     found = []
-    for family in sorted(MODEL_MAPPING_NAMES):
+    for family in sorted({*MODEL_MAPPING_NAMES, *TOWERS}):
         try:
             config_class = type(AutoConfig.for_model(family))
-            classes: Any = AutoModel._model_mapping[config_class]
+            if family in TOWERS:
+                classes: Any = getattr(transformers, TOWERS[family])
+            else:
+                classes = AutoModel._model_mapping[config_class]
             model_class = classes[0] if isinstance(classes, tuple | list) else classes
             arguments = inspect.signature(getattr(model_class, "forward", families)).parameters
         # The class is not in this version of transformers, or a package for it is not installed.
