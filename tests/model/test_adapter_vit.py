@@ -76,7 +76,21 @@ def test_a_replica_does_not_look_for_its_width_again(monkeypatch: pytest.MonkeyP
     encoder = ImageEncoder(ConvNextConfig(hidden_sizes=[8] * 4, depths=[1] * 4)).eval()
     pixels = torch.randn(1, 3, 32, 32)
     expected = encoder(pixels).pooled
-    monkeypatch.setattr(adapter_vit, "_feature_width", lambda _: pytest.fail("looked again"))
+    monkeypatch.setattr(adapter_vit, "feature_width", lambda _: pytest.fail("looked again"))
     monkeypatch.setattr(encoder, "_is_replica", True, raising=False)
     assert encoder.adapter is not encoder.adapter
     torch.testing.assert_close(encoder(pixels).pooled, expected)
+
+
+def test_a_replica_of_a_projected_tower_answers_as_it_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower = CLIPVisionConfig(**sizes, intermediate_size=16, image_size=32, patch_size=8)
+    encoder = ImageEncoder(tower, projection=6).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    expected = encoder(pixels)
+    assert encoder.dim == 6 and expected.tokens.shape == (2, 17, 6)
+    monkeypatch.setattr(encoder, "_is_replica", True, raising=False)
+    torch.testing.assert_close(encoder(pixels).tokens, expected.tokens)
+    torch.testing.assert_close(encoder(pixels).pooled, expected.pooled)

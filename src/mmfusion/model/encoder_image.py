@@ -25,7 +25,7 @@ from .encoder_build import (
     source_of,
 )
 from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
-from .load_projection import add_built_projection, refuse_projection
+from .load_projection import add_built_projection, projection_of, refuse_projection
 from .load_timm import build_timm
 from .load_transformers import build_transformers
 from .load_weights import load_weights
@@ -173,7 +173,9 @@ class ImageEncoder(Encoder):
             return timm_adapter(self.backbone)
         if self.config.source == "transformers":
             # A replica of nn.DataParallel makes a new adapter for each batch, and knows its width.
-            known = getattr(self, "dim", None)
+            # With a projection, its own width is another one than that of the features.
+            is_projected = projection_of(self.backbone) is not None
+            known = None if is_projected else getattr(self, "dim", None)
             return transformers_image_adapter(self.backbone, self.config.pooling, known)
         dim = declared_dim(self.backbone)
 
