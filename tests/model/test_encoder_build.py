@@ -15,6 +15,7 @@ from mmfusion import FusionClassifier, FusionConfig
 from mmfusion.model.encoder_image import ImageEncoder
 from mmfusion.model.encoder_text import TextEncoder
 from mmfusion.model.registry import register_backbone
+from mmfusion.testing.families import tiny_family_config
 
 
 def pixels(size: int = 16) -> Tensor:
@@ -289,3 +290,48 @@ def test_weights_of_half_precision_are_read_in_single(
         FusionClassifier(image_encoder=half, text_encoder=encoder)
     with pytest.raises(TypeError, match=r"dtype must be a floating-point type|parameter 'dtype'"):
         ImageEncoder("resnet10t", pretrained=False, dtype=torch.int8)
+
+
+class Values(nn.Module):
+    """A backbone whose constructor reads values, which the meta device does not have."""
+
+    dim = 6
+
+    def __init__(self, width: int = 6):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 8, stride=8)
+        self.scale = float(torch.linspace(1, 2, width).sum())
+
+    def get_config(self) -> dict[str, Any]:
+        return {"width": self.conv.out_channels}
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.conv(pixel_values) / self.scale
+
+
+register_backbone("test-values", Values)
+
+
+def test_a_constructor_that_reads_values_is_checked_too() -> None:
+    before = torch.get_rng_state()
+    module = Values()
+    drawn = torch.get_rng_state()
+    assert not torch.equal(before, drawn)
+    assert ImageEncoder(module).dim == 6
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_an_option_of_another_type_is_named(bert: Any) -> None:
+    with pytest.raises(
+        TypeError, match="hidden_size must be of the type that BertConfig has, got 'x'"
+    ):
+        TextEncoder(bert(), hidden_size="x")
+
+
+def test_a_field_with_one_lawful_value_cannot_have_another() -> None:
+    config = tiny_family_config("vit_mae")
+    with pytest.raises(
+        ValueError, match="mask_ratio must be 0.0 for 'vit_mae', got 0.75. Leave it"
+    ):
+        ImageEncoder(config, mask_ratio=0.75)
+    assert ImageEncoder(config, mask_ratio=0.0).backbone.config.mask_ratio == 0

@@ -330,3 +330,27 @@ def test_the_dataset_is_not_changed(tmp_path: Path) -> None:
     load_image(dataset)
     assert written(dataset) == before
     assert pydicom.dcmread(pydicom.filebase.DicomBytesIO(before)) == dataset
+
+
+def test_more_palettes_that_cannot_be_read() -> None:
+    alpha = palette(scale=257)
+    alpha.AlphaPaletteColorLookupTableDescriptor = [6, 0, 16]
+    with pytest.raises(ImageError, match="without transparency, got an alpha table"):
+        seen(alpha)
+    lacking = palette(scale=257)
+    del lacking.GreenPaletteColorLookupTableData
+    with pytest.raises(ImageError, match="with GreenPaletteColorLookupTableData, got None"):
+        seen(lacking)
+    for words, told in (
+        ([3, 6], "a segment of unknown kind 3"),
+        ([0, 9, 1, 2], "a whole palette, got 0 of 6 entries in segments"),
+        ([1, 6, 5], "a whole palette, got 0 of 6 entries in segments"),
+    ):
+        segmented = palette(scale=257)
+        for name in COLOURS:
+            delattr(segmented, f"{name}PaletteColorLookupTableData")
+            keyword = f"Segmented{name}PaletteColorLookupTableData"
+            setattr(segmented, keyword, np.array(words, "<u2").tobytes())
+            segmented[keyword].VR = "OW"
+        with pytest.raises(ImageError, match=told):
+            seen(segmented)

@@ -179,3 +179,18 @@ def test_the_width_is_that_of_the_last_hidden_states() -> None:
     # A backbone of stages is as wide as its last stage.
     module.config = ConvNextConfig(hidden_sizes=[4, 8, 12, 24], depths=[1] * 4)  # type: ignore[assignment]
     assert backbone_width(module) == 24
+
+
+def test_a_checkpoint_in_shards_and_one_without_weights(tmp_path: Path, bert: Any) -> None:
+    model = BertModel(bert())
+    model.save_pretrained(tmp_path / "shards", max_shard_size="4KB")
+    assert not (tmp_path / "shards" / "model.safetensors").exists()
+    found = TextEncoder(str(tmp_path / "shards")).backbone.state_dict()
+    for key, value in found.items():
+        assert torch.equal(value, model.state_dict()[key]), key
+    next((tmp_path / "shards").glob("model-*")).unlink()
+    with pytest.raises(ValueError, match="must hold undamaged weights: .*every file"):
+        TextEncoder(str(tmp_path / "shards"))
+    bert().save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"must hold weights \(model.safetensors\), got none"):
+        TextEncoder(str(tmp_path / "bare"))

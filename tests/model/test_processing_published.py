@@ -169,3 +169,40 @@ def test_what_was_measured(tmp_path: Path) -> None:
     np.testing.assert_allclose(measured.std, [0.5] * 3, atol=1e-6)
     # Built and measured once.
     assert published_of(spec) is published_of(dict(reversed(spec.items())))
+
+
+def test_a_picture_that_the_processor_itself_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an error of that picture, with the reason and what to do."""
+    spec = spec_of(tmp_path, ViTImageProcessor(size=SIDE))
+    processor = FusionProcessor(input_spec=spec)
+    published = published_of(processor.input_spec)
+
+    def refusing(image: Image.Image) -> torch.Tensor:
+        raise KeyError("no such shape")
+
+    monkeypatch.setattr(published, "_pixels", refusing)
+    told = "what ViTImageProcessor takes, got KeyError: .*no such shape.*Pass fit='squash'"
+    with pytest.raises(ImageError, match=told):
+        processor(images=picture())
+    monkeypatch.setattr(published, "_pixels", lambda image: torch.zeros(3, 4, 4))
+    told = r"brought to \[\d+, \d+\] by ViTImageProcessor, got \[4, 4\]"
+    with pytest.raises(ImageError, match=told):
+        processor(images=picture())
+
+
+def test_pixels_that_do_not_follow_the_colours_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(tmp_path, ViTImageProcessor(size=SIDE))
+    own = ViTImageProcessor.__call__
+
+    def squared(self: Any, *args: Any, **options: Any) -> Any:
+        outputs = own(self, *args, **options)
+        return {"pixel_values": outputs["pixel_values"] ** 2}
+
+    monkeypatch.setattr(ViTImageProcessor, "__call__", squared)
+    settings = spec["published"] | {"rescale_factor": 1 / 250}
+    with pytest.raises(ValueError, match=r"are not \(p / 255 - mean\) / std of the colours"):
+        FusionProcessor(input_spec=spec | {"published": settings})

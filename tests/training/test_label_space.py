@@ -197,3 +197,17 @@ def test_label_options_suit_the_labels():
     assert label_options(many) == {
         "num_labels": 3, "problem_type": "multi_label_classification",
     }  # fmt: skip
+
+
+def test_rows_without_a_label_are_told() -> None:
+    """datasets writes -1 for an absent label. It must not be taken for the last class."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=NAMES[::-1])}
+    )
+    rows = datasets.Dataset.from_dict(
+        {"text": ["fever", "cough"], "label": [0, -1]}, features=features
+    )
+    model, processor = classifier(id2label=dict(enumerate(NAMES)))
+    assert matched(model, rows)["label"][:] == [2, -1]
+    with pytest.raises(ValueError, match="labels must be in 0 .. 2 .the classes., got -1"):
+        evaluate(model, processor, rows)

@@ -209,3 +209,33 @@ def test_pretrained_and_new_parameters_have_their_own_rates(tmp_path) -> None:
         has_decay = not (name.endswith("bias") or name in norms)
         assert group["weight_decay"] == (0.1 if has_decay else 0.0), name
     assert kinds == {True, False}
+
+
+def test_every_process_weighs_by_all_known_labels(tmp_path, monkeypatch) -> None:
+    """The gradients of the processes are averaged: the sum over all known labels must come out."""
+    counts = {0: [1, 5], 1: [2, 0]}
+    model, _ = classifier(num_labels=3, problem_type="multi_label_classification")
+    arguments = training_arguments(tmp_path, eval_strategy="no", save_strategy="no")
+    monkeypatch.setattr(type(arguments), "world_size", 2)
+    trainer = GroupedTrainer(model=model, args=arguments)
+    mean_of_all = sum(map(sum, counts.values())) / 4
+    total = 0.0
+    for own in counts.values():
+        means: list[float] = []
+
+        def reduce(mean, reduction, means=means):
+            means.append(float(mean))
+            return torch.tensor(mean_of_all)
+
+        monkeypatch.setattr(trainer.accelerator, "reduce", reduce)
+        labels = torch.full((2, 2, 3), math.nan)
+        for batch, known in enumerate(own):
+            labels[batch].view(-1)[:known] = 1.0
+        batches = iter([{"labels": one} for one in labels])
+        trainer.get_batch_samples(batches, 2, torch.device("cpu"))
+        assert means == [sum(own) / 2]
+        weights = [float(one) for one in trainer._weights]
+        assert weights == [known / mean_of_all for known in own]
+        total += sum(weight / 2 for weight in weights) / 2
+    # With losses that are all 1, the averaged loss is 1, however the labels are spread.
+    assert total == pytest.approx(1.0)
