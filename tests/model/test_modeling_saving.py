@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 # The first use of these public names registers the Auto classes.
 from mmfusion import FusionClassifier, FusionConfig, ImageEncoder
@@ -210,6 +218,27 @@ def test_buffers_that_are_not_saved_are_right_after_loading(
         torch.equal(again[name], value) and again[name].dtype == value.dtype
         for name, value in unsaved.items()
     )
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_an_encoder_with_published_preprocessing_is_read_again(
+    library: str, tmp_path: Path
+) -> None:
+    name = str(tmp_path / "published")
+    if library == "timm":
+        model = timm.create_model("test_vit", num_classes=3)
+        timm.models.save_for_hf(model, name, safe_serialization=True)
+        name = f"local-dir:{name}"
+    else:
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(name)
+        ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(name)
+    encoder = ImageEncoder(name)
+    assert encoder.input_spec["published"]["source"] == library
+    FusionClassifier(image_encoder=encoder).save_pretrained(tmp_path / "saved")
+    again = FusionClassifier.from_pretrained(tmp_path / "saved")
+    assert again.image_encoder is not None
+    assert again.image_encoder.input_spec == encoder.input_spec
 
 
 def test_a_text_tower_without_sdpa_is_read_again(

@@ -14,6 +14,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
+from .load_open_clip_config import is_open_clip
 from .pooling import CAUSAL
 from .registry import custom_backbone, is_registered, registered_name
 from .validation import check_choice, plain_value
@@ -72,8 +73,8 @@ def rebuild(
             name._attn_implementation = attn_implementation
     extra = _made_with(config)
     # from_pretrained builds on the meta device. There, unsaved buffers would never get values. So
-    # timm's models, custom ones and those of an unknown source are built on the CPU.
-    on_cpu = config.source in ("timm", "custom", None)
+    # models of timm and open_clip, custom ones and those of an unknown source are built on the CPU.
+    on_cpu = config.source in ("timm", "open_clip", "custom", None)
     with torch.device("cpu") if on_cpu else torch.get_default_device():
         encoder = kind(
             name, source=config.source, pretrained=False, **extra, **(config.options or {})
@@ -108,7 +109,7 @@ def _made_with(config: EncoderConfig) -> dict[str, Any]:
 
 
 def source_of(name: object, source: str | None, *, kind: str) -> str:
-    """Returns where a backbone comes from: "timm", "transformers" or "custom".
+    """Returns where a backbone comes from: "timm", "transformers", "open_clip" or "custom".
 
     Args:
         name: an encoder's first argument.
@@ -121,7 +122,7 @@ def source_of(name: object, source: str | None, *, kind: str) -> str:
     """
     if source is not None:
         timm = ["timm"] if kind == "image" else []
-        check_choice("source", source, [*timm, "transformers", "custom"])
+        check_choice("source", source, [*timm, "transformers", "open_clip", "custom"])
         return source
     if isinstance(name, nn.Module):
         return "custom"
@@ -135,6 +136,8 @@ def source_of(name: object, source: str | None, *, kind: str) -> str:
         )
     if is_registered(name):
         return "custom"
+    if is_open_clip(name, kind=kind):
+        return "open_clip"
     has_scheme = name.startswith(("timm/", "hf-hub:", "local-dir:"))
     is_timm = has_scheme or ("/" not in name and not Path(name).is_dir())
     return "timm" if kind == "image" and is_timm else "transformers"

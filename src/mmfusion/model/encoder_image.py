@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .adapter_base import Adapter, OneBlock, features_to_encoded
+from .adapter_open_clip import open_clip_adapter
 from .adapter_timm import timm_adapter
 from .adapter_vit import feature_width, transformers_image_adapter
 from .configuration import EncoderConfig
@@ -25,6 +26,7 @@ from .encoder_build import (
     source_of,
 )
 from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
+from .load_open_clip import backbone_weights, build_open_clip, open_clip_input_spec
 from .load_projection import add_built_projection, projection_of, refuse_projection
 from .load_timm import build_timm
 from .load_transformers import build_transformers
@@ -40,8 +42,9 @@ class ImageEncoder(Encoder):
     Args:
         name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a
             folder, or another name with a slash), a transformers config object (random weights, no
-            network), a name given to `register_backbone`, or an `nn.Module` of a registered class.
-        source: "timm", "transformers" or "custom". None: derived from the name.
+            network), an open_clip model (`hf-hub:...` or a folder with an open_clip_config.json), a
+            name given to `register_backbone`, or an `nn.Module` of a registered class.
+        source: "timm", "transformers", "open_clip" or "custom". None: derived from the name.
         pretrained: whether to load published weights; None means yes for a name, no for a config or
             when `weights` is given.
         weights: a safetensors file, a state dict that torch reads with weights_only=True, or a
@@ -53,9 +56,10 @@ class ImageEncoder(Encoder):
             token after the last norm, SigLIP by its attention head, and so on. "pooler" is the
             vector that the model itself returns as `pooler_output`, "tokens" the class token or the
             mean of the tokens.
-        projection: of a transformers model, as for `TextEncoder`.
+        projection: of a transformers or open_clip model, as for `TextEncoder`.
         **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm;
-            config fields for transformers).
+            config fields for transformers; `model_cfg` for open_clip, in the place of the config
+            of the name).
 
     Attributes:
         input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in
@@ -97,39 +101,32 @@ class ImageEncoder(Encoder):
         config = EncoderConfig(label_of(name), source)
         backbone: Any
         if source != "transformers":
-            refuse_projection(projection, pooling)
+            refuse_projection(source != "open_clip" and projection, pooling)
         if source == "timm":
             backbone, config.architecture, config.options = build_timm(
                 str(name), load, backbone_options
             )
             config.input_spec = timm_input_spec(backbone, config.options, load)
         elif source == "transformers":
-            built = build_transformers(
-                name,
+            wanted = {"dtype": dtype, "pooling": pooling, "projection": projection}
+            backbone = _build_transformers(config, name, load, backbone_options, wanted)
+        elif source == "open_clip":
+            opened = build_open_clip(
+                str(name),
                 load,
                 backbone_options,
-                tower="vision_config",
-                dtype=dtype,
-                pooling=pooling,
+                tower="vision_cfg",
                 projection=projection,
+                dtype=dtype,
             )
-            backbone, config.pooling, config.projection, _ = built
-            add_built_projection(
-                built,
-                feature_width(backbone),
-                takes="pixel_values",
-                checkpoint=name if load else None,
-            )
-            config.follow(backbone.config)
-            config.input_spec = transformers_input_spec(
-                backbone.config, str(name) if load else None, backbone_options
-            )
+            backbone, config.options, config.projection, preprocess = opened
+            config.input_spec = open_clip_input_spec(preprocess, load)
         else:
             backbone, config.options = build_custom(name, backbone_options)
             declared = getattr(backbone, "input_spec", None)
             config.input_spec = checked_spec(declared or default_input_spec(), of_pictures=False)
         if weights is not None:
-            load_weights(backbone, weights)
+            load_weights(backbone, backbone_weights(backbone, weights))
         if dtype is not None:
             backbone.to(checked_dtype(dtype))
         super().__init__(config, backbone)
@@ -171,6 +168,8 @@ class ImageEncoder(Encoder):
     def _make_adapter(self) -> Adapter:
         if self.config.source == "timm":
             return timm_adapter(self.backbone)
+        if self.config.source == "open_clip":
+            return open_clip_adapter(self.backbone)
         if self.config.source == "transformers":
             # A replica of nn.DataParallel makes a new adapter for each batch, and knows its width.
             # With a projection, its own width is another one than that of the features.
@@ -202,3 +201,31 @@ class ImageEncoder(Encoder):
         """Returns the pixels in the type of the weights."""
         dtype = self.dtype
         return inputs if dtype is None else tuple(pixels.to(dtype) for pixels in inputs), lengths
+
+
+def _build_transformers(
+    config: EncoderConfig,
+    name: Any,
+    load: bool,
+    options: dict[str, Any],
+    wanted: dict[str, Any],
+) -> Any:
+    """Returns a transformers backbone, and describes it in the config.
+
+    Args:
+        config: of the encoder.
+        name: as for `ImageEncoder`.
+        load: whether to load the weights of the checkpoint.
+        options: of the backbone.
+        wanted: `dtype`, `pooling` and `projection`, as for `ImageEncoder`.
+    """
+    built = build_transformers(name, load, options, tower="vision_config", **wanted)
+    backbone: Any
+    backbone, config.pooling, config.projection, _ = built
+    checkpoint = name if load else None
+    width = feature_width(backbone)
+    add_built_projection(built, width, takes="pixel_values", checkpoint=checkpoint)
+    config.follow(backbone.config)
+    file = None if checkpoint is None else str(checkpoint)
+    config.input_spec = transformers_input_spec(backbone.config, file, options)
+    return backbone

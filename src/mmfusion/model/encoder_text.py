@@ -12,6 +12,7 @@ from transformers.utils import logging
 from .adapter_base import Adapter, OneBlock
 from .adapter_bert import pool_by, position_offset, text_runner, transformers_text_adapter
 from .adapter_dual import text_width
+from .adapter_open_clip import open_clip_adapter
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
 from .encoder_build import (
@@ -25,6 +26,7 @@ from .encoder_build import (
     source_of,
 )
 from .graph import is_tracing
+from .load_open_clip import backbone_weights, build_open_clip
 from .load_projection import add_built_projection, refuse_projection
 from .load_transformers import build_transformers
 from .load_weights import load_weights
@@ -48,9 +50,10 @@ class TextEncoder(Encoder):
 
     Args:
         name: a transformers checkpoint (a hub name or a folder), a transformers config object
-            (random weights, no network), a name given to `register_backbone`, or an `nn.Module` of
-            a registered class.
-        source: "transformers" or "custom". None: derived from the name.
+            (random weights, no network), an open_clip model (`hf-hub:...` or a folder with an
+            open_clip_config.json), a name given to `register_backbone`, or an `nn.Module` of a
+            registered class.
+        source: "transformers", "open_clip" or "custom". None: derived from the name.
         pretrained: whether to load published weights; None means yes for a name, no for a config or
             when `weights` is given.
         weights: as for `ImageEncoder`.
@@ -71,7 +74,8 @@ class TextEncoder(Encoder):
             family that does not pack (MPNet, custom modules and others), its attention is not
             "sdpa", or the graph is compiled (but see `pack_in_graphs`). Graphs of `export_model`
             pack, except with "padded".
-        **backbone_options: fields of the transformers config, or options of the registered class.
+        **backbone_options: fields of the transformers config, or options of the registered class;
+            `model_cfg` for open_clip, in the place of the config of the name.
 
     Attributes:
         max_length: the most tokens a text may have, or None where the backbone sets no limit.
@@ -129,6 +133,17 @@ class TextEncoder(Encoder):
                 checkpoint=name if load else None,
             )
             config.follow(backbone.config)
+        elif source == "open_clip":
+            refuse_projection(False, pooling)
+            opened = build_open_clip(
+                str(name),
+                load,
+                backbone_options,
+                tower="text_cfg",
+                projection=projection,
+                dtype=dtype,
+            )
+            backbone, config.options, config.projection, _ = opened
         else:
             config.pooling = pooling or "mean"
             # Check it now: loading may take minutes.
@@ -136,7 +151,7 @@ class TextEncoder(Encoder):
             refuse_projection(projection)
             backbone, config.options = build_custom(name, backbone_options)
         if weights is not None:
-            load_weights(backbone, weights)
+            load_weights(backbone, backbone_weights(backbone, weights))
         if dtype is not None:
             backbone.to(checked_dtype(dtype))
         super().__init__(config, backbone)
@@ -327,5 +342,7 @@ class TextEncoder(Encoder):
         pooling = self.config.pooling or "mean"
         if self.config.source == "transformers":
             return transformers_text_adapter(self.backbone, pooling)
+        if self.config.source == "open_clip":
+            return open_clip_adapter(self.backbone)
         run = text_runner(pool_by(pooling))
         return OneBlock(self.backbone, declared_dim(self.backbone), run, keeps_mask=False)

@@ -83,11 +83,35 @@ def _check_encoder(field: str, encoder: Any) -> None:
             f"{field}.backbone in config.json must be a config, got {encoder.get('backbone')!r}. "
             "Was the classifier saved with save_pretrained?"
         )
-    if source not in ("timm", "transformers") and not is_registered(str(encoder.get("name"))):
+    if source == "open_clip":
+        _check_open_clip(field, encoder.get("options"))
+    elif source not in ("timm", "transformers") and not is_registered(str(encoder.get("name"))):
         raise ValueError(
             f"{field}.name in config.json must be a registered backbone, got "
             f"{encoder.get('name')!r}. Call register_backbone before loading."
         )
+
+
+def _check_open_clip(field: str, options: Any) -> None:
+    """Refuses an open_clip tower whose parts would come from elsewhere."""
+    options = options if isinstance(options, Mapping) else {}
+    config = options.get("model_cfg")
+    parts = [
+        part
+        for key in ("vision_cfg", "text_cfg")
+        if isinstance(config, Mapping) and isinstance(part := config.get(key), Mapping)
+    ]
+    if not parts:
+        raise ValueError(
+            f"{field}.options.model_cfg in config.json must be the config of an open_clip model, "
+            f"got {config!r}. Was the classifier saved with save_pretrained?"
+        )
+    for part in parts:
+        if part.get("hf_model_name") and not isinstance(options.get("text_backbone"), Mapping):
+            raise ValueError(
+                f"{field}.options.text_backbone in config.json must be a config, got "
+                f"{options.get('text_backbone')!r}. Was the classifier saved with save_pretrained?"
+            )
 
 
 def _entries(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -104,7 +128,8 @@ def _entries(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 def _check_entry(path: tuple[str, ...], value: Any) -> None:
     """Refuses an entry that leads to the network, to another file, or to code."""
     inside = path[0] in ("image_encoder", "text_encoder") and len(path) > 2
-    # A custom module's options may have any names.
+    # A custom module's options may have any names. The preprocessing names one of two libraries.
+    inside = inside and path[1] != "input_spec"
     leads_away = inside and path[-1] in _FOREIGN and value not in (None, False, [], {})
     if path[-1].endswith("attn_implementation"):
         kinds = value.values() if isinstance(value, Mapping) else [value]

@@ -24,6 +24,7 @@ from .encoder_text import TextEncoder
 from .images import ImageSource, load_image
 from .missing import is_blank
 from .processing_inputs import as_list, checked_max_length, load_tokenizer, saved_tokenizer
+from .processing_open_clip import open_clip_tokenizer
 from .processing_published import published_of
 from .processing_size import checked_fit, checked_spec, fitted, normalised
 from .template import template_columns, write_text
@@ -132,7 +133,10 @@ class FusionProcessor(ProcessorMixin):
         """
         if text_encoder is None:
             return cls(None, None if image_encoder is None else image_encoder.input_spec, None, fit)
-        if tokenizer is None:
+        if tokenizer is None and text_encoder.config.source == "open_clip":
+            part = (text_encoder.config.options or {})["model_cfg"]["text_cfg"]
+            tokenizer = open_clip_tokenizer(text_encoder.config.name, part)
+        elif tokenizer is None:
             tokenizer = text_encoder.config.name
         if isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = load_tokenizer(tokenizer)
