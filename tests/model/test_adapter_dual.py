@@ -142,15 +142,16 @@ def test_towers_without_the_projection_give_the_vector_in_front_of_it(
 )
 def test_the_laws_hold_for_both_towers(kind: str, projection: bool) -> None:
     config = dual(kind).config
-    kit.check_encoder(TextEncoder(config, projection=projection))
-    kit.check_encoder(ImageEncoder(config, projection=projection))
+    kit.check_encoder(
+        TextEncoder(config, projection=projection), ImageEncoder(config, projection=projection)
+    )
 
 
 def test_the_laws_hold_for_siglip() -> None:
     config = dual("siglip of two widths").config
-    kit.check_encoder(TextEncoder(config))
-    kit.check_encoder(TextEncoder(config, pooling="mean"))
-    kit.check_encoder(ImageEncoder(config))
+    kit.check_encoder(
+        TextEncoder(config), TextEncoder(config, pooling="mean"), ImageEncoder(config)
+    )
 
 
 def test_a_siglip_2_of_any_resolution_has_a_text_tower_alone(tmp_path: Path) -> None:
@@ -270,8 +271,7 @@ def test_the_walk_of_a_tower_with_a_pooler() -> None:
     )
     image, text = ImageEncoder(config), TextEncoder(config)
     assert (image.num_blocks, text.num_blocks) == (2, 2)
-    kit.check_encoder(image)
-    kit.check_encoder(text)
+    kit.check_encoder(image, text)
 
 
 def test_a_tower_without_a_pooled_vector_has_no_projection() -> None:

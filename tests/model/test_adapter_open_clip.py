@@ -8,6 +8,7 @@ import torch
 
 from mmfusion import FusionClassifier, ImageEncoder, TextEncoder
 from mmfusion import testing as kit
+from mmfusion.model.encoder_base import Encoder
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -68,23 +69,26 @@ def test_without_projection_the_vectors_keep_the_towers_width(kind: str, tmp_pat
     assert encoded.pooled.shape[1] == encoded.tokens.shape[2] == image.dim
 
 
-@pytest.mark.parametrize(
-    ("kind", "projection"),
-    [("clip", True), ("siglip", False), ("coca", False), ("bert with its pooler", True)],
-)
-def test_the_laws_hold_of_texts(kind: str, projection: bool, tmp_path: Path) -> None:
-    config = model_cfg(kind, tmp_path)
-    options = {"source": "open_clip", "pretrained": False, "model_cfg": config}
-    kit.check_encoder(TextEncoder(kind, projection=projection, pad_id=1, **options))
-
-
-@pytest.mark.parametrize(
-    ("kind", "projection"), [("coca", True), ("siglip", False), ("bert by mean", True)]
-)
-def test_the_laws_hold_of_pictures(kind: str, projection: bool, tmp_path: Path) -> None:
-    config = model_cfg(kind, tmp_path)
-    options = {"source": "open_clip", "pretrained": False, "model_cfg": config}
-    kit.check_encoder(ImageEncoder(kind, projection=projection, **options))
+def test_the_laws_hold(tmp_path: Path) -> None:
+    wanted = {
+        "text": [
+            ("clip", True),
+            ("siglip", False),
+            ("coca", False),
+            ("bert with its pooler", True),
+        ],
+        "image": [("coca", True), ("siglip", False), ("bert by mean", True)],
+    }
+    encoders: list[Encoder] = []
+    for name, kinds in wanted.items():
+        for kind, projection in kinds:
+            options = {"source": "open_clip", "pretrained": False, "projection": projection}
+            options["model_cfg"] = model_cfg(kind, tmp_path)
+            if name == "text":
+                encoders.append(TextEncoder(kind, pad_id=1, **options))
+            else:
+                encoders.append(ImageEncoder(kind, **options))
+    kit.check_encoder(*encoders)
 
 
 def test_both_towers_fuse_and_are_saved(tmp_path: Path) -> None:

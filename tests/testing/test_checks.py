@@ -59,7 +59,8 @@ def round_trips(monkeypatch: pytest.MonkeyPatch) -> list[FusionClassifier]:
     """
     models: list[FusionClassifier] = []
     monkeypatch.setattr(
-        "mmfusion.testing.checks.check_round_trip_law", lambda case, setup: models.append(case[0])
+        "mmfusion.testing.checks.check_round_trip_law",
+        lambda *cases, setup: models.extend(model for model, _ in cases),
     )
     return models
 
