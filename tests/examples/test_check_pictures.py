@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+import tifffile
+from PIL import ExifTags, Image
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "check_pictures.py"
 
@@ -57,6 +58,33 @@ def test_the_table_counts_by_suffix(folder: Path, tmp_path: Path) -> None:
         "notes": "refused",
     }
     assert max(row[5] for row in rows.values()) > 10
+
+
+def test_pictures_are_compared_with_other_decoders(tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (20, 30, 4)).astype(np.uint8)
+    grey = picture[..., 0].astype(np.uint16) * 200
+    for suffix in ("png", "webp", "bmp", "jp2"):
+        Image.fromarray(picture).save(tmp_path / f"colour.{suffix}", lossless=True)
+    Image.fromarray(picture[..., :3]).save(tmp_path / "colour.jpg")
+    Image.fromarray(picture[..., :3]).quantize(9).save(tmp_path / "palette.png")
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    for name, pixels in (("grey", grey), ("alpha", picture), ("bits", grey > 9000)):
+        kind = "rgb" if pixels.ndim == 3 else "miniswhite"
+        tifffile.imwrite(tmp_path / f"{name}.tif", pixels, photometric=kind, extrasamples=None)
+    tifffile.imwrite(tmp_path / "pages.tif", np.stack([grey, grey]))
+    # OpenCV leaves out the orientation of a WebP file.
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 3
+    Image.fromarray(picture).save(tmp_path / "turned.webp", lossless=True, exif=turned)
+    answers = tmp_path.parent / "answers.json"
+    result = run(str(tmp_path), "--compare", "--output", str(answers))
+    assert result.returncode == 0, result.stderr
+    found = {path: answer["compared"] for path, answer in json.loads(answers.read_text()).items()}
+    others = {"pages.tif": "", "turned.webp": "differs"}
+    assert found == dict.fromkeys(found, "equal") | others
+    assert f"differs: {tmp_path / 'turned.webp'}\n" in result.stdout
+    last = next(line for line in result.stdout.splitlines() if "│ all" in line)
+    assert [cell.strip() for cell in last.split("│")[7:9]] == ["10", "1"]
 
 
 def test_faults_of_the_reader_are_told_apart(folder: Path, tmp_path: Path) -> None:

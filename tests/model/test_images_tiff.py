@@ -208,6 +208,12 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         ),
         "inks other than CMYK",
     ),
+    "no photometric interpretation": (
+        tiff(GREY.shape, GREY.tobytes()).replace(
+            struct.pack("<HHI", 262, 3, 1), struct.pack("<HHI", 262 | 2**15, 3, 1)
+        ),
+        "grey values without PhotometricInterpretation",
+    ),
     "giant tile": (
         # 273 and 279 are the tags of strips, 324 and 325 those of tiles. 60000 has no meaning.
         tiff(

@@ -132,6 +132,10 @@ def _misread_layout(tags: Mapping[int, Any], prefix: bytes) -> str | None:
     subsampling = tags.get(_TAG.YCbCrSubSampling, (2, 2))
     colours = tags.get(_COLOR_MAP, (65535,))
     found = {
+        # Readers guess, and not alike: 0 is white for some of them.
+        "grey values without PhotometricInterpretation": (
+            samples == 1 and _TAG.PhotometricInterpretation not in tags
+        ),
         "samples of several formats": len(kinds) > 1,
         f"signed values of {bits} bits": _SIGNED in kinds and bits < 16,
         "compressed signed or float values in big-endian order": (
