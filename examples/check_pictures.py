@@ -141,7 +141,7 @@ def is_equal(path: Path, own: np.ndarray[Any, Any], other: np.ndarray[Any, Any])
         own: uint8 [H, W] or [H, W, 3].
         other: the same.
     """
-    pair = [np.atleast_3d(picture).astype(int) for picture in (own, other)]
+    pair = [np.atleast_3d(picture).astype(np.int16) for picture in (own, other)]
     if pair[0].shape[:2] != pair[1].shape[:2]:
         return False
     apart = np.abs(pair[0] - pair[1])
