@@ -120,6 +120,7 @@ if TYPE_CHECKING:
     from .model.configuration import FusionConfig as FusionConfig
     from .model.encoder_image import ImageEncoder as ImageEncoder
     from .model.encoder_text import TextEncoder as TextEncoder
+    from .model.facts import BatchFacts as BatchFacts
     from .model.fusion import *  # noqa: F403  # every strategy of the table, by its class
     from .model.fusion import register_fusion as register_fusion
     from .model.fusion_base import Fusion as Fusion
@@ -129,7 +130,6 @@ if TYPE_CHECKING:
     from .model.images import ImageError as ImageError
     from .model.images import load_image as load_image
     from .model.mapper import EmbeddingMapper as EmbeddingMapper
-    from .model.missing import BatchFacts as BatchFacts
     from .model.modeling import FusionClassifier as FusionClassifier
     from .model.processing import FusionProcessor as FusionProcessor
     from .model.registry import register_backbone as register_backbone

@@ -104,7 +104,7 @@ def test_options_reach_the_backbone(bert: Any) -> None:
     [
         (
             {"source": "tim"},
-            r"source must be one of \['timm', 'transformers', 'custom'\], got 'tim'\. "
+            r"source must be one of \['timm', 'transformers', 'open_clip', 'custom'\], got 'tim'\. "
             "Did you mean 'timm'",
         ),
         (
@@ -160,7 +160,8 @@ def test_modules_that_do_not_keep_the_contract() -> None:
     with pytest.raises(ValueError, match="registered class, got Flatten"):
         ImageEncoder(nn.Flatten())
     with pytest.raises(
-        ValueError, match=r"source must be one of \['transformers', 'custom'\], got 'timm'"
+        ValueError,
+        match=r"source must be one of \['transformers', 'open_clip', 'custom'\], got 'timm'",
     ):
         TextEncoder("bert", source="timm")
 

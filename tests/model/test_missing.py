@@ -7,15 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmfusion.model.facts import BatchFacts, look
 from mmfusion.model.missing import (
-    BatchFacts,
     BatchInputs,
     complete_inputs,
-    describes_itself,
     drop_modalities,
     is_blank,
-    look,
 )
+from mmfusion.model.modalities import describes_itself
 
 
 def test_neither_modality_is_an_error(classifier: Any, batch: Any) -> None:

@@ -11,7 +11,8 @@ from mmfusion import (
 )
 from mmfusion import testing as kit
 from mmfusion.model.missing import complete_inputs
-from mmfusion.model.tower import CachePoint, Tower, start_tower
+from mmfusion.model.tower import CachePoint, Tower
+from mmfusion.model.tower_start import start_tower
 
 
 def test_how_far_a_tower_may_be_cached(classifier: Any) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import CompiledClassifier, FusionProcessor, predict_stream
+from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, predict_stream
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.model import packed_attention
@@ -270,3 +270,32 @@ def test_what_it_refuses() -> None:
         match=r"every sample must have an image or a text, got none in rows \[0\] of the batch",
     ):
         fast(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("image", "text", "fusion"),
+    [("cnn", "roberta", "mmtm"), ("timm_vit", "bert", "joint")],
+)
+def test_pictures_of_a_study_and_windows_of_a_text(image: str, text: str, fusion: str) -> None:
+    config = kit.tiny_classifier(fusion, "linear", image, text).config
+    config.num_views = 3
+    model = FusionClassifier(config).eval()
+    kit.redraw_parameters(model, 0)
+    backend = Counting()
+    sizes = {"batch_sizes": (4,), "lengths": (8,), "windows": (2, 4)}
+    fast = CompiledClassifier(model, **sizes, backend=backend)
+    for windows, graphs in ((3, 1), (2, 2), (4, 2), (1, 3)):
+        batch = kit.tiny_batch(model, 5, windows=windows, seed=windows)
+        del batch["labels"]
+        with torch.no_grad():
+            expected = model(**batch).logits
+        torch.testing.assert_close(fast(**batch).logits, expected, rtol=0, atol=1e-4)
+        assert backend.graphs == graphs
+    # A batch in which no sample has the last picture.
+    less = batch | {name: batch[name][:, :2] for name in ("pixel_values", "image_present")}
+    less["image_present"] = torch.ones(5, 2, dtype=torch.bool)
+    with torch.no_grad():
+        expected = model(**less).logits
+    torch.testing.assert_close(fast(**less).logits, expected, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="texts must have at most 4 windows, got 5"):
+        fast(**{n: v for n, v in kit.tiny_batch(model, windows=5).items() if n != "labels"})

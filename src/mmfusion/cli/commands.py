@@ -59,6 +59,8 @@ def train(
     baselines: options.Baselines = True,
     template: options.Template = None,
     fit: options.Fit = None,
+    image_column: options.ImageColumns = None,
+    long_text: options.LongText = "truncate",
     overwrite: options.Overwrite = False,
     seed: options.Seed = 0,
 ) -> None:
@@ -77,7 +79,7 @@ def train(
     check_output_folder("--output", output)
     if cache is not None:
         check_output_folder("--cache", cache)
-    rows = load_rows(manifest, label, template=template)
+    rows = load_rows(manifest, label, template=template, images=image_column)
     # Rows with equal texts stay in one part, because a copied text would leak into the test part.
     parts = split(
         rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None
@@ -92,7 +94,9 @@ def train(
     for name, (image, text) in wanted.items():
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"
-        model = compose(rows, image, text, mapper, fusion, what, pretrained, seed, template, fit)
+        model = compose(
+            rows, image, text, mapper, fusion, what, pretrained, seed, template, fit, long_text
+        )
         arguments = training_arguments(
             folder,
             model[0],
@@ -125,6 +129,8 @@ def compare(
     label: options.LabelColumns = None,
     max_length: options.MaxLength = None,
     fit: options.Fit = None,
+    image_column: options.ImageColumns = None,
+    long_text: options.LongText = "truncate",
     epochs: options.Epochs = None,
     batch_size: options.ProcessBatchSize = 32,
     learning_rate: options.LearningRate = None,
@@ -142,7 +148,7 @@ def compare(
     from ..training.compare_rows import DEFAULT_ROWS
 
     # First of all, because a mistake in the table should not wait for the weights.
-    samples = load_rows(manifest, label, template=template)
+    samples = load_rows(manifest, label, template=template, images=image_column)
     image, text = encoders_of(
         image_encoder, text_encoder, what, pretrained, image_weights, text_weights
     )
@@ -158,6 +164,7 @@ def compare(
         keep_texts=keep_texts,
         max_length=max_length,
         fit=fit,
+        long_text=long_text,
         options={"per_device_train_batch_size": batch_size, "bf16": bf16}
         | given(num_train_epochs=epochs, learning_rate=learning_rate),
         cache=cache,
@@ -173,6 +180,7 @@ def evaluate(
     model: options.ModelFolder,
     manifest: options.Manifest,
     label: options.LabelColumns = None,
+    image_column: options.ImageColumns = None,
     batch_size: options.BatchSize = 64,
     as_json: options.AsJson = False,
 ) -> None:
@@ -185,7 +193,7 @@ def evaluate(
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     if classifier.multi_label and not label:
         label = names
-    rows = load_rows(manifest, label, names=names, template=processor.template)
+    rows = load_rows(manifest, label, names=names, template=processor.template, images=image_column)
     arguments = training_arguments(
         scratch_folder(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json
     )
@@ -203,10 +211,11 @@ def evaluate(
 @user_errors
 def predict(
     model: options.ModelFolder,
-    image: options.ImageFile = None,
+    image: options.ImageFiles = None,
     text: options.TextFile = None,
     as_json: options.AsJson = False,
     manifest: options.ManySamples = None,
+    image_column: options.ImageColumns = None,
     output: options.PredictionsFile = None,
     batch_size: options.ManifestBatchSize = 32,
     workers: options.ManifestWorkers = 0,
@@ -225,12 +234,12 @@ def predict(
     check_model(model)
     if output is not None:
         check_output_file("--output", output)
-    if image is not None:
-        check_input_file("--image", image)
+    for file in image or []:
+        check_input_file("--image", file)
     written = None if text is None else read_text(text)
     classifier, processor = open_model(model)
     if manifest is not None and output is not None:
-        predict_many(classifier, processor, manifest, output, batch_size, workers)
+        predict_many(classifier, processor, manifest, output, batch_size, workers, image_column)
         return
     answer = predict_one(classifier, processor, image, written)
     names = (classifier.config.id2label or {}).values()
@@ -249,6 +258,7 @@ def predict(
 def audit(
     manifest: options.Manifests,
     label: options.LabelColumns = None,
+    image_column: options.ImageColumns = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Report leaks between splits, duplicates, unreadable files, empty texts and class balance.
@@ -262,7 +272,10 @@ def audit(
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in manifest]
     if len(set(names)) < len(names):
         raise ValueError(f"manifests must be different files, got {names!r}. Name each once.")
-    parts = {name: load_rows(path, label) for name, path in zip(names, manifest, strict=True)}
+    parts = {
+        name: load_rows(path, label, images=image_column)
+        for name, path in zip(names, manifest, strict=True)
+    }
     report = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
     typer.echo(to_json(report.to_dict()) if as_json else str(report))
     if not report.ok:
@@ -275,6 +288,7 @@ def export(
     model: options.ModelFolder,
     output: options.GraphFile,
     manifest: options.CheckedSamples = None,
+    image_column: options.ImageColumns = None,
     samples: options.SampleCount = 32,
     batch_size: options.BatchSize = 8,
 ) -> None:
@@ -290,7 +304,7 @@ def export(
     classifier, processor = open_model(model)
     batches = None
     if manifest is not None:
-        rows = load_rows(manifest, labelled=False, template=processor.template)
+        rows = load_rows(manifest, labelled=False, template=processor.template, images=image_column)
         # Without this, the collator would decode a modality that the model does not use.
         rows = rows.select_columns(
             [name for name in classifier.modalities if name in rows.column_names]
@@ -303,7 +317,8 @@ def export(
             collate([rows[i] for i in chosen[start : start + batch_size]]) for start in starts
         ]
     try:
-        report = export_model(classifier, output, batches=batches)
+        windows = processor.long_text == "chunk"
+        report = export_model(classifier, output, batches=batches, windows=windows)
     # `export_model` raises this if the graph differs from the model. `user_errors` prints a
     # ValueError as one line.
     except RuntimeError as error:

@@ -44,6 +44,16 @@ LabelColumns = Annotated[
         "--label", help="Label column; given more than once, one column per class (multi-label)."
     ),
 ]
+ImageColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--image-column",
+        help="Column of pictures; given more than once, the views of a study in this order.",
+    ),
+]
+LongText = Annotated[
+    str, typer.Option(help="Texts beyond the encoder's length: truncate, head_tail or chunk.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
 
@@ -129,7 +139,12 @@ Overwrite = Annotated[
 MaxLength = Annotated[int | None, typer.Option(min=1, help="Most tokens of a text.")]
 
 # Options of `predict`.
-ImageFile = Annotated[Path | None, typer.Option(help="A picture: PNG, JPEG, TIFF, DICOM ...")]
+ImageFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--image", help="A picture (PNG, JPEG, DICOM ...); given more than once: views of a study."
+    ),
+]
 TextFile = Annotated[Path | None, typer.Option(help="A text file; - reads standard input.")]
 ManySamples = Annotated[
     Path | None, typer.Option(help="Many samples instead: CSV, JSONL or Parquet, as for train.")

@@ -4,7 +4,7 @@ import os
 import re
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -50,7 +50,7 @@ def spreadsheet_cell(value: object) -> object:
 def predict_one(
     classifier: "FusionClassifier",
     processor: "FusionProcessor",
-    image: Path | None,
+    image: list[Path] | None,
     text: str | None,
 ) -> "Prediction":
     """Returns the prediction of one sample.
@@ -58,7 +58,7 @@ def predict_one(
     Args:
         classifier: the classifier.
         processor: the processor of the classifier.
-        image: the path of the image, or None.
+        image: the paths of the sample's pictures, or None.
         text: the text itself, or None.
 
     Raises:
@@ -67,14 +67,15 @@ def predict_one(
     """
     from ..inference.stream import predict_stream
 
-    sample = {"image": image, "text": text}
+    given: Any = image[0] if image and len(image) == 1 else image or None
+    sample = {"image": given, "text": text}
     for name, value in sample.items():
         if value is not None and name not in classifier.modalities:
             raise ValueError(
                 f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, "
                 f"got {value!r}."
             )
-    if image is None and text is None:
+    if given is None and text is None:
         raise ValueError("--image or --text must be given, got neither.")
     # With "raise", the message would begin with the number of the sample. This does not help a user
     # who gave only one.
@@ -97,6 +98,7 @@ def predict_many(
     output: Path,
     batch_size: int,
     workers: int,
+    images: list[str] | None = None,
 ) -> None:
     """Writes one line per row of the manifest; a row that cannot be read gets its error there.
 
@@ -112,6 +114,7 @@ def predict_many(
         output: the CSV file to write.
         batch_size: the number of samples per forward pass.
         workers: the number of processes that decode images.
+        images: the columns of pictures, or None for the column `image`.
 
     Raises:
         typer.Exit: with status 1 if a row could not be read.
@@ -127,7 +130,9 @@ def predict_many(
     if torch.cuda.is_available():
         torch.nn.Module.to(classifier, "cuda")
     table = read_table(manifest)
-    rows = load_rows(manifest, labelled=False, template=processor.template, table=table)
+    rows = load_rows(
+        manifest, labelled=False, template=processor.template, images=images, table=table
+    )
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     own = table.column_names
     # The texts are left out: they may be long, and they are data of patients. `load_manifest` adds

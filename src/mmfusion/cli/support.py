@@ -36,6 +36,7 @@ def load_rows(
     names: list[str] | None = None,
     labelled: bool = True,
     template: str | None = None,
+    images: list[str] | None = None,
     table: "pa.Table | None" = None,
 ) -> "datasets.Dataset":
     """Returns the rows of a manifest, which may lack the column of one modality.
@@ -46,6 +47,7 @@ def load_rows(
         names: the class names of the model, for one label column.
         labelled: whether labels are read at all.
         template: as for `load_manifest`.
+        images: the columns of pictures that the user named, or None for the column `image`.
         table: the content of the manifest. None: it is read here.
     """
     from ..data.present import load_present
@@ -56,6 +58,7 @@ def load_rows(
         template,
         label=wanted if labelled else None,
         label_names=names if isinstance(wanted, str) and names else None,
+        images=images or None,
         table=table,
     )
 
@@ -71,6 +74,7 @@ def compose(
     seed: int,
     template: str | None = None,
     fit: str | None = None,
+    long_text: str = "truncate",
 ) -> "tuple[FusionClassifier, FusionProcessor]":
     """Returns a new classifier for the classes of `rows`, and its processor.
 
@@ -85,6 +89,7 @@ def compose(
         seed: the seed of the weights that are drawn.
         template: of the texts, which the processor keeps.
         fit: as for `FusionProcessor`.
+        long_text: as for `FusionProcessor`.
     """
     from transformers import set_seed
 
@@ -92,20 +97,25 @@ def compose(
     from ..model.mapper import MAPPERS
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
+    from ..model.processing_text import LONG_TEXT
     from ..model.validation import check_choice
     from ..training.label_space import label_options
+    from ..training.rows import most_views
 
     # A classifier of one modality uses neither, and would not notice a misspelt name.
     check_choice("--fusion", fusion, BUILT_IN)
     check_choice("--mapper", mapper, MAPPERS)
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
+    check_choice("--long-text", long_text, LONG_TEXT)
     image_encoder, text_encoder = encoders_of(image, text, what, pretrained)
+    views = 1 if image_encoder is None else most_views(rows)
     model = FusionClassifier(
         image_encoder=image_encoder,
         text_encoder=text_encoder,
         mapper=mapper,
         fusion=fusion,
+        num_views=views,
         **label_options(rows),
     )
     return model, FusionProcessor.from_encoders(
@@ -113,6 +123,8 @@ def compose(
         text_encoder,
         template=template,
         fit=fit if image_encoder is not None else None,
+        num_views=views,
+        long_text=long_text if text_encoder is not None else "truncate",
     )
 
 

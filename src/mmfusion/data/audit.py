@@ -240,7 +240,8 @@ def _check_images(images: Mapping[str, Sequence[Any]]) -> Iterator[Finding]:
     cells = [
         ((name, row), value)
         for name, column in images.items()
-        for row, value in enumerate(column)
+        for row, cell in enumerate(column)
+        for value in (cell if isinstance(cell, list) else [cell])
         if not is_blank(value)
     ]
     # Several rows often use the same file. Decode it only once, because decoding is slow.

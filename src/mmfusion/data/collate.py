@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..model.facts import look
 from ..model.images import load_image
-from ..model.missing import describes_itself, look
+from ..model.modalities import describes_itself
 from .labels import label_tensor
 
 Augment = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -90,8 +91,9 @@ class FusionCollator:
             value. It returns a mapping of tensors.
         augment: called as `augment(image, rng)`, returns another picture. It is called only for the
             rows of an `Augmented` dataset, so the rows of an evaluation stay unchanged. The
-            generator is seeded with the row's (seed, epoch, index), so the number of workers
-            changes nothing. None: no augmentation.
+            generator is seeded with the row's (seed, epoch, index), and with the place of the
+            picture if the row has a list of them, so the number of workers changes nothing. None:
+            no augmentation.
 
     Raises:
         TypeError: if `augment` returns something other than a PIL image.
@@ -100,7 +102,8 @@ class FusionCollator:
 
     Shape:
         that of the processor: pixel_values [B, C, H, W], input_ids and attention_mask [B, L],
-        image_present and text_present [B]; labels [B] or [B, C].
+        image_present and text_present [B]; labels [B] or [B, C]. With lists of pictures:
+        pixel_values [B, V, C, H, W] and image_present [B, V].
 
     Example:
         >>> def count_words(text):
@@ -123,7 +126,7 @@ class FusionCollator:
         """Returns the batch of these rows."""
         inputs: dict[str, list[Any]] = {}
         if any("image" in row for row in rows):
-            inputs["images"] = [self._picture(row) for row in rows]
+            inputs["images"] = [self._pictures(row) for row in rows]
         if any("text" in row for row in rows):
             inputs["text"] = [row.get("text") for row in rows]
         if not inputs:
@@ -142,17 +145,25 @@ class FusionCollator:
             batch["facts"] = look(batch)
         return batch
 
-    def _picture(self, row: Mapping[str, Any]) -> Image.Image | None:
+    def _pictures(self, row: Mapping[str, Any]) -> Any:
+        """Returns the picture of a row, a list of them where the row has a list, or None."""
         source = row.get("image")
+        if not isinstance(source, (list, tuple)):
+            return self._picture(source, row, ())
+        return [self._picture(one, row, (place,)) for place, one in enumerate(source)]
+
+    def _picture(
+        self, source: Any, row: Mapping[str, Any], place: tuple[int, ...]
+    ) -> Image.Image | None:
+        """Returns a decoded picture; `place` is its number in a list of pictures."""
         if source is None:
             return None
         picture = load_image(source)
         # Only the rows of an `Augmented` dataset have an epoch.
         if self.augment is None or "epoch" not in row:
             return picture
-        changed = self.augment(
-            picture, np.random.default_rng([row["seed"], row["epoch"], row["index"]])
-        )
+        seeds = [row["seed"], row["epoch"], row["index"], *place]
+        changed = self.augment(picture, np.random.default_rng(seeds))
         if not isinstance(changed, Image.Image):
             raise TypeError(
                 "augment must be a function that returns a PIL image, "

@@ -16,6 +16,7 @@ from ..model.missing import is_blank
 from ..model.printing import list_names, printable
 from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
+from .image_cells import as_columns, image_paths, refuse_other_than_strings
 from .label_cells import class_numbers, yes_or_no
 from .tables import read_table, refuse_cells
 
@@ -29,7 +30,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 def load_manifest(
     path: str | os.PathLike[str],
     *,
-    image: str | None = "image",
+    image: str | Sequence[str] | None = "image",
     text: str | None = "text",
     label: str | Sequence[str] | None = "label",
     group: str | None = "group",
@@ -57,7 +58,9 @@ def load_manifest(
     Args:
         path: a table in UTF-8 with a header: .csv, .jsonl or .json (one object per line), or
             .parquet.
-        image: the column of paths, relative to the manifest's folder, or else to `root`. None:
+        image: the column of paths, relative to the manifest's folder, or else to `root`. If its
+            cells are lists of paths, or if it is a list of columns, a row has a list of pictures,
+            with None where one is missing: the views of a study, always in the same order. None:
             there are no pictures, and the result has no such column.
         text: the column of texts. None: there are no texts, and the result has no such column.
         label: a column of class names or whole numbers, which gives a `ClassLabel`; or a list of
@@ -103,7 +106,7 @@ def load_manifest(
 def samples_of(
     table: pa.Table,
     manifest: Path,
-    image: str | None,
+    image: str | Sequence[str] | None,
     text: str | None,
     label: str | Sequence[str] | None,
     group: str | None,
@@ -132,7 +135,7 @@ def samples_of(
         raise ValueError(
             f"label must be a column, a list of columns or None, got {label!r}. Name the columns."
         )
-    _check_roles(manifest, table, image, text, labels, group, label_names)
+    _check_roles(manifest, table, as_columns(image), text, labels, group, label_names)
     result: dict[str, pa.Array] = {}
     features = datasets.Features()
 
@@ -146,8 +149,10 @@ def samples_of(
     def cells(column: str) -> list[Any]:
         return _cells(table[column])
 
-    if image is not None:
-        add("image", _image_paths(manifest, image, cells(image), root), datasets.Value("string"))
+    images = as_columns(image)
+    if images:
+        paths, feature = image_paths(manifest, {one: cells(one) for one in images}, root)
+        add("image", paths, feature)
     if text is not None:
         add("text", _texts(manifest, text, cells(text)), datasets.Value("string"))
     _check_presence(manifest, result)
@@ -160,13 +165,13 @@ def samples_of(
     patients = cells(group) if group and group in table.column_names else [None] * table.num_rows
     add("group", _groups(manifest, group, patients), datasets.Value("string"))
     for name in table.column_names:
-        if name in RESULT_COLUMNS and name not in (image, text, group, *labels):
+        if name in RESULT_COLUMNS and name not in (*images, text, group, *labels):
             logger.info(
                 "%s: column %r is left out, the name stands for something else here.",
                 printable(str(manifest)),
                 name,
             )
-        elif name not in (image, text, group, *labels):
+        elif name not in (*images, text, group, *labels):
             feature, values = _further(manifest, name, table[name])
             features[name], result[name] = feature, values
     return datasets.Dataset(pa.table(result), info=datasets.DatasetInfo(features=features))
@@ -175,18 +180,19 @@ def samples_of(
 def _check_roles(
     path: Path,
     table: pa.Table,
-    image: str | None,
+    images: Sequence[str],
     text: str | None,
     labels: Sequence[str],
     group: str | None,
     label_names: Sequence[str] | None,
 ) -> None:
     names = table.column_names
-    if image is None and text is None:
+    if not images and text is None:
         raise ValueError(
             "image and text must be not both None, got None twice. Name at least one column."
         )
-    asked = [("image", image), ("text", text), *(("label", name) for name in labels)]
+    asked = [*(("image", name) for name in images), ("text", text)]
+    asked += [("label", name) for name in labels]
     # Only the default `group` column may be missing.
     if group != "group":
         asked.append(("group", group))
@@ -232,67 +238,8 @@ def _check_roles(
         )
 
 
-def _refuse_other_than_strings(
-    path: Path, column: str, values: Sequence[object], what: str
-) -> None:
-    wrong = [
-        (row, value)
-        for row, value in enumerate(values, start=1)
-        if not isinstance(value, str) and not is_blank(value)
-    ]
-    if wrong:
-        refuse_cells(
-            f"column {column!r} of {path}",
-            f"{what} or nothing in every row",
-            wrong,
-            "Write strings.",
-        )
-
-
-def _image_paths(
-    manifest: Path, column: str, values: Sequence[Any], root: str | os.PathLike[str] | None
-) -> list[str | None]:
-    _refuse_other_than_strings(manifest, column, values, "a path")
-    folder = manifest.parent
-    inside = Path(os.path.realpath(folder if root is None else root))
-    if not inside.is_dir():
-        raise ValueError(f"root must be a folder, got {str(root)!r}. Check the path.")
-    paths: list[str | None] = []
-    outside: list[tuple[int, object]] = []
-    missing: list[tuple[int, object]] = []
-    for row, value in enumerate(values, start=1):
-        if is_missing(value):
-            paths.append(None)
-            continue
-        # realpath follows links, so a link that leads out of the folder is noticed. It refuses a
-        # zero byte, so a path with one gets no candidates.
-        bases = (folder, inside) if "\0" not in value else ()
-        candidates = [Path(os.path.realpath(base / value.strip())) for base in bases]
-        candidates = [path for path in candidates if path.is_relative_to(inside)]
-        file = next((path for path in candidates if os.path.isfile(path)), None)
-        paths.append(str(file))
-        if file is None:
-            (missing if candidates else outside).append((row, value))
-    name = f"column {column!r} of {manifest}"
-    if outside:
-        refuse_cells(
-            name,
-            f"a path inside {inside}",
-            outside,
-            "Pass root= to name a folder that holds all pictures.",
-        )
-    if missing:
-        refuse_cells(
-            name,
-            "an existing file in every row",
-            missing,
-            "Correct the paths, or leave the cells empty.",
-        )
-    return paths
-
-
 def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
-    _refuse_other_than_strings(path, column, values, "a text")
+    refuse_other_than_strings(path, column, list(enumerate(values, start=1)), "a text")
     if words := [value for value in values if not is_blank(value) and is_missing(value)]:
         logger.warning(
             "%s: %d cells of the text column %r hold a word such as %r, and count as texts. "

@@ -17,6 +17,7 @@ def load_present(
     *,
     label: str | Sequence[str] | None = "label",
     label_names: Sequence[str] | None = None,
+    images: Sequence[str] | None = None,
     table: pa.Table | None = None,
 ) -> datasets.Dataset:
     r"""Returns the samples of a manifest, with the modalities that it has a column for.
@@ -29,6 +30,7 @@ def load_present(
         template: of the texts; it stands for a column of texts.
         label: as for `load_manifest`.
         label_names: as for `load_manifest`.
+        images: the columns of pictures; None takes the column `image`, if there is one.
         table: the content of the manifest. None: it is read here.
 
     Example:
@@ -44,4 +46,5 @@ def load_present(
     image, text = (name if name in table.column_names else None for name in ("image", "text"))
     if template is not None:
         text = None
-    return samples_of(table, manifest, image, text, label, "group", label_names, None, template)
+    pictures = images or image
+    return samples_of(table, manifest, pictures, text, label, "group", label_names, None, template)

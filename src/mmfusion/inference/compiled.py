@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..model.facts import BatchFacts
 from ..model.masking import real_tokens_first
-from ..model.missing import MODALITIES, BatchFacts, complete_inputs
+from ..model.missing import graph_inputs
+from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 from ..model.types import FusionOutput
 
@@ -42,6 +44,7 @@ class CompiledClassifier(nn.Module):
             largest size.
         lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the
             text encoder's limit.
+        windows: the numbers of windows that are compiled where a batch has texts in windows.
         mode: as `torch.compile` takes it; None means "reduce-overhead" (CUDA graphs) on CUDA and
             "default" elsewhere.
         backend: as `torch.compile` takes it.
@@ -69,6 +72,7 @@ class CompiledClassifier(nn.Module):
         dtype: torch.dtype | None = None,
         batch_sizes: Sequence[int] = (1, 32),
         lengths: Sequence[int] | None = None,
+        windows: Sequence[int] = (2, 4, 8),
         mode: str | None = None,
         backend: str | Callable[..., Any] = "inductor",
     ):
@@ -76,10 +80,10 @@ class CompiledClassifier(nn.Module):
         limit = None if model.text_encoder is None else model.text_encoder.max_length
         if lengths is None:
             lengths = _doubled(limit or 512) if model.text_encoder is not None else ()
-        for name, values in (("batch_sizes", batch_sizes), ("lengths", lengths)):
-            if any(value < 1 for value in values) or (
-                not values and (name == "batch_sizes" or model.text_encoder is not None)
-            ):
+        sizes = {"batch_sizes": batch_sizes, "lengths": lengths, "windows": windows}
+        for name, values in sizes.items():
+            may_lack = name == "lengths" and model.text_encoder is None
+            if any(value < 1 for value in values) or not (values or may_lack):
                 raise ValueError(
                     f"{name} must be one or more numbers of at least 1, got {tuple(values)!r}."
                 )
@@ -92,6 +96,7 @@ class CompiledClassifier(nn.Module):
         if dtype is not None:
             _cast(self.model, dtype)
         self.batch_sizes, self.lengths = sorted(set(batch_sizes)), sorted(set(lengths))
+        self.windows = sorted(set(windows))
         self._mode, self._backend = mode, backend
         self._start_anew()
 
@@ -219,7 +224,7 @@ class CompiledClassifier(nn.Module):
         # Always run in the same mode, because torch compiles one graph for inference mode and
         # another for no_grad.
         with (
-            _graphs(len(self.shapes), for_cpu=self._for_cpu),
+            _graphs(len(self.shapes) * (1 + len(self.windows)), for_cpu=self._for_cpu),
             torch.inference_mode(False),
             torch.no_grad(),
         ):
@@ -235,9 +240,8 @@ class CompiledClassifier(nn.Module):
             inputs: dict[str, Tensor] = {}
             if self.model.image_encoder is not None:
                 spec = self.model.image_encoder.input_spec
-                inputs["pixel_values"] = torch.zeros(
-                    batch, spec["channels"], *spec["size"], device=self.device
-                )
+                shape = (batch, spec["channels"], *spec["size"])
+                inputs["pixel_values"] = torch.zeros(shape, device=self.device)
             if length:
                 inputs["input_ids"] = torch.zeros(
                     batch, length, dtype=torch.long, device=self.device
@@ -269,16 +273,13 @@ class CompiledClassifier(nn.Module):
                 "image_present or text_present."
             )
         # Check the inputs here, because a graph cannot raise.
-        batch = complete_inputs(self.modalities, arguments, facts)
-        assert batch.facts is not None
+        views = self.model.config.num_views
+        inputs, known = graph_inputs(self.modalities, arguments, views, facts)
         if self.model.text_encoder is not None:
-            self.model.text_encoder.check_texts(None, batch.facts.token_range)
-        used = [MODALITIES[name] for name in self.modalities]
-        inputs = {name: batch.tensors[name] for modality in used for name in modality.encoded}
-        inputs |= {modality.present: batch.present[modality.name] for modality in used}
+            self.model.text_encoder.check_texts(None, known.token_range)
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(self.dtype)
-        return inputs, batch.facts
+        return inputs, known
 
     def _piece(
         self, inputs: Mapping[str, Tensor], facts: BatchFacts, start: int, stop: int
@@ -292,7 +293,8 @@ class CompiledClassifier(nn.Module):
             spare = value[start : start + 1].expand(batch - rows, *value.shape[1:])
             filled[name] = torch.cat([value[start:stop], spare])
         if self.lengths:
-            longest = max((facts.text_lengths or ())[start:stop])
+            lengths = facts.window_lengths or [(one,) for one in facts.text_lengths or ()]
+            longest = max(max(row) for row in lengths[start:stop])
             filled |= self._lengthened(filled["input_ids"], filled["attention_mask"], longest)
         # Clone: the next replay of a CUDA graph overwrites this buffer.
         return self._run(filled)[:rows].clone()
@@ -307,11 +309,22 @@ class CompiledClassifier(nn.Module):
                 f"texts must have at most {self.lengths[-1]} tokens, got {longest}. "
                 "Give larger lengths."
             )
-        ids, mask = real_tokens_first(input_ids, attention_mask.bool(), 0)
-        add = (0, length - longest)
+        axes = input_ids.shape[:-1]
+        rows = (input_ids.flatten(0, -2), attention_mask.bool().flatten(0, -2))
+        ids, mask = real_tokens_first(*rows, 0)
+        add = [0, length - longest]
+        if len(axes) == 2:
+            windows = next((most for most in self.windows if most >= axes[1]), None)
+            if windows is None:
+                raise ValueError(
+                    f"texts must have at most {self.windows[-1]} windows, got {axes[1]}. Give "
+                    "larger windows."
+                )
+            add += [0, windows - axes[1]]
+        ids, mask = (value[:, :longest].unflatten(0, axes) for value in (ids, mask))
         return {
-            "input_ids": nn.functional.pad(ids[:, :longest], add),
-            "attention_mask": nn.functional.pad(mask[:, :longest].to(attention_mask.dtype), add),
+            "input_ids": nn.functional.pad(ids, add),
+            "attention_mask": nn.functional.pad(mask.to(attention_mask.dtype), add),
         }
 
     # torch.compile takes this method, because a graph returns tensors and no FusionOutput.

@@ -22,18 +22,15 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ..model.graph import evaluating
-from ..model.missing import MODALITIES, complete_inputs
 from ..model.modeling import FusionClassifier
 from ..model.packed_attention import PACKED_ATTENTION, mask_of_padding
+from .export_batches import TEXT, completed, draw, drawn, input_names, longest
 
 FORMATS = {".pt2": "torch.export", ".onnx": "ONNX"}
 """The formats by the endings of their files."""
 
 EXPORTED_ATTENTION = "mmfusion_exported"
 """The name of an attention for transformers: "sdpa", with masks for padded batches only."""
-
-_IMAGE, _TEXT = MODALITIES["image"].encoded, MODALITIES["text"].encoded
-_PRESENT = tuple(modality.present for modality in MODALITIES.values())
 
 
 @final
@@ -61,13 +58,15 @@ def export_model(
     path: str | os.PathLike[str],
     *,
     batches: Iterable[Mapping[str, Tensor]] | None = None,
+    windows: bool = False,
     tolerance: float = 1e-4,
 ) -> ExportReport:
     """Writes the whole classifier as one graph, if the graph gives the same logits as the model.
 
     The graph takes the processor's output and returns `logits` [B, C]. Its inputs are
     `pixel_values` [B, C, H, W] for an image tower, `input_ids` and `attention_mask` [B, L] (int64)
-    for a text tower, and `image_present` and `text_present` [B] (bool) if there are both towers.
+    for a text tower, and `image_present` and `text_present` [B] (bool) if there are both towers. A
+    classifier of V pictures takes `pixel_values` [B, V, C, H, W] and `image_present` [B, V].
     Batch size and text length are free. Height and width are those of the image encoder. A graph
     cannot raise: the logits of a sample with neither modality have no meaning.
 
@@ -81,6 +80,8 @@ def export_model(
         batches: the model inputs for the comparison, as the processor makes them. Entries that are
             no input of the graph (labels) are ignored. None draws random batches: of one sample and
             of several, with texts of several lengths, and with each modality missing.
+        windows: whether texts are in windows [B, W, L], as a processor with long_text="chunk" makes
+            them of long texts. The number of windows is free.
         tolerance: the largest difference of logits that counts as equal.
 
     Returns:
@@ -113,9 +114,11 @@ def export_model(
             raise ValueError(
                 f"model must be in float32 for .onnx, got {', '.join(halves)}. Use model.float()."
             )
-    names = _input_names(model)
+    names = input_names(model)
     checked = list(
-        _drawn(model) if batches is None else (_completed(model, batch, names) for batch in batches)
+        drawn(model, windows=windows)
+        if batches is None
+        else (completed(model, batch, names, windows) for batch in batches)
     )
     if not checked:
         raise ValueError(
@@ -128,7 +131,7 @@ def export_model(
         with evaluating(model), torch.no_grad(), _without_idle_masks(model):
             expected = [_Graph(model, names)(*batch.values()) for batch in checked]
             write = _write_onnx if target.suffix == ".onnx" else _write_program
-            answer = write(model, names, Path(folder) / target.name)
+            answer = write(model, names, windows, Path(folder) / target.name)
             pairs = zip(checked, expected, strict=True)
             # torch's max returns NaN if there is one. Python's max may skip it.
             apart = float(
@@ -166,28 +169,28 @@ class _Graph(nn.Module):
         return self.model(**dict(zip(self.names, inputs, strict=True))).logits
 
 
-def _input_names(model: FusionClassifier) -> tuple[str, ...]:
-    """Returns the names of the graph's inputs."""
-    # Flags of presence only with both towers: with one tower, every sample has its modality.
-    encoded = [name for modality in model.modalities for name in MODALITIES[modality].encoded]
-    return (*encoded, *(_PRESENT if len(model.modalities) == 2 else ()))
-
-
 def _program(
-    model: FusionClassifier, names: tuple[str, ...]
+    model: FusionClassifier, names: tuple[str, ...], windows: bool
 ) -> tuple[_Graph, tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
     """Returns what torch.export and torch.onnx trace: module, batch, and free axes per input."""
     # Two samples and more than one token, because torch makes an axis of length 1 a constant.
-    traced = _draw(model, names, batch=2, length=min(8, _longest(model)), seed=0)
+    # So are two windows.
+    size = {"batch": 2, "length": min(8, longest(model)), "windows": 2 * windows}
+    traced = draw(model, names, **size, seed=0)
     batch = torch.export.Dim("batch")
-    length = torch.export.Dim("length", max=_longest(model))
-    free = tuple({0: batch, 1: length} if name in _TEXT else {0: batch} for name in names)
+    free_text: dict[int, Any] = {0: batch}
+    if windows:
+        free_text[1] = torch.export.Dim("windows")
+    free_text[1 + windows] = torch.export.Dim("length", max=longest(model))
+    free = tuple(free_text if name in TEXT else {0: batch} for name in names)
     return _Graph(model, names).eval(), tuple(traced.values()), free
 
 
-def _write_program(model: FusionClassifier, names: tuple[str, ...], path: Path) -> Any:
+def _write_program(
+    model: FusionClassifier, names: tuple[str, ...], windows: bool, path: Path
+) -> Any:
     """Returns a function from a batch to the logits of the .pt2 file that was written."""
-    graph, traced, free = _program(model, names)
+    graph, traced, free = _program(model, names, windows)
     exported = torch.export.export(graph, traced, dynamic_shapes=(free,), strict=False)
     torch.export.save(
         exported, path, extra_files={"mmfusion.json": json.dumps(_description(model))}
@@ -196,12 +199,12 @@ def _write_program(model: FusionClassifier, names: tuple[str, ...], path: Path) 
     return lambda batch: module(*batch.values())
 
 
-def _write_onnx(model: FusionClassifier, names: tuple[str, ...], path: Path) -> Any:
+def _write_onnx(model: FusionClassifier, names: tuple[str, ...], windows: bool, path: Path) -> Any:
     """Returns a function from a batch to the logits of the .onnx file that was written."""
     # Imported here, because it is an optional dependency.
     import onnxruntime
 
-    graph, traced, free = _program(model, names)
+    graph, traced, free = _program(model, names, windows)
     with _quiet("torch.onnx", "onnxscript", "onnx_ir"), warnings.catch_warnings():
         # torch warns of axes that share a name. Here they share it on purpose: all inputs have the
         # same batch size.
@@ -290,80 +293,6 @@ def _description(model: FusionClassifier) -> dict[str, Any]:
     if model.image_encoder is not None:
         described["input_spec"] = model.image_encoder.input_spec
     return described
-
-
-def _drawn(model: FusionClassifier) -> Iterator[dict[str, Tensor]]:
-    """Yields batches that differ from the traced one.
-
-    They have one sample or more, shorter or longer texts, and samples that lack a modality.
-    """
-    # At most 512 tokens, because at ModernBERT's full length the attention scores would fill the
-    # memory.
-    names, longest = _input_names(model), min(512, _longest(model))
-    for seed, (batch, length) in enumerate([(1, 2), (2, longest), (5, min(17, longest))], start=1):
-        drawn = _draw(model, names, batch=batch, length=length, seed=seed)
-        if "image_present" in drawn and batch > 2:
-            drawn["image_present"][0] = False
-            drawn["text_present"][1] = False
-        yield drawn
-
-
-def _draw(
-    model: FusionClassifier, names: tuple[str, ...], *, batch: int, length: int, seed: int
-) -> dict[str, Tensor]:
-    """Returns one random batch of the graph's inputs on the model's device."""
-    # Drawn on the CPU, so that the batches are the same on every device.
-    draw = torch.Generator().manual_seed(seed)
-    made: dict[str, Tensor] = {}
-    if model.image_encoder is not None:
-        spec = model.image_encoder.input_spec
-        made["pixel_values"] = torch.randn(
-            batch, spec["channels"], *spec["size"], generator=draw
-        ).to(model.dtype)
-    if model.text_encoder is not None:
-        lengths = torch.randint(1, length + 1, (batch, 1), generator=draw)
-        # One text has the full length, so that the last column holds a real token.
-        lengths[-1] = length
-        # Every vocabulary has the first ids.
-        made["input_ids"] = torch.randint(
-            0, min(100, _vocabulary(model)), (batch, length), generator=draw
-        )
-        made["attention_mask"] = (torch.arange(length) < lengths).long()
-    made |= {name: torch.ones(batch, dtype=torch.bool) for name in _PRESENT if name in names}
-    return {name: made[name].to(model.device) for name in names}
-
-
-def _completed(
-    model: FusionClassifier, batch: Mapping[str, Tensor], names: tuple[str, ...]
-) -> dict[str, Tensor]:
-    """Returns the graph's inputs of a processor's batch, on the model's device."""
-    used = [MODALITIES[name] for name in model.modalities]
-    lacking = [m.values for m in used if m.values not in batch]
-    lacking += [m.mask for m in used if m.mask is not None and m.mask not in batch]
-    if lacking:
-        raise ValueError(
-            f"batches must hold {', '.join(names)}, got one without {', '.join(lacking)}. "
-            "Use the model's processor."
-        )
-    used_inputs = {name: batch[name] for m in used for name in m.processed if name in batch}
-    completed = complete_inputs(model.modalities, used_inputs)
-    tensors = dict(completed.tensors)
-    tensors |= {MODALITIES[name].present: flags for name, flags in completed.present.items()}
-    types = {"pixel_values": model.dtype}
-    types |= dict.fromkeys(_TEXT, torch.int64) | dict.fromkeys(_PRESENT, torch.bool)
-    return {name: tensors[name].to(model.device, types[name]) for name in names}
-
-
-def _longest(model: FusionClassifier) -> int:
-    """Returns the text encoder's limit of tokens, or 512 if there is none."""
-    limit = None if model.text_encoder is None else model.text_encoder.max_length
-    return 512 if limit is None else limit
-
-
-def _vocabulary(model: FusionClassifier) -> int:
-    """Returns the size of the text encoder's vocabulary, or 1 if it is not known."""
-    assert model.text_encoder is not None
-    return model.text_encoder.vocab_size or 1
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from ..data.collate import FusionCollator
 from ..model.graph import evaluating
-from ..model.missing import MODALITIES, is_blank
+from ..model.missing import is_blank
+from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from ..model.validation import check_choice
@@ -203,7 +204,9 @@ def _answered(
     # The softmax of bfloat16 logits would lose digits, so they are converted first.
     logits = model(**inputs).logits.float()
     probabilities = logits.sigmoid() if model.multi_label else logits.softmax(-1)
-    present = {name: batch[MODALITIES[name].present].tolist() for name in model.modalities}
+    flags = {name: batch[MODALITIES[name].present] for name in model.modalities}
+    # A sample with one picture of several has its image.
+    present = {name: (f if f.ndim == 1 else f.any(1)).tolist() for name, f in flags.items()}
     return [
         Prediction(*row, tuple(name for name in model.modalities if not present[name][index]), None)
         for index, row in enumerate(

@@ -186,6 +186,9 @@ class FusionConfig(PreTrainedConfig):
         normalize_embeddings: whether a LayerNorm without parameters is applied to the tokens and
             the pooled vector of each tower before they meet mapper, strategy and head. Embeddings
             of two encoders have unlike scales; with it they share one.
+        num_views: the most pictures of one sample, such as the frontal and the lateral view of a
+            study. Above 1, a learned vector for each place is added to the embeddings of the
+            picture there. It starts at zero.
         temperature: number above 0 that logits are divided by outside of training. `fit` chooses it
             on validation data (Guo et al. 2017, arXiv 1706.04599). 1 leaves them as they are.
         **kwargs: what every transformers config takes: `num_labels`, `id2label`, `label2id`,
@@ -219,6 +222,7 @@ class FusionConfig(PreTrainedConfig):
     head_dropout: float | int = 0.0
     label_smoothing: float | int = 0.0
     normalize_embeddings: bool = True
+    num_views: int = 1
     temperature: float | int = 1.0
     problem_type: Literal["single_label_classification", "multi_label_classification"] | None = None
 
@@ -249,6 +253,9 @@ class FusionConfig(PreTrainedConfig):
         for field in ("image_encoder", "text_encoder"):
             value = getattr(self, field)
             entries[field] = value.to_dict() if isinstance(value, EncoderConfig) else value
+        if self.num_views == 1:
+            # Classifiers of one picture are saved as they were before there were several.
+            entries.pop("num_views", None)
         return entries
 
     def _check_labels(self, num_labels: int | None) -> None:
@@ -284,6 +291,8 @@ class FusionConfig(PreTrainedConfig):
             )
         for name in ("modality_dropout", "head_dropout", "label_smoothing"):
             check_probability(name, getattr(self, name))
+        if self.num_views < 1:
+            raise ValueError(f"num_views must be at least 1, got {self.num_views!r}.")
         if not self.auxiliary_loss_weight >= 0:
             raise ValueError(
                 f"auxiliary_loss_weight must be at least 0, got {self.auxiliary_loss_weight!r}. "

@@ -25,13 +25,13 @@ from .encoder_build import (
     rebuild,
     source_of,
 )
+from .facts import look
 from .graph import is_tracing
 from .load_open_clip import backbone_weights, build_open_clip
 from .load_projection import add_built_projection, refuse_projection
 from .load_transformers import build_transformers
 from .load_weights import load_weights
 from .masking import real_tokens_first
-from .missing import look
 from .packed_attention import use_packed_attention
 from .packing import Packing, packing_of
 from .types import Encoded, Lengths

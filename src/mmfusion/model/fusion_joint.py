@@ -137,10 +137,10 @@ class Joint(Fusion):
     def _group_embedding(self, image: Tower, joined: Hidden, places: int) -> Tensor:
         walked = image.walk_joined(joined, self.at)
         if not len(self.blocks):
-            # No mask is passed: all tokens of an absent image are equal, so their mean equals each
-            # of them.
-            return image.pool_joined(Hidden(walked.values[:, :places])).pooled
-        values = walked.values if self.at == self.depth else image.pool_joined(walked).tokens
+            assert joined.mask is not None
+            own = Hidden(walked.values[:, :places], joined.mask[:, :places])
+            return image.pool_joined(own)
+        values = walked.values if self.at == self.depth else image.norm_joined(walked)
         mask, lengths = joined.mask, joined.lengths
         *blocks, last = self.blocks
         for block in blocks:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .missing import BatchFacts
+from .facts import BatchFacts
 from .types import Fused
 
 

@@ -1,119 +1,22 @@
 """A batch's inputs by modality, and which samples lack which modality.
 
-This file names the inputs of each modality (`MODALITIES`). It completes and checks a batch
-(`complete_inputs`). It says which texts are missing: blank ones (`is_blank`), and those whose
-attention mask holds only zeros. It drops modalities while training (`drop_modalities`). What stands
-in for an absent modality is in `tower.py`.
+This file completes and checks a batch (`complete_inputs`). It says which texts are missing: blank
+ones (`is_blank`), and those whose attention mask holds only zeros. It drops modalities while
+training (`drop_modalities`). What stands in for an absent modality is in `tower.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 from jaxtyping import Bool
-from torch import Tensor
+from torch import Tensor, nn
 
+from .facts import BatchFacts, look, parts_of, presence
 from .graph import is_tracing
+from .modalities import MODALITIES, given_modalities, main_input
 from .types import on_device
-
-
-@final
-@dataclass(frozen=True)
-class Modality:
-    """The names of one modality's inputs.
-
-    Attributes:
-        name: "image" or "text".
-        values: what the processor makes of the modality.
-        mask: name of the input that marks the real tokens; None if the modality has no mask.
-        present: which samples have it.
-        state: what `mmfusion.cache_features` stored instead of `values`.
-        pooled: name of the stored pooled vectors; used if `state` was stored after the last block.
-    """
-
-    name: str
-    values: str
-    mask: str | None
-    present: str
-    state: str
-    pooled: str
-
-    @property
-    def processed(self) -> tuple[str, ...]:
-        """The names of what a processor makes."""
-        return (*self.encoded, self.present)
-
-    @property
-    def encoded(self) -> tuple[str, ...]:
-        """The names of what the encoder takes."""
-        return (self.values,) if self.mask is None else (self.values, self.mask)
-
-
-MODALITIES: dict[str, Modality] = {
-    "image": Modality(
-        "image", "pixel_values", None, "image_present", "image_state", "image_pooled"
-    ),
-    "text": Modality(
-        "text", "input_ids", "attention_mask", "text_present", "text_state", "text_pooled"
-    ),
-}
-"""The table of modalities: name -> its inputs."""
-
-
-@final
-@dataclass(frozen=True)
-class BatchFacts:
-    """Facts of a batch, known on the CPU, so that no code waits for the GPU to read them.
-
-    `FusionCollator` adds them to its batches. They hold for that batch alone: leave them out of a
-    call after you change the batch.
-
-    Attributes:
-        present: modality -> a flag per sample, for every modality with inputs in the batch.
-        text_lengths: how many real tokens each sample's text has, 0 where it is missing; None
-            without texts.
-        token_range: the smallest and the largest token id; padding counts as id 0. None without
-            token ids.
-        class_range: the smallest and the largest label, where labels are class indices; else None.
-        odd_label: a multi-label label that is neither 1, 0 nor NaN; None if there is none.
-        labelled: whether the batch had labels.
-    """
-
-    present: Mapping[str, tuple[bool, ...]]
-    text_lengths: tuple[int, ...] | None = None
-    token_range: tuple[int, int] | None = None
-    class_range: tuple[int, int] | None = None
-    odd_label: float | None = None
-    labelled: bool = False
-
-    def fits(self, inputs: Mapping[str, Tensor]) -> bool:
-        """Returns whether these can be the facts of `inputs`, judged by shapes and types alone.
-
-        `nn.DataParallel` hands the facts of a whole batch to each of its parts, where they do not
-        fit.
-
-        Args:
-            inputs: the tensors of a batch, masks included.
-        """
-        given = given_modalities(inputs)
-        rows = next(inputs[name].shape[0] for name in _main_inputs(MODALITIES) if name in inputs)
-        mask = inputs.get("attention_mask") if "text" in given else None
-        lengths = () if self.text_lengths is None else self.text_lengths
-        return (
-            set(self.present) == set(given)
-            and all(len(flags) == rows for flags in self.present.values())
-            and (self.text_lengths is None) == (mask is None)
-            and (
-                mask is None or (len(lengths) == rows and max(lengths, default=0) <= mask.shape[1])
-            )
-            and self.labelled == ("labels" in inputs)
-            and (self.class_range is None) == (not _are_classes(inputs.get("labels")))
-        )
-
-    def to(self, *_: object, **__: object) -> "BatchFacts":
-        """Returns these facts unchanged, so that code may call `.to` on each value of a batch."""
-        return self
 
 
 @final
@@ -124,12 +27,15 @@ class BatchInputs:
     Attributes:
         tensors: input name -> tensor; only what was given, and the mask of each given modality.
         present: modality -> True where a sample has it [B], on the device.
+        parts: modality -> True where a sample has the picture of a study, or the window of a text
+            [B, V]; only for modalities whose inputs have an axis of them.
         facts: what the host knows of the batch; None while a graph is traced, which cannot look at
             values.
     """
 
     tensors: Mapping[str, Tensor]
     present: Mapping[str, Bool[Tensor, " B"]]
+    parts: Mapping[str, Bool[Tensor, "B V"]]
     facts: BatchFacts | None
 
 
@@ -172,7 +78,7 @@ def complete_inputs(
     """
     tensors = {name: value for name, value in given.items() if value is not None}
     _check_names(modalities, tensors)
-    first = next(tensors[name] for name in _main_inputs(MODALITIES) if name in tensors)
+    first = main_input(tensors)
     # Not len(first): an exported graph would hold the batch size that it was traced with.
     rows, device = first.shape[0], first.device
     if not is_tracing():
@@ -180,14 +86,15 @@ def complete_inputs(
     for modality in (MODALITIES[name] for name in given_modalities(tensors)):
         if modality.mask is not None and modality.mask not in tensors:
             tokens = tensors[modality.values if modality.values in tensors else modality.state]
+            axes = 2 if modality.state in tensors else tokens.ndim
             tensors[modality.mask] = torch.ones(
-                tokens.shape[:2], dtype=torch.bool, device=tokens.device
+                tokens.shape[:axes], dtype=torch.bool, device=tokens.device
             )
-    present = {
-        name: _presence(modality, tensors, rows, device) for name, modality in MODALITIES.items()
-    }
+    found = {name: presence(modality, tensors, rows) for name, modality in MODALITIES.items()}
+    present = {name: one.present for name, one in found.items()}
+    parts = {name: one.parts for name, one in found.items() if one.parts is not None}
     if is_tracing():
-        return BatchInputs(tensors, present, None)
+        return BatchInputs(tensors, present, parts, None)
     if facts is None or not facts.fits(tensors):
         facts = look(tensors, present)
     elif device.type == "cpu" and facts != look(tensors, present):
@@ -197,52 +104,66 @@ def complete_inputs(
             "call after you change the batch."
         )
     _check_somebody(modalities, facts, rows)
-    return BatchInputs(tensors, present, facts)
+    return BatchInputs(tensors, present, parts, facts)
 
 
-def look(
-    tensors: Mapping[str, Tensor], present: Mapping[str, Bool[Tensor, " B"]] | None = None
-) -> BatchFacts:
-    """Returns the facts of a batch, read from its tensors.
-
-    It waits for the device once, or twice with multi-label labels.
+def with_views(given: Mapping[str, Tensor | None], num_views: int) -> dict[str, Tensor | None]:
+    """Returns the inputs with an axis of views, if the classifier knows several.
 
     Args:
-        tensors: input name -> tensor.
-        present: modality -> True where a sample has it [B]; None reads the flags and masks of
-            `tensors`.
+        given: input name -> tensor or None. Pictures without such an axis are the first views.
+        num_views: the most pictures of one sample.
+
+    Raises:
+        ValueError: if there are more.
     """
-    names = given_modalities(tensors)
-    if present is None:
-        first = next(tensors[name] for name in _main_inputs(MODALITIES) if name in tensors)
-        present = {
-            name: _presence(MODALITIES[name], tensors, first.shape[0], first.device)
-            for name in names
-        }
-    parts = [present[name].long() for name in names]
-    mask, ids, labels = (tensors.get(name) for name in ("attention_mask", "input_ids", "labels"))
-    mask = mask if "text" in names else None
-    if mask is not None:
-        real = mask.bool() & present["text"].unsqueeze(1)
-        parts.append(real.sum(1))
-        if _are_ids(ids) and ids is not None:
-            # Padding counts as id 0, which every vocabulary has, so it never fails the check.
-            parts.append(torch.stack(torch.where(real, ids, 0).aminmax()))
-    if labels is not None and _are_classes(labels):
-        parts.append(torch.stack(labels.long().aminmax()))
-    device = parts[0].device
-    numbers = iter(torch.cat([part.to(device) for part in parts]).tolist() if parts else [])
-    rows = len(parts[0]) if parts else 0
-    flags = {name: tuple(bool(next(numbers)) for _ in range(rows)) for name in names}
-    has_ids = mask is not None and _are_ids(ids)
-    return BatchFacts(
-        present=flags,
-        text_lengths=None if mask is None else tuple(next(numbers) for _ in range(rows)),
-        token_range=(next(numbers), next(numbers)) if has_ids else None,
-        class_range=(next(numbers), next(numbers)) if _are_classes(labels) else None,
-        odd_label=_odd_label(labels),
-        labelled=labels is not None,
-    )
+    inputs, image = dict(given), MODALITIES["image"]
+    places = parts_of(image, {name: value for name, value in given.items() if value is not None})
+    if places is not None and places > num_views:
+        raise ValueError(
+            f"{image.values} must hold at most {num_views} pictures per sample, got {places}. Make "
+            "the classifier with num_views=."
+        )
+    if num_views > 1 and places is None:
+        flags = inputs.get(image.present)
+        for name in (image.values, image.state, image.pooled):
+            value = inputs.get(name)
+            inputs[name] = None if value is None else value.unsqueeze(1)
+        state = inputs.get(image.state)
+        if flags is None and state is not None:
+            flags = torch.ones(state.shape[0], dtype=torch.bool, device=state.device)
+        inputs[image.present] = None if flags is None else flags.unsqueeze(1)
+    return inputs
+
+
+def graph_inputs(
+    modalities: Sequence[str], given: Mapping[str, Tensor], num_views: int, facts: BatchFacts | None
+) -> tuple[dict[str, Tensor], BatchFacts]:
+    """Returns every input of a graph, completed and checked, and the facts of the batch.
+
+    A graph takes a fixed set of inputs, and a fixed number of pictures per sample.
+
+    Args:
+        modalities: those that the classifier has a tower for.
+        given: input name -> tensor, as a processor makes them.
+        num_views: the most pictures of one sample.
+        facts: what the host knows of this batch, or None.
+
+    Raises:
+        ValueError: as for `complete_inputs` and `with_views`.
+    """
+    batch = complete_inputs(modalities, with_views(given, num_views), facts)
+    assert batch.facts is not None
+    used = [MODALITIES[name] for name in modalities]
+    inputs = {name: batch.tensors[name] for one in used for name in one.encoded}
+    inputs |= {one.present: batch.present[one.name] for one in used}
+    if "image" in batch.parts:
+        image = MODALITIES["image"]
+        inputs[image.present] = batch.parts["image"]
+        lacking = num_views - inputs[image.values].shape[1]
+        for name, axes in ((image.values, 3), (image.present, 0)):
+            inputs[name] = nn.functional.pad(inputs[name], [0, 0] * axes + [0, lacking])
+    return inputs, batch.facts
 
 
 def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
@@ -290,35 +211,6 @@ def drop_modalities(batch: BatchInputs, probability: float) -> BatchInputs:
     return replace(batch, present=present, facts=facts)
 
 
-def _main_inputs(table: Mapping[str, Modality]) -> list[str]:
-    """Returns the inputs that prove a modality is in the batch: its values or its state."""
-    return [name for modality in table.values() for name in (modality.values, modality.state)]
-
-
-def given_modalities(tensors: Iterable[str]) -> list[str]:
-    """Returns the modalities that a batch has inputs of."""
-    names = set(tensors)
-    return [
-        name
-        for name, modality in MODALITIES.items()
-        if modality.values in names or modality.state in names
-    ]
-
-
-def describes_itself(tensors: Iterable[str]) -> bool:
-    """Returns whether each modality in the batch comes with its mask and its presence flags.
-
-    A user's processor may omit masks and flags; the classifier then adds them.
-
-    Args:
-        tensors: the names of the inputs.
-    """
-    names = set(tensors)
-    given = [MODALITIES[name] for name in given_modalities(names)]
-    companions = [name for one in given for name in (one.mask, one.present) if name is not None]
-    return bool(given) and names.issuperset(companions)
-
-
 def _check_names(modalities: Sequence[str], tensors: Mapping[str, Tensor]) -> None:
     for modality in MODALITIES.values():
         for name in (modality.values, modality.state):
@@ -344,25 +236,6 @@ def _check_rows(tensors: Mapping[str, Tensor], rows: int) -> None:
                 )
 
 
-def _presence(
-    modality: Modality, tensors: Mapping[str, Tensor], rows: int, device: torch.device
-) -> Bool[Tensor, " B"]:
-    """Returns True where a sample has the modality; a text without a real token is missing."""
-    inputs = [tensors[name] for name in (modality.values, modality.state) if name in tensors]
-    if not inputs:
-        return torch.zeros(rows, dtype=torch.bool, device=device)
-    flags = tensors.get(modality.present)
-    if flags is None:
-        flags = torch.ones(rows, dtype=torch.bool, device=inputs[0].device)
-    if flags.shape != (rows,):
-        raise ValueError(
-            f"presence must be one flag per sample [{rows}], got {tuple(flags.shape)}."
-        )
-    if modality.mask is None:
-        return flags.bool()
-    return flags.bool() & tensors[modality.mask].bool().any(1)
-
-
 def _check_somebody(modalities: Sequence[str], facts: BatchFacts, rows: int) -> None:
     """Refuses samples that have none of the modalities."""
     absent = (False,) * rows
@@ -374,27 +247,3 @@ def _check_somebody(modalities: Sequence[str], facts: BatchFacts, rows: int) -> 
             f"every sample must have {needed}, got none in rows {empty[:10]} of the batch. Leave "
             "them out."
         )
-
-
-def _are_classes(labels: Tensor | None) -> bool:
-    """Returns whether labels are class indices, one at least."""
-    if labels is None or labels.ndim != 1:
-        return False
-    return not labels.is_floating_point() and labels.numel() > 0
-
-
-def _are_ids(ids: Tensor | None) -> bool:
-    """Returns whether there are integer token ids; the embedding refuses ids of other types."""
-    return ids is not None and not ids.is_floating_point() and ids.numel() > 0
-
-
-def _odd_label(labels: Tensor | None) -> float | None:
-    """Returns the first label of a multi-label batch that is neither 1, 0 nor NaN."""
-    if labels is None or not labels.is_floating_point() or not labels.numel():
-        return None
-    flat = labels.flatten()
-    is_odd = ~((flat == 0) | (flat == 1) | flat.isnan())
-    # One transfer for both numbers: argmax finds the first odd label, or 0 where there is none.
-    at = is_odd.int().argmax()
-    any_odd, value = torch.stack([is_odd.any().to(flat.dtype), flat[at.unsqueeze(0)][0]]).tolist()
-    return float(value) if any_odd else None

@@ -14,13 +14,15 @@ from .encoder_base import Encoder
 from .encoder_build import as_encoder, common_dtype, described_encoder
 from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
+from .facts import BatchFacts
 from .fusion import fusion_options, make_fusion
 from .fusion_base import Fusion, Head, Probe, TowerShapes
 from .load_weights import keep_weights, load_classifier
 from .loss import answers_loss, checked_labels, fused_loss
 from .mapper import EmbeddingMapper, make_mapper
-from .missing import BatchFacts, BatchInputs, complete_inputs, drop_modalities
-from .tower import CachePoint, Tower, start_tower
+from .missing import BatchInputs, complete_inputs, drop_modalities, with_views
+from .tower import CachePoint, Tower
+from .tower_start import tower_of
 from .types import Fused, FusionOutput
 from .validation import check_choice, described_writes
 
@@ -55,6 +57,7 @@ class FusionClassifier(PreTrainedModel):
             training.
         normalize_embeddings: whether embeddings are normalised before they meet (True by default;
             see `FusionConfig`).
+        num_views: the most pictures of one sample (1 by default; see `FusionConfig`).
 
     Raises:
         ValueError: when neither encoder is given, or an option does not exist or fit.
@@ -100,6 +103,7 @@ class FusionClassifier(PreTrainedModel):
         modality_dropout: float | None = None,
         auxiliary_loss_weight: float | None = None,
         normalize_embeddings: bool | None = None,
+        num_views: SupportsIndex | None = None,
     ):
         image = as_encoder(ImageEncoder, image_encoder)
         text = as_encoder(TextEncoder, text_encoder)
@@ -115,6 +119,7 @@ class FusionClassifier(PreTrainedModel):
             "modality_dropout": modality_dropout,
             "auxiliary_loss_weight": auxiliary_loss_weight,
             "normalize_embeddings": normalize_embeddings,
+            "num_views": num_views,
         }
         config = merged_config(
             config, {key: value for key, value in given.items() if value is not None}
@@ -153,6 +158,8 @@ class FusionClassifier(PreTrainedModel):
             None if weights is None else torch.tensor(weights).float(),
             persistent=False,
         )
+        if image is not None and config.num_views > 1:
+            self.view_embedding = nn.Parameter(torch.zeros(config.num_views, image.dim))
         if image is None or text is None:
             (tower,) = (tower for tower in (image, text) if tower is not None)
             self.head = Probe([tower.dim], config.num_labels, config.head_dropout)
@@ -246,11 +253,11 @@ class FusionClassifier(PreTrainedModel):
 
     def forward(
         self,
-        pixel_values: Float[Tensor, "B C H W"] | None = None,
-        input_ids: Int[Tensor, "B L"] | None = None,
+        pixel_values: Float[Tensor, "B *V C H W"] | None = None,
+        input_ids: Int[Tensor, "B *W L"] | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        image_present: Bool[Tensor, " B"] | None = None,
+        image_present: Bool[Tensor, "B ..."] | None = None,
         text_present: Bool[Tensor, " B"] | None = None,
         image_state: Tensor | None = None,
         image_pooled: Tensor | None = None,
@@ -263,15 +270,15 @@ class FusionClassifier(PreTrainedModel):
         """Returns logits, and a loss where labels are given.
 
         Args:
-            pixel_values: normalised pixels [B, C, H, W]; what stands in the row of an absent image
-                means nothing.
-            input_ids: token ids [B, L].
-            attention_mask: 1 where a token is real [B, L]; padding may be left or right. None means
-                all are. A row of zeros is a missing text.
+            pixel_values: normalised pixels [B, C, H, W], or [B, V, C, H, W] with V pictures of a
+                sample; what stands in the place of an absent picture means nothing.
+            input_ids: token ids [B, L], or [B, W, L] for texts in W windows.
+            attention_mask: 1 where a token is real, like `input_ids`; padding may be left or right.
+                None means all are. A row of zeros is a missing text, or a window that is not there.
             labels: class indices int [B]; or 1, 0, NaN float [B, C] where the problem is
                 multi-label.
-            image_present: False where a sample has no image [B]; None means all have one if
-                `pixel_values` is given.
+            image_present: False where a sample has no image [B], or lacks one of its pictures [B,
+                V]; None means all have one if `pixel_values` is given.
             text_present: False where a sample has no text [B]; None reads it from the mask.
             image_state: instead of pixel_values, what `mmfusion.cache_features` stored of the image
                 tower.
@@ -303,12 +310,13 @@ class FusionClassifier(PreTrainedModel):
             "text_state": text_state,
             "text_pooled": text_pooled,
         }
+        given = with_views(given, self.config.num_views)
         batch = complete_inputs(self.modalities, given, facts)
         if self.text_encoder is not None and batch.facts is not None:
-            self.text_encoder.check_texts(batch.facts.text_lengths, batch.facts.token_range)
+            self.text_encoder.check_texts(batch.facts.row_lengths, batch.facts.token_range)
         if self.training and self.config.modality_dropout and len(self.modalities) == 2:
             batch = drop_modalities(batch, self.config.modality_dropout)
-        fused = self._fuse(self._tower("image", batch), self._tower("text", batch))
+        fused = self._fuse(tower_of(self, "image", batch), tower_of(self, "text", batch))
         if not self.training and self.config.temperature != 1:
             fused = fused._replace(logits=fused.logits / self.config.temperature)
         loss = None if labels is None else self._loss(fused, labels, batch)
@@ -329,15 +337,6 @@ class FusionClassifier(PreTrainedModel):
         (tower,) = (tower for tower in (image, text) if tower is not None)
         pooled = tower.encode().pooled
         return Fused(pooled, self.head([pooled], [tower.present]), pooled, pooled)
-
-    def _tower(self, name: str, batch: BatchInputs) -> Tower | None:
-        """Returns a modality's tower for a batch, or None without such an encoder."""
-        encoder: Encoder | None = getattr(self, f"{name}_encoder")
-        if encoder is None:
-            return None
-        stand_in = getattr(self, f"absent_{name}", None)
-        point, normalize = self.cache_point(name), self.config.normalize_embeddings
-        return start_tower(encoder, name, batch, stand_in, point, normalize=normalize)
 
     def cache_point(self, modality: str) -> CachePoint:
         """Returns the point up to which the output of a tower may be stored.

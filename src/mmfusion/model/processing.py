@@ -23,10 +23,21 @@ from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .images import ImageSource, load_image
 from .missing import is_blank
-from .processing_inputs import as_list, checked_max_length, load_tokenizer, saved_tokenizer
-from .processing_open_clip import open_clip_tokenizer
+from .processing_inputs import (
+    aligned,
+    as_list,
+    as_views,
+    check_samples,
+    check_vocabulary,
+    checked_count,
+    checked_max_length,
+    load_tokenizer,
+    saved_tokenizer,
+)
+from .processing_open_clip import tokenizer_of
 from .processing_published import published_of
 from .processing_size import checked_fit, checked_spec, fitted, normalised
+from .processing_text import checked_long_text, tokenized
 from .template import template_columns, write_text
 from .validation import closest, described_errors
 
@@ -61,6 +72,12 @@ class FusionProcessor(ProcessorMixin):
             it has after published weights were loaded, and "squash" if not.
         template: a sentence with names of columns in braces, such as "{sex}, {age} years.". A text
             may then be a mapping of columns to values (`mmfusion.model.template`).
+        num_views: the most pictures of one sample. Above 1, a sample's images may be a list of
+            them; None in it stands for a picture that is not there.
+        long_text: what happens to texts longer than `max_length`. "truncate" keeps their beginning,
+            "head_tail" a quarter from their beginning and the rest from their end. "chunk" keeps
+            all, in overlapping windows that the classifier encodes one by one.
+        overlap: how many tokens two windows share; None means an eighth of `max_length`.
 
     Raises:
         ValueError: for an unknown `fit` or interpolation, for a mean that is not finite or a std of
@@ -84,6 +101,9 @@ class FusionProcessor(ProcessorMixin):
         max_length: int | None = None,
         fit: str | None = None,
         template: str | None = None,
+        num_views: int = 1,
+        long_text: str = "truncate",
+        overlap: int | None = None,
     ):
         if tokenizer is None and input_spec is None:
             raise ValueError(
@@ -103,6 +123,9 @@ class FusionProcessor(ProcessorMixin):
         self.max_length = checked_max_length(max_length)
         self.fit = checked_fit(fit, self.input_spec)
         self.template = template
+        self.num_views = checked_count("num_views", num_views)
+        self.long_text = long_text
+        self.overlap = checked_long_text(long_text, overlap, self.max_length, tokenizer)
         self.chat_template = None
 
     @classmethod
@@ -115,6 +138,9 @@ class FusionProcessor(ProcessorMixin):
         max_length: int | None = None,
         fit: str | None = None,
         template: str | None = None,
+        num_views: int = 1,
+        long_text: str = "truncate",
+        overlap: int | None = None,
     ) -> Self:
         """Returns the processor that fits the encoders.
 
@@ -127,31 +153,24 @@ class FusionProcessor(ProcessorMixin):
             max_length: a limit below that of the text encoder.
             fit: as for the class.
             template: as for the class.
+            num_views: as for the class.
+            long_text: as for the class.
+            overlap: as for the class.
 
         Raises:
             ValueError: if the tokenizer is not known, or has more tokens than the text encoder.
         """
-        if text_encoder is None:
-            return cls(None, None if image_encoder is None else image_encoder.input_spec, None, fit)
-        if tokenizer is None and text_encoder.config.source == "open_clip":
-            part = (text_encoder.config.options or {})["model_cfg"]["text_cfg"]
-            tokenizer = open_clip_tokenizer(text_encoder.config.name, part)
-        elif tokenizer is None:
-            tokenizer = text_encoder.config.name
-        if isinstance(tokenizer, (str, os.PathLike)):
-            tokenizer = load_tokenizer(tokenizer)
-        # An id beyond the vocabulary would fail inside the embedding, far from its cause.
-        if text_encoder.vocab_size is not None and len(tokenizer) > text_encoder.vocab_size:
-            raise ValueError(
-                f"tokenizer must know at most the text encoder's {text_encoder.vocab_size} tokens, "
-                f"got {len(tokenizer)}. Use the tokenizer published with the text encoder."
-            )
-        max_length = checked_max_length(max_length)
-        # The config of XLNet says -1, which means no limit.
-        given = (max_length, text_encoder.max_length)
-        limits = [limit for limit in given if limit is not None and limit > 0]
         spec = None if image_encoder is None else image_encoder.input_spec
-        return cls(tokenizer, spec, min(limits) if limits else None, fit, template)
+        if text_encoder is None:
+            return cls(None, spec, None, fit, num_views=num_views)
+        if tokenizer is None:
+            tokenizer = tokenizer_of(text_encoder.config)
+        elif isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = load_tokenizer(tokenizer)
+        check_vocabulary(tokenizer, text_encoder.vocab_size)
+        given = (checked_max_length(max_length), text_encoder.max_length)
+        limit = min((one for one in given if one is not None), default=None)
+        return cls(tokenizer, spec, limit, fit, template, num_views, long_text, overlap)
 
     def __call__(
         self,
@@ -163,13 +182,14 @@ class FusionProcessor(ProcessorMixin):
         Args:
             images: one picture, or several: a list, a tuple, a column of a dataset or of pandas, an
                 array of paths, or an array [B, H, W, C] or [B, C, H, W]. None or NaN stands for a
-                missing picture.
+                missing picture. With `num_views` above 1, a sample may be a list of pictures.
             text: one text, or several in the same ways. None, NaN or an empty text stands for a
                 missing text. With a template, a text may be a mapping of columns to values.
 
         Returns:
             `pixel_values` [B, C, H, W] and `image_present` [B] if the processor has an image part;
             `input_ids` and `attention_mask` [B, L] and `text_present` [B] if it has a text part.
+            With `num_views` above 1: [B, V, C, H, W] and [B, V]. With texts in windows: [B, W, L].
 
         Raises:
             ImageError: if a picture cannot be read. The message names it.
@@ -177,56 +197,46 @@ class FusionProcessor(ProcessorMixin):
                 processor has no part for a modality.
             TypeError: if a text is neither a string nor, with a template, a mapping.
         """
-        pictures = as_list(images, "images")
-        texts = as_list(text, "text")
-        pictures, texts = self._aligned(pictures, texts)
+        data = self.inputs_of(images, text)
+        check_samples(data)
+        return data
+
+    def inputs_of(
+        self,
+        images: ImageSource | Iterable[ImageSource | None] | None = None,
+        text: Text | Iterable[Text | None] | None = None,
+    ) -> BatchFeature:
+        """Returns what a call returns, also of samples that have neither modality.
+
+        Args:
+            images: as for a call.
+            text: as for a call.
+        """
+        pictures, texts = as_list(images, "images"), as_list(text, "text")
+        without = [self.input_spec is None, self.tokenizer is None]
+        pictures, texts = aligned(pictures, texts, without)
         data: dict[str, Tensor] = {}
         if self.input_spec is not None:
             data |= self._pixels(pictures)
         if self.tokenizer is not None:
             data |= self._tokens(texts)
-        present = [data[name] for name in ("image_present", "text_present") if name in data]
-        nothing = (~torch.stack(present).any(0)).nonzero().flatten().tolist()
-        if nothing:
-            raise ValueError(
-                f"every sample must have an image or a text, got neither in rows {nothing[:10]}. "
-                "Leave them out."
-            )
         return BatchFeature(data)
-
-    def _aligned(
-        self, pictures: list[Any] | None, texts: list[Any] | None
-    ) -> tuple[list[Any], list[Any]]:
-        """Returns pictures and texts as two lists of equal length."""
-        if pictures is None and texts is None:
-            raise ValueError(
-                "images or text must be given, got neither. Pass one of them, or both."
-            )
-        for values, name, part in (
-            (pictures, "images", self.input_spec),
-            (texts, "text", self.tokenizer),
-        ):
-            if values is not None and part is None and any(value is not None for value in values):
-                raise ValueError(
-                    f"{name} must be left out of a processor without that part, got {len(values)}."
-                )
-        length = len(pictures if pictures is not None else texts or [])
-        if pictures is not None and texts is not None and len(texts) != length:
-            raise ValueError(
-                f"images and text must be equally many, got {length} and {len(texts)}. "
-                "Use None for a missing one."
-            )
-        return pictures or [None] * length, texts or [None] * length
 
     def _pixels(self, pictures: list[Any]) -> dict[str, Tensor]:
         """Returns `pixel_values`, zero for missing pictures, and `image_present`."""
         assert self.input_spec is not None
         height, width = self.input_spec["size"]
-        pixels = torch.zeros(len(pictures), self.input_spec["channels"], height, width)
-        for row, picture in enumerate(pictures):
-            if picture is not None:
-                pixels[row] = self.pixel_values(load_image(picture))
-        present = torch.tensor([picture is not None for picture in pictures])
+        studies = [as_views(sample, self.num_views, row) for row, sample in enumerate(pictures)]
+        pixels = torch.zeros(
+            len(studies), self.num_views, self.input_spec["channels"], height, width
+        )
+        for row, views in enumerate(studies):
+            for place, picture in enumerate(views):
+                if picture is not None:
+                    pixels[row, place] = self.pixel_values(load_image(picture))
+        present = torch.tensor([[picture is not None for picture in views] for views in studies])
+        if self.num_views == 1:
+            pixels, present = pixels[:, 0], present[:, 0]
         return {"pixel_values": pixels, "image_present": present}
 
     def pixel_values(self, image: Image.Image) -> Tensor:
@@ -265,32 +275,16 @@ class FusionProcessor(ProcessorMixin):
                 )
         present = [not is_blank(value) for value in texts]
         filled = [value if here else "" for value, here in zip(texts, present, strict=True)]
-        options: dict[str, Any] = (
-            {"truncation": True, "max_length": self.max_length} if self.max_length else {}
-        )
-        encoded = self.tokenizer(
-            filled,
-            padding=True,
-            return_tensors="pt",
-            # The tokenizer of a SigLIP 2 gives none unasked, because its model takes none.
-            return_attention_mask=True,
-            return_overflowing_tokens=False,
-            **options,
-        )
-        # A tokenizer adds special tokens even to an empty text. A missing text has no real token.
-        mask = encoded["attention_mask"] * torch.tensor(present)[:, None]
-        reached = self.max_length is not None and bool((mask.sum(1) >= self.max_length).any())
-        # A fast tokenizer reports the tokens that it cut. Without that report, warn of every text
-        # that reaches the limit, because it may have been cut.
-        if reached and (not encoded.encodings or any(one.overflowing for one in encoded.encodings)):
+        limits = {"max_length": self.max_length, "overlap": self.overlap}
+        found = tokenized(self.tokenizer, filled, long_text=self.long_text, **limits)
+        if found.cut:
             logger.warning_once(
                 f"Texts are cut to the text encoder's limit of {self.max_length} tokens."
             )
-        return {
-            "input_ids": encoded["input_ids"],
-            "attention_mask": mask,
-            "text_present": torch.tensor(present),
-        }
+        flags = torch.tensor(present)
+        # A tokenizer adds special tokens even to an empty text. A missing text has no real token.
+        mask = found.mask * flags.view(-1, *[1] * (found.mask.ndim - 1))
+        return {"input_ids": found.ids, "attention_mask": mask, "text_present": flags}
 
     @property
     def model_input_names(self) -> list[str]:
@@ -298,6 +292,12 @@ class FusionProcessor(ProcessorMixin):
         image = ["pixel_values", "image_present"] if self.input_spec is not None else []
         text = ["input_ids", "attention_mask", "text_present"] if self.tokenizer is not None else []
         return image + text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the saved entries; those that were added later are left out at their defaults."""
+        entries: dict[str, Any] = super().to_dict()
+        added = {"num_views": 1, "long_text": "truncate", "overlap": None}
+        return {key: value for key, value in entries.items() if added.get(key, self) != value}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any

@@ -3,10 +3,11 @@
 import operator
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
@@ -67,6 +68,113 @@ def _is_not_a_number(value: Any) -> bool:
     return bool(is_float and value != value) or type(value).__name__ == "NAType"
 
 
+def aligned(
+    pictures: list[Any] | None, texts: list[Any] | None, without: Sequence[bool]
+) -> tuple[list[Any], list[Any]]:
+    """Returns pictures and texts as two lists of equal length.
+
+    Args:
+        pictures: what the processor was given, or None.
+        texts: the same.
+        without: whether the processor has no part for pictures, and none for texts.
+
+    Raises:
+        ValueError: if both are None, if they differ in length, or if there is no part for one.
+    """
+    if pictures is None and texts is None:
+        raise ValueError("images or text must be given, got neither. Pass one of them, or both.")
+    names = ("images", "text")
+    for values, name, lacks in zip((pictures, texts), names, without, strict=True):
+        if values is not None and lacks and any(value is not None for value in values):
+            raise ValueError(
+                f"{name} must be left out of a processor without that part, got {len(values)}."
+            )
+    length = len(pictures if pictures is not None else texts or [])
+    if pictures is not None and texts is not None and len(texts) != length:
+        raise ValueError(
+            f"images and text must be equally many, got {length} and {len(texts)}. "
+            "Use None for a missing one."
+        )
+    return pictures or [None] * length, texts or [None] * length
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int | None) -> None:
+    """Refuses a tokenizer with more tokens than a text encoder has embeddings for.
+
+    Args:
+        tokenizer: of transformers.
+        size: how many the encoder has; None if it does not say.
+
+    Raises:
+        ValueError: an id beyond the vocabulary would fail inside the embedding, far from its cause.
+    """
+    if size is not None and len(tokenizer) > size:
+        raise ValueError(
+            f"tokenizer must know at most the text encoder's {size} tokens, got {len(tokenizer)}. "
+            "Use the tokenizer published with the text encoder."
+        )
+
+
+def check_samples(data: Mapping[str, Tensor]) -> None:
+    """Refuses samples that have neither an image nor a text.
+
+    Args:
+        data: the inputs that a processor made.
+
+    Raises:
+        ValueError: naming the rows.
+    """
+    flags = [data[name] for name in ("image_present", "text_present") if name in data]
+    present = [one if one.ndim == 1 else one.any(1) for one in flags]
+    nothing = (~torch.stack(present).any(0)).nonzero().flatten().tolist()
+    if nothing:
+        raise ValueError(
+            f"every sample must have an image or a text, got neither in rows {nothing[:10]}. "
+            "Leave them out."
+        )
+
+
+def as_views(sample: Any, num_views: int, row: int) -> list[Any]:
+    """Returns the pictures of one sample, None where there is none.
+
+    Args:
+        sample: a picture, a list of pictures, or None.
+        num_views: the most pictures of one sample.
+        row: of the sample, for the error.
+
+    Raises:
+        ValueError: if there are more, or several for a processor of one.
+    """
+    is_list = isinstance(sample, (list, tuple))
+    views = list(sample) if is_list else [sample]
+    if len(views) > num_views:
+        raise ValueError(
+            f"images must hold at most {num_views} pictures per sample, got {len(views)} in row "
+            f"{row}. Make processor and classifier with num_views={len(views)}."
+        )
+    return views + [None] * (num_views - len(views))
+
+
+def checked_count(name: str, value: Any, advice: str = "") -> int:
+    """Returns a whole number above 0; numpy's integers count.
+
+    Args:
+        name: of the option, for the error.
+        value: what the user gave.
+        advice: what to do, for the error.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        number = 0 if isinstance(value, bool | np.bool_) else operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise ValueError(f"{name} must be a whole number above 0, got {value!r}. {advice}".strip())
+    return number
+
+
 def checked_max_length(value: Any) -> int | None:
     """Returns the largest number of tokens as an int; numpy's integers count.
 
@@ -78,15 +186,7 @@ def checked_max_length(value: Any) -> int | None:
     """
     if value is None:
         return None
-    try:
-        number = 0 if isinstance(value, bool | np.bool_) else operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise ValueError(
-            f"max_length must be a whole number above 0, got {value!r}. None means no limit."
-        )
-    return number
+    return checked_count("max_length", value, "None means no limit.")
 
 
 def load_tokenizer(name: str | os.PathLike[str], **options: Any) -> PreTrainedTokenizerBase:

@@ -10,6 +10,7 @@ from tokenizers import Regex, normalizers
 from transformers import CLIPTokenizer, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
+from .configuration import EncoderConfig
 from .processing_inputs import load_tokenizer
 
 SCHEMES = ("hf-hub:", "local-dir:")
@@ -59,6 +60,20 @@ def without_scheme(name: str) -> str:
         name: the name.
     """
     return next((name.removeprefix(s) for s in SCHEMES if name.startswith(s)), name)
+
+
+def tokenizer_of(config: EncoderConfig) -> PreTrainedTokenizerBase:
+    """Returns the tokenizer that was published with a text encoder.
+
+    Args:
+        config: of the encoder.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if config.source == "open_clip":
+        return open_clip_tokenizer(config.name, (config.options or {})["model_cfg"]["text_cfg"])
+    return load_tokenizer(config.name)
 
 
 def open_clip_tokenizer(name: str, text_cfg: Mapping[str, Any]) -> PreTrainedTokenizerBase:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .encoder_base import Encoder
 from .graph import is_tracing
 from .masking import normalized
-from .missing import MODALITIES, BatchInputs
+from .parts import Parts, pool_each
 from .types import Encoded, Hidden, Lengths
 
 
@@ -59,6 +59,8 @@ class Tower:
         start_at: where `start` was taken.
         normalize: whether the output of the encoder is normalised (`normalized`). A `start` from
             after the pooling is normalised already.
+        parts: which pictures or windows the present samples have, where `inputs` or `start` have an
+            axis of them behind that of the batch.
 
     Attributes:
         pooled: the pooled vectors of the whole batch [B, D]; None before the tower is encoded. A
@@ -77,6 +79,7 @@ class Tower:
         start: Hidden | None = None,
         start_at: CachePoint | None = None,
         normalize: bool = False,
+        parts: Parts | None = None,
     ):
         if flags is None and not is_tracing():
             flags = present.tolist()
@@ -90,9 +93,13 @@ class Tower:
         self.pooled: Tensor | None = None
         self._normalize = normalize
         self._flags = flags
+        self._parts = parts
+        # How many tokens each part has, once it is encoded.
+        self._places = 1
         self._start_at = CachePoint(0) if start_at is None else start_at
         self._block = self._start_at.block
-        self._lengths = self._of_present(lengths)
+        # Those of what is encoded: of each present sample, or of each of its windows.
+        self._lengths = self._of_present(lengths) if parts is None else parts.lengths
         has_mask = inputs is not None and len(inputs) > 1
         self._is_masked = has_mask or (start is not None and start.mask is not None)
         self._inputs = None if inputs is None or self.is_empty else self._select(inputs)
@@ -134,7 +141,8 @@ class Tower:
         assert hidden is not None
         if self._start_at.pooled:
             assert hidden.mask is not None and hidden.pooled is not None
-            encoded = self._fill(Encoded(hidden.values, hidden.mask, hidden.pooled))
+            encoded = Encoded(hidden.values, hidden.mask, hidden.pooled)
+            encoded = self._fill(self._joined(encoded))
             self.pooled = encoded.pooled
             return encoded
         return self._output(self.encoder.pool(hidden))
@@ -152,7 +160,7 @@ class Tower:
         values, mask = self._hidden.values, self._hidden.mask
         if mask is None:
             mask = torch.ones(values.shape[:2], dtype=torch.bool, device=values.device)
-        return self._fill(Encoded(values, mask, values[:, 0]))
+        return self._fill(self._joined(Encoded(values, mask, values[:, 0])))
 
     def walk_joined(self, joined: Hidden, start: int) -> Hidden:
         """Runs the remaining blocks on a sequence of own and foreign tokens; returns the result.
@@ -163,13 +171,26 @@ class Tower:
         """
         return self.encoder.walk(start, self.encoder.num_blocks, joined)
 
-    def pool_joined(self, joined: Hidden) -> Encoded:
-        """Applies the tower's last norm and its own pooling to a walked sequence.
+    def pool_joined(self, joined: Hidden) -> Tensor:
+        """Returns the pooled vectors of this tower's own tokens in a walked sequence [B, D].
 
         Args:
-            joined: what `walk_joined` returned, or its first places.
+            joined: what `walk_joined` returned, cut to the places of the tower's own tokens.
         """
-        return self.encoder.pool(joined)
+        if self._parts is None:
+            # No mask is passed: all tokens of an absent image are equal, so their mean equals each
+            # of them.
+            return self.encoder.pool(joined._replace(mask=None)).pooled
+        parts = joined.values.shape[1] // self._places
+        return pool_each(joined, parts, self.encoder.pool).pooled
+
+    def norm_joined(self, joined: Hidden) -> Tensor:
+        """Returns the tokens of a walked sequence after the tower's last norm [B, N, D].
+
+        Args:
+            joined: what `walk_joined` returned.
+        """
+        return self.encoder.pool(joined).tokens
 
     @property
     def packs_joined(self) -> bool:
@@ -193,12 +214,17 @@ class Tower:
             return [1] * self.batch
         if not self.encoder.adapter.keeps_mask:
             return None
-        if self._lengths is None:
-            if self._is_masked:
-                return None
-            real = [encoded.tokens.shape[1]] * sum(self._flags)
+        real: list[int] | None
+        if self._parts is not None:
+            counts, real = self._parts.counts, self._parts.sample_lengths
+            if real is None and self._parts.weights is None and counts is not None:
+                real = [count * self._places for count in counts]
+        elif self._lengths is None:
+            real = None if self._is_masked else [encoded.tokens.shape[1]] * sum(self._flags)
         else:
             real = list(self._lengths)
+        if real is None:
+            return None
         following = iter(real)
         # A stand-in is one real token.
         return [next(following) if flag else 1 for flag in self._flags]
@@ -220,6 +246,7 @@ class Tower:
         else:
             kept = torch.where(mask.unsqueeze(-1), values, values.new_zeros(()))
             mean = kept.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        mean = mean if self._parts is None else self._parts.mean(mean)
         return self._spread(mean, stand_in)
 
     def scale(self, gate: Float[Tensor, "B D"]) -> None:
@@ -232,15 +259,21 @@ class Tower:
             return
         assert self._hidden is not None
         gate = gate if self.rows is None else gate[self.rows]
+        gate = gate if self._parts is None else self._parts.spread(gate)
         values = self._hidden.values
         shaped = gate[:, :, None, None] if values.ndim == 4 else gate[:, None, :]
         self._hidden = self._hidden._replace(values=values * shaped.to(values.dtype))
 
     def _output(self, encoded: Encoded) -> Encoded:
         """Returns what the tower hands on: normalised, for the whole batch."""
-        filled = self._fill(normalized(encoded) if self._normalize else encoded)
+        filled = self._fill(self._joined(normalized(encoded) if self._normalize else encoded))
         self.pooled = filled.pooled
         return filled
+
+    def _joined(self, encoded: Encoded) -> Encoded:
+        """Returns the present samples, the tokens of their parts side by side."""
+        self._places = encoded.tokens.shape[1]
+        return encoded if self._parts is None else self._parts.join(encoded)
 
     def _run(self, encode: Callable[..., Any]) -> Any:
         """Calls `encode` on the inputs, with the lengths if they are known."""
@@ -256,6 +289,12 @@ class Tower:
         return [length for length, flag in zip(lengths, self._flags, strict=True) if flag]
 
     def _select(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self._parts is not None:
+            chosen = tuple(map(self._parts.select, inputs))
+            if not is_tracing():
+                return chosen
+            present = self._parts.present.flatten()
+            return tuple(_neutral(value, present) for value in chosen)
         if self.rows is not None:
             return tuple(value[self.rows] for value in inputs)
         if is_tracing():
@@ -264,6 +303,12 @@ class Tower:
 
     def _select_hidden(self, start: Hidden) -> Hidden:
         start = start._replace(lengths=self._lengths)
+        if self._parts is not None:
+            select = self._parts.select
+            mask, pooled = (
+                None if value is None else select(value) for value in (start.mask, start.pooled)
+            )
+            return Hidden(select(start.values), mask, pooled)
         if self.rows is None:
             return start
         mask, pooled = (
@@ -299,67 +344,13 @@ class Tower:
     def _all_absent(self) -> Encoded:
         # One place more than prefix tokens: a pooling that leaves the prefix out still finds a
         # token.
-        places = self.encoder.num_prefix + 1
+        places = self._places = self.encoder.num_prefix + 1
         vector = self.stand_in
         if vector is None:
             vector = self.encoder.any_weight.new_zeros(self.encoder.dim)
         mask = _first_place(places, vector.device).expand(self.batch, -1)
         self.pooled = vector.expand(self.batch, -1)
         return Encoded(vector.expand(self.batch, places, -1), mask, self.pooled)
-
-
-def start_tower(
-    encoder: Encoder,
-    name: str,
-    batch: BatchInputs,
-    stand_in: Float[Tensor, " D"] | None,
-    cache_point: CachePoint,
-    *,
-    normalize: bool = False,
-) -> Tower:
-    """Returns the tower of one modality, which starts from inputs or from what a cache stored.
-
-    Args:
-        encoder: of the modality.
-        name: "image" or "text".
-        batch: the completed batch.
-        stand_in: as for `Tower`.
-        cache_point: the block that a stored state enters, if the state has no pooled vectors.
-        normalize: as for `Tower`.
-    """
-    modality, tensors, facts = MODALITIES[name], batch.tensors, batch.facts
-    present = batch.present[name]
-    flags = None if facts is None else facts.present.get(name, (False,) * len(present))
-    lengths = None if facts is None or modality.mask is None else facts.text_lengths
-    mask = None if modality.mask is None else tensors.get(modality.mask)
-    mask = None if mask is None else mask.bool()
-    if modality.state in tensors:
-        dtype = encoder.any_weight.dtype
-        state, pooled = tensors[modality.state].to(dtype), tensors.get(modality.pooled)
-        if pooled is not None:
-            cache_point, pooled = CachePoint(encoder.num_blocks, pooled=True), pooled.to(dtype)
-            if mask is None:
-                mask = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device)
-                lengths = None if flags is None else (state.shape[1],) * len(flags)
-        start = Hidden(state, mask, pooled)
-        return Tower(
-            encoder,
-            None,
-            present,
-            stand_in,
-            flags=flags,
-            lengths=lengths,
-            start=start,
-            start_at=cache_point,
-            normalize=normalize,
-        )
-    inputs: tuple[Tensor, ...] | None = None
-    if modality.values in tensors:
-        values = tensors[modality.values]
-        inputs = (values,) if mask is None else (values, mask)
-    return Tower(
-        encoder, inputs, present, stand_in, flags=flags, lengths=lengths, normalize=normalize
-    )
 
 
 def _rows_of(present: Tensor, flags: Sequence[bool]) -> Tensor | None:

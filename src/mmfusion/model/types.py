@@ -13,7 +13,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,14 +43,14 @@ def is_full(lengths: Lengths, places: int) -> bool:
 
 
 def on_device(
-    numbers: Sequence[int] | Sequence[bool],
+    numbers: Sequence[Any],
     device: torch.device,
     dtype: torch.dtype = torch.int64,
 ) -> Tensor:
     """Returns numbers of the host as a tensor on a device, without waiting for the device.
 
     Args:
-        numbers: a few integers or flags.
+        numbers: a few integers or flags, or lists of them.
         device: where the tensor is to lie.
         dtype: of the tensor.
     """

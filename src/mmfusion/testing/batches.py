@@ -14,7 +14,12 @@ _OUTSIDE_VOCABULARY = 10**6
 
 
 def tiny_batch(
-    model: FusionClassifier, batch: int = 4, *, missing: bool = True, seed: int = 0
+    model: FusionClassifier,
+    batch: int = 4,
+    *,
+    missing: bool = True,
+    windows: int = 1,
+    seed: int = 0,
 ) -> Batch:
     """Returns inputs and labels for `model`: noise as pixels, and random tokens of random lengths.
 
@@ -22,20 +27,33 @@ def tiny_batch(
         model: the classifier; it tells the sizes, the vocabulary and the number of labels.
         batch: the number of samples B, at least 1.
         missing: whether the first sample lacks its image and the second its text; a classifier of
-            one modality lacks nothing.
+            one modality lacks nothing. Where the classifier takes several pictures, samples lack
+            some of them in any case.
+        windows: the most windows of a text; 1 means texts without an axis of windows.
         seed: the seed of all random draws.
     """
     draw = torch.Generator().manual_seed(seed)
     data: Batch = {}
+    views = (model.config.num_views,) if model.config.num_views > 1 else ()
     if model.image_encoder is not None:
         spec = model.image_encoder.input_spec
-        data["pixel_values"] = torch.randn(batch, spec["channels"], *spec["size"], generator=draw)
-        data["image_present"] = torch.ones(batch, dtype=torch.bool)
+        shape = (batch, *views, spec["channels"], *spec["size"])
+        data["pixel_values"] = torch.randn(shape, generator=draw)
+        data["image_present"] = torch.ones(batch, *views, dtype=torch.bool)
+    if views:
+        # Each sample keeps another one of its pictures, and perhaps more.
+        kept = torch.arange(batch)[:, None] % views[0] == torch.arange(views[0])
+        data["image_present"] = kept | (torch.rand(batch, *views, generator=draw) < 0.5)
     if model.text_encoder is not None:
         longest = 7
-        lengths = torch.randint(2, longest + 1, (batch,), generator=draw)
-        data["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
-        ids = torch.randint(2, _vocabulary(model), (batch, longest), generator=draw)
+        shape = (batch, *([windows] if windows > 1 else []))
+        lengths = torch.randint(2, longest + 1, shape, generator=draw)
+        if windows > 1:
+            # The first text has one window, the next one two, and so on.
+            there = torch.arange(windows) <= torch.arange(batch)[:, None] % windows
+            lengths = lengths * there
+        data["attention_mask"] = (torch.arange(longest) < lengths[..., None]).long()
+        ids = torch.randint(2, _vocabulary(model), (*shape, longest), generator=draw)
         data["input_ids"] = torch.where(data["attention_mask"].bool(), ids, 0)
         data["text_present"] = torch.ones(batch, dtype=torch.bool)
     if missing and len(model.modalities) == 2:
@@ -68,16 +86,21 @@ def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0
         tensor([[0, 0, 1, 1]])
     """
     draw = torch.Generator().manual_seed(seed)
-    rows, width = batch["input_ids"].shape[0], batch["input_ids"].shape[1] + extra
-    ids = torch.randint(0, 9, (rows, width), generator=draw)
+    *axes, width = batch["input_ids"].shape
+    width += extra
+    own_ids, own_mask = (batch[n].flatten(0, -2) for n in ("input_ids", "attention_mask"))
+    ids = torch.randint(0, 9, (len(own_ids), width), generator=draw)
     ids[:, ::2] += _OUTSIDE_VOCABULARY
-    mask = torch.zeros(rows, width, dtype=batch["attention_mask"].dtype)
-    for row in range(rows):
-        real = batch["input_ids"][row][batch["attention_mask"][row].bool()]
+    mask = torch.zeros(len(own_ids), width, dtype=own_mask.dtype)
+    for row in range(len(own_ids)):
+        real = own_ids[row][own_mask[row].bool()]
         start = width - len(real) if side == "left" else 0
         ids[row, start : start + len(real)] = real
         mask[row, start : start + len(real)] = 1
-    return batch | {"input_ids": ids, "attention_mask": mask}
+    return batch | {
+        "input_ids": ids.unflatten(0, axes),
+        "attention_mask": mask.unflatten(0, axes),
+    }
 
 
 def with_longer_text(batch: Batch, encoder: TextEncoder | None, more: int = 5) -> Batch:
@@ -90,15 +113,15 @@ def with_longer_text(batch: Batch, encoder: TextEncoder | None, more: int = 5) -
     """
     mask, ids = batch["attention_mask"], batch["input_ids"]
     limit = None if encoder is None else encoder.max_length
-    width = ids.shape[1] + more if limit is None else min(ids.shape[1] + more, limit)
+    width = ids.shape[-1] + more if limit is None else min(ids.shape[-1] + more, limit)
     # The tokens are drawn from the batch, because these are in the vocabulary of any model.
     known = ids[mask.bool()]
-    text = known.repeat(width)[:width].unsqueeze(0)
+    text = known.repeat(width)[:width].expand(1, *ids.shape[1:-1], width)
     added = {name: value[-1:] for name, value in batch.items()}
     added |= {"input_ids": text, "attention_mask": torch.ones_like(text).to(mask.dtype)}
     if "text_present" in batch:
         added["text_present"] = torch.ones(1, dtype=torch.bool)
-    places = (0, width - ids.shape[1])
+    places = (0, width - ids.shape[-1])
     padded = batch | {
         "input_ids": torch.nn.functional.pad(ids, places),
         "attention_mask": torch.nn.functional.pad(mask, places),
@@ -109,7 +132,7 @@ def with_longer_text(batch: Batch, encoder: TextEncoder | None, more: int = 5) -
 def corrupted(batch: Batch, seed: int = 0) -> Batch:
     """Returns the batch with other contents in the inputs of absent images and texts.
 
-    The pixels of absent images become NaN. Absent texts get random tokens that the mask marks as
+    The pixels of absent pictures become NaN. Absent texts get random tokens that the mask marks as
     real.
 
     Args:

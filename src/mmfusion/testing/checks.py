@@ -156,26 +156,32 @@ def check_fusion(
     check_classifier(tiny_classifier(copy.deepcopy(fusion), mapper, image, text), setup=setup)
 
 
-def check_classifier(model: FusionClassifier, *, setup: str = "") -> None:
-    """Checks a classifier against every law except the walk and the compiled one.
+def check_classifier(*models: FusionClassifier, windows: int = 1, setup: str = "") -> None:
+    """Checks classifiers against every law except the walk and the compiled one.
+
+    Several classifiers share the new process of the round trip law.
 
     Args:
-        model: the classifier; the check works on a copy.
+        *models: at least one; the check works on copies.
+        windows: the most windows of a text in the batches, as for `tiny_batch`.
         setup: as for `check_round_trip_law`.
     """
-    check_round_trip_law(_check_in_this_process(model), setup=setup)
+    cases = [_check_in_this_process(model, windows) for model in models]
+    check_round_trip_law(*cases, setup=setup)
 
 
-def _check_in_this_process(model: FusionClassifier) -> tuple[FusionClassifier, dict[str, Tensor]]:
+def _check_in_this_process(
+    model: FusionClassifier, windows: int = 1
+) -> tuple[FusionClassifier, dict[str, Tensor]]:
     """Checks a classifier against all laws but the round trip; returns its copy and a batch."""
     model = copy.deepcopy(model).eval()
     redraw_parameters(model, 0)
-    batch = tiny_batch(model)
+    batch = tiny_batch(model, windows=windows)
     # Some strategies cut large batches into groups of texts of like length, and compiled graphs do
     # not. This batch is large enough, and its lengths differ enough, to be cut.
-    large = tiny_batch(model, 12)
+    large = tiny_batch(model, 12, windows=windows)
     if "attention_mask" in large:
-        large["attention_mask"][6:, 1:] = 0
+        large["attention_mask"][6:, ..., 1:] = 0
     check_batch_law(model, large)
     check_static_law(model, large)
     if model.text_encoder is not None:

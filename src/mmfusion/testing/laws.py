@@ -88,7 +88,8 @@ def check_missing_law(
     # A padded empty text has a mask of zeros. Without `text_present`, the model must derive from
     # this mask that the text is absent.
     unmarked = {name: value for name, value in batch.items() if name != "text_present"}
-    mask = torch.where(batch["text_present"][:, None], batch["attention_mask"], 0)
+    axes = [1] * (batch["attention_mask"].ndim - 1)
+    mask = torch.where(batch["text_present"].view(-1, *axes), batch["attention_mask"], 0)
     agree(
         "missing law (a mask of zeros)",
         expected,
@@ -96,8 +97,7 @@ def check_missing_law(
         tolerance,
     )
     for modality in model.modalities:
-        present = batch[f"{modality}_present"]
-        rows = present.nonzero().flatten().tolist()
+        rows = _present_rows(batch, modality)
         spent = tower_work(model, batch, modality)
         # The work must be the same as for a batch of only those samples that have the modality.
         needed = tower_work(model, picked(batch, rows), modality) if rows else 0
@@ -108,10 +108,17 @@ def check_missing_law(
         _check_without(model, batch, modality, tolerance)
 
 
+def _present_rows(batch: Batch, modality: str) -> list[int]:
+    """Returns the samples that have a modality; one picture of several is enough."""
+    present = batch[f"{modality}_present"]
+    rows: list[int] = present.view(len(present), -1).any(1).nonzero().flatten().tolist()
+    return rows
+
+
 def _check_without(model: FusionClassifier, batch: Batch, modality: str, tolerance: float) -> None:
     """Checks a batch whose samples all lack one modality, marked absent or not passed at all."""
     other = "text" if modality == "image" else "image"
-    rest = picked(batch, batch[f"{other}_present"].nonzero().flatten().tolist())
+    rest = picked(batch, _present_rows(batch, other))
     # No sample is left if the other modality is absent everywhere.
     if not len(rest["labels"]):
         return

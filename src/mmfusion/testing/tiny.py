@@ -273,9 +273,9 @@ def redraw_parameters(module: nn.Module, seed: int) -> None:
     """Draws every parameter of `module` anew in place, including gates and norms.
 
     The scales keep activations near 1. Weights are normal, divided by the square root of the number
-    of inputs of each output. Scales of norms are normal around 1 with standard deviation 0.2.
-    Biases, gates and all other parameters are normal around 0 with standard deviation 0.2.
-    Batch-norm statistics are drawn too, with positive variances.
+    of inputs of each output. Scales of norms and weights of answers are normal around 1 with
+    standard deviation 0.2. Biases, gates and all other parameters are normal around 0 with standard
+    deviation 0.2. Batch-norm statistics are drawn too, with positive variances.
 
     Args:
         module: any module.
@@ -289,7 +289,7 @@ def redraw_parameters(module: nn.Module, seed: int) -> None:
                 value = noise / (parameter.numel() / parameter.shape[0]) ** 0.5
             else:
                 value = 0.2 * noise + (
-                    1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0
+                    1.0 if parameter.ndim == 1 and name.endswith(("weight", "weights")) else 0.0
                 )
             parameter.copy_(value)
         for name, buffer in module.named_buffers():

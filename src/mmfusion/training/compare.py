@@ -79,6 +79,7 @@ def compare(
     tokenizer: PreTrainedTokenizerBase | str | None = None,
     max_length: int | None = None,
     fit: str | None = None,
+    long_text: str = "truncate",
     options: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] | None = None,
     resamples: int = 2000,
@@ -116,6 +117,7 @@ def compare(
         max_length: as for `FusionProcessor.from_encoders`.
         fit: how a picture of another shape is brought to the encoder's size, as for
             `FusionProcessor`.
+        long_text: what happens to texts that are too long, as for `FusionProcessor`.
         options: for `training_arguments`, such as `{"num_train_epochs": 5}`. The seed is that of
             each training.
         cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
@@ -134,7 +136,7 @@ def compare(
     started = time.perf_counter()
     _check_first(folds, seeds, resamples)
     image, text = _frozen(image_encoder, ImageEncoder), _frozen(text_encoder, TextEncoder)
-    encoders = Encoders(image, text, tokenizer, max_length, fit)
+    encoders = Encoders(image, text, tokenizer, max_length, fit, long_text)
     table = _with_encoders(_read(samples, template), encoders)
     chosen = rows_of(rows, encoders.modalities)
     texts, text_notes = _tied_texts(table, keep_texts)
@@ -148,6 +150,7 @@ def compare(
     answers = Answers(outcomes, parts, trainings.labels, list(table["group"]), resamples)
     settings: dict[str, Any] = {"folds": folds, "seeds": seeds, "resamples": resamples}
     settings |= {"template": template, "max_length": max_length, "fit": fit}
+    settings["long_text"] = long_text
     settings |= {
         "encoders": {"image": _name(image), "text": _name(text)},
         "options": dict(options or {}),

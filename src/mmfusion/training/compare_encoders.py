@@ -27,6 +27,7 @@ class Encoders:
         tokenizer: as for `FusionProcessor.from_encoders`.
         max_length: the largest number of tokens of a text, or None.
         fit: how pictures are brought to the encoder's size, as for `FusionProcessor`.
+        long_text: what happens to texts that are too long, as for `FusionProcessor`.
     """
 
     image: ImageEncoder | None
@@ -34,6 +35,7 @@ class Encoders:
     tokenizer: PreTrainedTokenizerBase | str | None = None
     max_length: int | None = None
     fit: str | None = None
+    long_text: str = "truncate"
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -63,8 +65,9 @@ class Encoders:
         tokenizer = self.tokenizer
         if isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = tokenizer_digest(tokenizer)
-        # What is stored without a `fit` keeps its digest.
+        # What is stored without these options keeps its digest.
         fit = [] if self.fit is None else [self.fit]
+        fit += [] if self.long_text == "truncate" else [self.long_text]
         digest.update(json.dumps([tokenizer, self.max_length, *fit]).encode())
         return digest.hexdigest()
 

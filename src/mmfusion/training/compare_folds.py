@@ -29,11 +29,11 @@ from .compare_encoders import Encoders
 from .compare_rows import TFIDF, ComparisonRow
 from .evaluate import predict
 from .feature_cache import CachedDataset, cache_features
-from .feature_store import content_key, needs_image_tokens
+from .feature_store import content_keys, needs_image_tokens
 from .fit import fit
 from .label_space import label_options
 from .recipe import RECIPES, is_solved_by_probes
-from .rows import has_modality
+from .rows import first_views, has_modality, most_views
 from .stored import kept
 from .warm_start import held_out_folds
 
@@ -124,7 +124,7 @@ class Trainings:
         self.names = class_names(samples)
         self.num_labels: int = len(self.names or ()) or label_options(samples)["num_labels"]
         self.content = {
-            name: [content_key(one, name) for one in samples[name]]
+            name: [content_keys(one, name) for one in samples[name]]
             for name in ("image", "text")
             if name in samples.column_names
         }
@@ -143,7 +143,11 @@ class Trainings:
         | seconds, parameters | of the training; how many parameters were trained |
         | curve | the log of the Trainer |
         """
-        told = [asdict(row), seed, *([int(i) for i in rows] for rows in vars(part).values())]
+        described = asdict(row)
+        if row.views is None:
+            # What was stored before there were views keeps its name.
+            del described["views"]
+        told = [described, seed, *([int(i) for i in rows] for rows in vars(part).values())]
         key = hashlib.sha256(json.dumps([self._key, *told], default=dict).encode()).hexdigest()
         shown = "".join(sign if sign.isalnum() else "-" for sign in row.name)
         path = self.folder / f"{shown}-{seed}-{number}-{key[:16]}.json"
@@ -152,8 +156,9 @@ class Trainings:
     def copies(self) -> int:
         """Returns how many pictures occur, byte for byte, in more than one group."""
         groups: dict[str | None, set[str]] = {}
-        for key, group in zip(self.content.get("image", []), self.samples["group"], strict=False):
-            groups.setdefault(key, set()).add(group)
+        for keys, group in zip(self.content.get("image", []), self.samples["group"], strict=False):
+            for key in keys if isinstance(keys, list) else [keys]:
+                groups.setdefault(key, set()).add(group)
         return sum(len(names) > 1 for key, names in groups.items() if key is not None)
 
     def prepare(self, rows: Sequence[ComparisonRow]) -> None:
@@ -218,7 +223,7 @@ class Trainings:
         set_seed(seed)
         model, processor = self._compose(row)
         rows = self._rows(row, model, processor)
-        has = has_modality(self.samples, row.modalities)
+        has = has_modality(self._pictures(row), row.modalities)
         is_solved = is_solved_by_probes(model)
         # A model without epochs needs no validation rows: its choices are made on held-out answers.
         train, asked = (part.known, part.known) if is_solved else (part.train, part.validation)
@@ -258,7 +263,7 @@ class Trainings:
             tested = has[part.test]
             seen = answers(rows, part.test[tested]) if tested.any() else None
             withheld = {
-                name: self._withheld(name, rows, train, part.test, answers)
+                name: self._withheld(name, row, rows, train, part.test, answers)
                 for name in (row.modalities if row.is_fused else ())
             }
         return {
@@ -275,6 +280,7 @@ class Trainings:
     def _withheld(
         self,
         name: str,
+        row: ComparisonRow,
         rows: Any,
         train: Array,
         test: Array,
@@ -282,7 +288,7 @@ class Trainings:
     ) -> list[list[float]]:
         """Returns the logits of the test rows [T, C] of a fused model that does not see `name`."""
         (other,) = {"image", "text"} - {name}
-        here = has_modality(self.samples, [other])[test]
+        here = has_modality(self._pictures(row), [other])[test]
         seen = answers(without(rows, name), test[here]) if here.any() else None
         filled: list[list[float]] = _filled(
             class_logits(self.labels[train], self.num_labels), here, seen
@@ -292,9 +298,11 @@ class Trainings:
     def _compose(self, row: ComparisonRow) -> tuple[FusionClassifier, FusionProcessor]:
         """Returns the untrained model of a row, and its processor."""
         image, text = self.encoders.taken(row)
+        views = most_views(self._pictures(row)) if image is not None else 1
         model = FusionClassifier(
             image_encoder=image,
             text_encoder=text,
+            num_views=views,
             **label_options(self.samples),
             **row.options(),
         )
@@ -304,8 +312,14 @@ class Trainings:
             tokenizer=self.encoders.tokenizer if text is not None else None,
             max_length=self.encoders.max_length,
             fit=self.encoders.fit if image is not None else None,
+            num_views=views,
+            long_text=self.encoders.long_text if text is not None else "truncate",
         )
         return model, processor
+
+    def _pictures(self, row: ComparisonRow) -> datasets.Dataset:
+        """Returns the samples with the pictures that the row's model sees."""
+        return self.samples if row.views is None else first_views(self.samples, row.views)
 
     def _rows(self, row: ComparisonRow, model: FusionClassifier, processor: FusionProcessor) -> Any:
         """Returns the samples as the row's model reads them.
@@ -313,7 +327,7 @@ class Trainings:
         The features of frozen encoders are computed once, for all folds and seeds.
         """
         if row.name not in self._prepared:
-            rows: Any = self.samples.select_columns([*row.modalities, "label", "group"])
+            rows: Any = self._pictures(row).select_columns([*row.modalities, "label", "group"])
             encoders = [getattr(model, f"{name}_encoder") for name in row.modalities]
             if any(encoder.num_frozen_blocks for encoder in encoders):
                 rows, _ = cache_features(model, processor, rows, self.cache)

@@ -23,6 +23,7 @@ class ComparisonRow:
         modalities: what the model sees: "image", "text", both, or nothing.
         fusion: the strategy of a model of both, by name or with options.
         mapper: its mapper, by name or with options. None: `linear`.
+        views: how many pictures of a sample the model sees, the first ones; None means all.
         published: an accuracy that was published for the same kind of model, which the report
             shows, or None.
 
@@ -36,8 +37,11 @@ class ComparisonRow:
     fusion: str | Mapping[str, Any] | None = None
     mapper: str | Mapping[str, Any] | None = None
     published: float | None = None
+    views: int | None = None
 
     def __post_init__(self) -> None:
+        if self.views is not None and self.views < 1:
+            raise ValueError(f"views must be at least 1 or None, got {self.views!r}.")
         if self.fusion is not None and not self.is_fused:
             raise ValueError(
                 f"modalities must be ('image', 'text') with a fusion strategy, "

@@ -54,7 +54,12 @@ def rows_digest(table: datasets.Dataset) -> str:
 
 
 def _file(value: Any) -> Any:
-    """Returns the name and the size of the file at a path; another value comes back as it is."""
+    """Returns the name and the size of the file at a path, also in a list of them.
+
+    Another value comes back as it is.
+    """
+    if isinstance(value, list):
+        return [_file(one) for one in value]
     if not isinstance(value, str) or not Path(value).is_file():
         return value
     return os.path.basename(value), os.path.getsize(value)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..model.fusion_base import Probe
 from ..model.graph import evaluating
-from ..model.missing import MODALITIES
+from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 
 Seen = dict[str, tuple[Tensor, Tensor]]

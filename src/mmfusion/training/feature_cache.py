@@ -18,10 +18,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data.collate import FusionCollator
 from ..data.labels import label_tensor
-from ..model.missing import MODALITIES, look
+from ..model.facts import look
+from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
-from .feature_store import TowerCache, content_key
+from .feature_store import TowerCache, content_keys
 
 
 @final
@@ -30,14 +31,15 @@ class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
 
     Args:
         dataset: the rows.
-        keys: modality -> the content key of each row, None where it lacks the modality.
+        keys: modality -> the content key of each row, or a list of them for a list of pictures;
+            None where it lacks the modality.
         caches: modality -> its cache.
     """
 
     def __init__(
         self,
         dataset: datasets.Dataset,
-        keys: Mapping[str, Sequence[str | None]],
+        keys: Mapping[str, Sequence[Any]],
         caches: Mapping[str, TowerCache],
     ):
         self.dataset = dataset
@@ -85,8 +87,7 @@ class CachedDataset(torch.utils.data.Dataset[dict[str, Any]]):
         """
         row: dict[str, Any] = {} if self._rest is None else dict(self._rest[index])
         for modality, cache in self.caches.items():
-            key = self.keys[modality][index]
-            row[f"{modality}_cached"] = None if key is None else cache.get(key)
+            row[f"{modality}_cached"] = _stored(cache, self.keys[modality][index])
         return row
 
 
@@ -100,7 +101,8 @@ class CachedCollator:
     """
 
     def __init__(self, processor: FusionProcessor, modalities: Sequence[str]):
-        self.collate = FusionCollator(processor)
+        # A sample may lack the modality that is not cached.
+        self.collate = FusionCollator(processor.inputs_of)
         self.modalities = tuple(modalities)
         self._processed = tuple(name for name in MODALITIES if name not in self.modalities)
 
@@ -166,6 +168,8 @@ def cache_features(
         if name in dataset.column_names
         and not model.cache_point(name).is_start
         and getattr(model, f"{name}_encoder").num_frozen_blocks
+        # Windows of a text are joined behind the encoder, so only its output can be stored.
+        and (name == "image" or processor.long_text != "chunk" or model.cache_point(name).pooled)
     ]
     if not modalities:
         raise ValueError(
@@ -176,16 +180,40 @@ def cache_features(
     for name in modalities:
         caches[name] = TowerCache(model, processor, name, Path(folder))
         column = list(dataset[name])
-        keys[name] = [content_key(source, name) for source in column]
-        pairs = zip(keys[name], column, strict=True)
-        sources = {key: source for key, source in pairs if key is not None}
+        keys[name] = [content_keys(source, name) for source in column]
+        sources: dict[str, Any] = {}
+        for key, source in zip(keys[name], column, strict=True):
+            is_list = isinstance(key, list)
+            pairs = zip(key, source, strict=True) if is_list else [(key, source)]
+            sources |= {one: value for one, value in pairs if one is not None}
         caches[name].add(sources, batch_size=batch_size)
     return CachedDataset(dataset, keys, caches), CachedCollator(processor, modalities)
 
 
-def _batch_of(name: str, rows: Sequence[tuple[Tensor, Tensor | None] | None]) -> dict[str, Tensor]:
+Stored = tuple[Tensor, Tensor | None] | None
+"""What a cache holds of one picture or text: state and pooled vector."""
+
+
+def _stored(cache: TowerCache, key: Any) -> Any:
+    """Returns what a cache holds of a key, of each of a list of keys, or None."""
+    if isinstance(key, list):
+        return [_stored(cache, one) for one in key]
+    return None if key is None else cache.get(key)
+
+
+def _batch_of_views(name: str, studies: Sequence[Sequence[Stored]]) -> dict[str, Tensor]:
+    """Returns the inputs that lists of stored pictures make, with an axis of views."""
+    most = max(map(len, studies))
+    flat = [one for study in studies for one in (*study, *[None] * (most - len(study)))]
+    batch = _batch_of(name, flat)
+    return {key: value.unflatten(0, (len(studies), most)) for key, value in batch.items()}
+
+
+def _batch_of(name: str, rows: Sequence[Any]) -> dict[str, Tensor]:
     """Returns the inputs that the stored rows of a modality make."""
     inputs = MODALITIES[name]
+    if any(isinstance(row, list) for row in rows):
+        return _batch_of_views(name, [row if isinstance(row, list) else [row] for row in rows])
     batch = {inputs.present: torch.tensor([row is not None for row in rows])}
     here = [row for row in rows if row is not None]
     if not here:

@@ -26,8 +26,10 @@ from ..model.encoder_base import Encoder
 from ..model.graph import evaluating
 from ..model.images import load_image
 from ..model.masking import masked_mean, normalized
-from ..model.missing import MODALITIES, is_blank
+from ..model.missing import is_blank
+from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
+from ..model.parts import Parts
 from ..model.processing import FusionProcessor
 from ..model.types import Encoded, Hidden
 from .digests import add_tensors
@@ -145,11 +147,21 @@ class TowerCache:
         argument = {"image": "images", "text": "text"}[self.modality]
         batch = self.processor(**{argument: list(sources)})
         inputs = tuple(batch[name].to(device) for name in MODALITIES[self.modality].encoded)
+        if self.modality == "image" and inputs[0].ndim == 5:
+            # Each picture of a study is stored by itself.
+            inputs = (inputs[0][:, 0],)
+        windows = None
+        if self.modality == "text" and inputs[0].ndim == 3:
+            counts = inputs[1].sum(-1)
+            there = counts > 0
+            windows = Parts(there, there.tolist(), weights=counts, lengths=counts.tolist())
+            inputs = (windows.select(inputs[0]), windows.select(inputs[1]))
         with evaluating(self.encoder):
             if self.point.pooled:
                 encoded = self.encoder(*inputs)
-                normalizes = self.model.config.normalize_embeddings
-                hidden = self._whole(normalized(encoded) if normalizes else encoded)
+                if self.model.config.normalize_embeddings:
+                    encoded = normalized(encoded)
+                hidden = self._whole(encoded if windows is None else windows.join(encoded))
             else:
                 hidden = self.encoder.walk(0, self.point.block, self.encoder.embed(*inputs))
         for row in range(len(sources)):
@@ -239,6 +251,18 @@ def content_key(source: Any, modality: str) -> str | None:
     return hashlib.sha256(described + picture.tobytes()).hexdigest()
 
 
+def content_keys(source: Any, modality: str) -> Any:
+    """Returns the `content_key` of a sample, or a list of them for a list of pictures.
+
+    Args:
+        source: a path, a picture, a text, a list of pictures, or None.
+        modality: "image" or "text".
+    """
+    if modality == "image" and isinstance(source, (list, tuple)):
+        return [content_key(one, modality) for one in source]
+    return content_key(source, modality)
+
+
 def _digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -294,10 +318,13 @@ def preprocessing(processor: FusionProcessor, modality: str) -> dict[str, Any]:
     """
     if modality == "image":
         return {"input_spec": processor.input_spec, "fit": processor.fit}
-    return {
+    described = {
         "tokenizer": tokenizer_digest(processor.tokenizer),
         "max_length": processor.max_length,
     }
+    if processor.long_text != "truncate":
+        described |= {"long_text": processor.long_text, "overlap": processor.overlap}
+    return described
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

@@ -77,3 +77,41 @@ def has_modality(table: datasets.Dataset, modalities: Sequence[str]) -> np.ndarr
     for name in set(modalities) & set(table.column_names):
         here |= np.asarray([value is not None for value in table[name]])
     return here
+
+
+def most_views(table: datasets.Dataset) -> int:
+    """Returns the most pictures of a row; 1 where rows have a picture and no list of them.
+
+    Args:
+        table: with the column `image`.
+
+    Example:
+        >>> most_views(datasets.Dataset.from_dict({"image": [["a.png", "b.png"], None]}))
+        2
+    """
+    if not isinstance(table.features["image"], datasets.List):
+        return 1
+    return max((len(views) for views in table["image"] if views is not None), default=1)
+
+
+def first_views(table: datasets.Dataset, views: int) -> datasets.Dataset:
+    """Returns rows with their first pictures alone.
+
+    Args:
+        table: with the column `image`.
+        views: how many are kept. With 1, the column holds pictures and no lists.
+
+    Example:
+        >>> table = datasets.Dataset.from_dict({"image": [["a.png", "b.png"], [None, "c.png"]]})
+        >>> list(first_views(table, 1)["image"])
+        ['a.png', None]
+    """
+    feature = table.features["image"]
+    if not isinstance(feature, datasets.List):
+        return table
+    kept: list[Any] = [None if row is None else row[:views] for row in table["image"]]
+    if views == 1:
+        kept, feature = [None if row is None else row[0] for row in kept], feature.feature
+    else:
+        kept = [row if row and any(row) else None for row in kept]
+    return table.remove_columns("image").add_column("image", kept, feature=feature)

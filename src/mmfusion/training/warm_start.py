@@ -23,7 +23,7 @@ from ..model.fusion_base import Fusion, Probe
 from ..model.fusion_guarded import Guarded
 from ..model.graph import evaluating
 from ..model.loss import classification_loss
-from ..model.missing import MODALITIES
+from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 from .regression import Solution, solve
 
