@@ -15,6 +15,7 @@ from mmfusion.model.missing import (
     is_blank,
 )
 from mmfusion.model.modalities import describes_itself
+from mmfusion.model.tower_start import tower_of
 
 
 def test_neither_modality_is_an_error(classifier: Any, batch: Any) -> None:
@@ -69,13 +70,12 @@ def test_modality_dropout_takes_one_modality_at_its_rate(
 ) -> None:
     model = classifier(modality_dropout=0.4, fusion="late")
     seen: list[Tensor] = []
-    tower = model._tower
 
-    def spy(name: str, batch: BatchInputs) -> Any:
+    def spy(model: Any, name: str, batch: BatchInputs) -> Any:
         seen.append(batch.present[name])
-        return tower(name, batch)
+        return tower_of(model, name, batch)
 
-    monkeypatch.setattr(model, "_tower", spy)
+    monkeypatch.setattr("mmfusion.model.modeling.tower_of", spy)
     rows = 2000
     present = torch.ones(rows, dtype=torch.bool)
     image_only, text_only = present.clone(), present.clone()
