@@ -271,7 +271,8 @@ def manifest(
 ) -> pd.DataFrame:
     """Returns the study's table: one row per report that has an X-ray.
 
-    Its columns are image, text (the text of the protocol), label, group (= uid), uid, view,
+    Its columns are image, text (the text of the protocol), label, group (= uid), uid, view, second
+    (another X-ray of the same study, the lateral one where it is known, empty if there is none),
     text_published, text_leak_free, impression, comparison and mesh_major (the headings joined by
     "|").
 
@@ -293,6 +294,11 @@ def manifest(
             "group": report.uid,
             "uid": report.uid,
             "view": joined.views[report.uid],
+            "second": (
+                joined.seconds[report.uid].resolve().as_posix()
+                if report.uid in joined.seconds
+                else None
+            ),
             "text_published": report.text("published"),
             "text_leak_free": report.text("leak-free"),
             "impression": report.impression,

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,8 +37,8 @@ from paired import METRICS, add_holm, minus_raw
 from provenance import typed_command, versions
 from rich.console import Console
 from segmenting import WAYS, segmented
-from study_data import StudyData, load
-from study_rows import study_rows
+from study_data import StudyData, load, paired
+from study_rows import rows_with_laterals, study_rows
 from transformers.utils import logging
 
 from mmfusion import Comparison, compare
@@ -87,6 +88,9 @@ def main(
     bf16: Annotated[bool, typer.Option(help="Train in bfloat16 (autocast).")] = False,
     image_name: ImageName = None,
     text_name: TextName = None,
+    laterals: Annotated[
+        bool, typer.Option(help="Open-i: add rows of frontal and lateral X-rays together.")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
     limit: Limit = None,
     data_seed: DataSeed = 0,
@@ -116,7 +120,11 @@ def main(
             "max_length": 64 if quick else None,
             "cache": folder / "cache",
         }
-        run(console, data, arguments, folder, ways, rows, protocol, quick, preset)
+        if laterals:
+            if ways != ["none"]:
+                raise ValueError("--laterals must be used with --segment none alone.")
+            data = replace(data, protocols={k: paired(v) for k, v in data.protocols.items()})
+        run(console, data, arguments, folder, ways, rows, protocol, quick, preset, laterals)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -132,6 +140,7 @@ def run(
     only_protocol: str,
     quick: bool,
     preset: str,
+    laterals: bool = False,
 ) -> None:
     """Compares the rows under every protocol and way, and writes results.json and report.md."""
     # The messages of the libraries would hide the progress bars of the study.
@@ -145,6 +154,7 @@ def run(
             # Of segmented pictures, the rows that train in epochs are left out for their time.
             solved = way != "none" and arguments["image_encoder"].is_frozen
             rows = study_rows(published, preset == "small", slow=not quick, solved=solved)
+            rows = rows_with_laterals(rows) if laterals else rows
             wanted = [r for r in rows if only_rows in (r if isinstance(r, str) else r.name)]
             if not wanted:
                 raise ValueError(f"--rows must be part of a row's name, got {only_rows!r}: {rows}")

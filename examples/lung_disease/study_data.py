@@ -99,6 +99,24 @@ def load(
     return StudyData(name, protocols, False, True, notes)
 
 
+def paired(samples: datasets.Dataset) -> datasets.Dataset:
+    """Returns samples whose pictures are lists: the X-ray and another one of the same study.
+
+    Args:
+        samples: with the column `second`, as the manifest of Open-i has it.
+
+    Raises:
+        ValueError: if no sample has a second X-ray.
+    """
+    seconds = samples["second"] if "second" in samples.column_names else []
+    if not any(seconds):
+        raise ValueError("--laterals needs two X-rays of a study, got none. Only Open-i has them.")
+    both = zip(samples["image"], seconds, strict=True)
+    pairs = [[first, second or None] for first, second in both]
+    feature = datasets.List(datasets.Value("string"))
+    return samples.remove_columns("image").add_column("image", pairs, feature=feature)
+
+
 def _openi(name: str, images: Path | None, work: Path, seed: int, limit: int | None) -> StudyData:
     """Returns the Open-i reports under both protocols, with real or with synthetic pictures."""
     chosen = openi.cohort(openi.read_reports(), seed=seed)

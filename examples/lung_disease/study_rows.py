@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mmfusion import ComparisonRow
@@ -70,3 +71,28 @@ def study_rows(
     if slow:
         rows.append(ComparisonRow("mmtm", fusion={"name": "mmtm", "pairs": 1}, mapper=tokens))
     return rows
+
+
+def rows_with_laterals(rows: list[str | ComparisonRow]) -> list[str | ComparisonRow]:
+    """Returns rows of frontal X-rays, and rows that see the lateral X-rays of the studies too.
+
+    Args:
+        rows: as `study_rows` returns them.
+    """
+    named = {
+        "image": ComparisonRow("image only", ("image",)),
+        **{name: ComparisonRow(name, fusion=name) for name in ("late", "guarded")},
+    }
+    whole = [named.get(row, row) if isinstance(row, str) else row for row in rows]
+    frontal = [
+        replace(one, views=1)
+        if isinstance(one, ComparisonRow) and "image" in one.modalities
+        else one
+        for one in whole
+    ]
+    return [
+        *frontal,
+        ComparisonRow("image only (frontal + lateral)", ("image",)),
+        ComparisonRow("concat (frontal + lateral)", fusion="concat", mapper="linear"),
+        ComparisonRow("late (frontal + lateral)", fusion="late"),
+    ]

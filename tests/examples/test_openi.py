@@ -172,6 +172,36 @@ class TestImages:
             assert joined.images["CXR1"].name == f"CXR1_IM-0001-{image}.png"
             joined.images["CXR1"].unlink()
 
+    @pytest.mark.parametrize(
+        ("views", "expected"),
+        [
+            (("frontal", "lateral", "unknown"), "12"),
+            (("unknown", "frontal", "lateral"), "23"),
+            (("frontal", "unknown", "unknown"), "12"),
+            (("frontal", "frontal", "unknown"), "13"),
+            (("frontal", "frontal", "frontal"), "12"),
+            (("unknown", "unknown", "lateral"), "13"),
+        ],
+    )
+    def test_another_view_stands_beside_the_chosen_one(self, tmp_path, views, expected):
+        one = report("CXR1", images=("1", "2", "3"))
+        for name in one.images:
+            (tmp_path / f"{name}.png").touch()
+        known = dict(zip(one.images, views, strict=True))
+        joined = openi_images.join_images([one], tmp_path, known)
+        found = (joined.images["CXR1"], joined.seconds["CXR1"])
+        assert "".join(path.name[-5] for path in found) == expected
+
+    def test_most_studies_of_the_collection_have_two(self, reports, tmp_path):
+        for name in (name for report in reports for name in report.images):
+            (tmp_path / f"{name}.png").touch()
+        pictured = [report for report in reports if report.images]
+        joined = openi_images.join_images(pictured, tmp_path, openi_images.read_views())
+        assert len(joined.images) == 3851
+        expected = {one.uid for one in pictured if len(one.images) > 1}
+        assert joined.seconds.keys() == expected and len(expected) == 3405
+        assert all(joined.images[uid] != joined.seconds[uid] for uid in expected)
+
     def test_png_goes_before_dicom(self, tmp_path):
         for name in ("1_IM-0001-1.dcm", "z/CXR1_IM-0001-1.png"):
             (tmp_path / name).parent.mkdir(exist_ok=True)

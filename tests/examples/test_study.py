@@ -4,11 +4,13 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from PIL import Image
 from provenance import typed_command
-from study_rows import study_rows
+from study_data import paired
+from study_rows import rows_with_laterals, study_rows
 from typer.testing import CliRunner
 
 from mmfusion import LungMask
@@ -44,6 +46,26 @@ def test_the_table_has_every_row_that_was_asked_for():
     # Only the run that must end within ten minutes leaves a strategy out.
     quick = rows_of(study_rows(published=True, narrow=True, slow=False), ["image", "text"])
     assert {row.name for row in rows} - {row.name for row in quick} == {"mmtm"}
+
+
+def test_rows_of_frontal_and_lateral_x_rays():
+    plain = study_rows(True, True)
+    rows = {row if isinstance(row, str) else row.name: row for row in rows_with_laterals(plain)}
+    names = [row if isinstance(row, str) else row.name for row in plain]
+    assert list(rows)[: len(names)] == names
+    assert rows["image only"].views == rows["late"].views == rows["concat (mlp)"].views == 1
+    assert rows["text only"].views is None and rows["tfidf"] == "tfidf"
+    assert rows["image only (frontal + lateral)"].views is None
+    assert rows["image only"].published == 0.77
+
+
+def test_a_study_becomes_a_list_of_pictures():
+    table = datasets.Dataset.from_dict(
+        {"image": ["f1", "f2"], "second": ["l1", None], "label": [0, 1]}
+    )
+    assert list(paired(table)["image"]) == [["f1", "l1"], ["f2", None]]
+    with pytest.raises(ValueError, match="--laterals needs two X-rays of a study, got none"):
+        paired(table.remove_columns("second"))
 
 
 def test_the_stored_command_keeps_folders_out_and_can_be_typed(monkeypatch):

@@ -18,6 +18,7 @@ from .support import (
     fit_and_score,
     given,
     load_rows,
+    models_of,
     open_model,
     read_text,
     report_training,
@@ -72,10 +73,7 @@ def train(
     from ..data.splits import split
     from ..training.arguments import training_arguments
 
-    if image_encoder is None and text_encoder is None:
-        raise ValueError(
-            "--image-encoder or --text-encoder must be given, got neither. Give one or both."
-        )
+    wanted = models_of(image_encoder, text_encoder, baselines)
     check_output_folder("--output", output)
     if cache is not None:
         check_output_folder("--cache", cache)
@@ -85,12 +83,6 @@ def train(
         rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None
     )
     evaluations: dict[str, Evaluation] = {}
-    # The models in the order of their training: name -> image encoder, text encoder.
-    wanted = {"image+text": (image_encoder, text_encoder)}
-    if image_encoder is None or text_encoder is None:
-        wanted = {"text" if image_encoder is None else "image": (image_encoder, text_encoder)}
-    elif baselines:
-        wanted |= {"image": (image_encoder, None), "text": (None, text_encoder)}
     for name, (image, text) in wanted.items():
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"

@@ -128,6 +128,29 @@ def compose(
     )
 
 
+def models_of(
+    image: str | None, text: str | None, baselines: bool
+) -> dict[str, tuple[str | None, str | None]]:
+    """Returns the models in the order of their training: name -> image encoder, text encoder.
+
+    Args:
+        image: the name of the image encoder, or None.
+        text: the name of the text encoder, or None.
+        baselines: whether each modality alone is trained too.
+
+    Raises:
+        ValueError: if both are None.
+    """
+    if image is None and text is None:
+        raise ValueError(
+            "--image-encoder or --text-encoder must be given, got neither. Give one or both."
+        )
+    if image is None or text is None:
+        return {"text" if image is None else "image": (image, text)}
+    alone: dict[str, tuple[str | None, str | None]] = {"image": (image, None), "text": (None, text)}
+    return {"image+text": (image, text)} | (alone if baselines else {})
+
+
 def encoders_of(
     image: str | None,
     text: str | None,
