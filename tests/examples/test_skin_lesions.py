@@ -74,11 +74,12 @@ def test_it_writes_a_report(folder, tmp_path):
     words = [folder, "--folds", 2, "--seeds", 1, "--output", tmp_path / "out"]
     words += ["--image-encoder", "test_resnet"]
     words += ["--image-weights", tmp_path / "weights.safetensors"]
-    words += ["--text-encoder", tmp_path / "text"]
+    words += ["--text-encoder", tmp_path / "text", "--class-weights", "balanced"]
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     written = json.loads((tmp_path / "out" / "results.json").read_text())
     table = {row["name"]: row for row in written["rows"]}
     assert table["image only"]["auroc"]["estimate"] > 0.9
     assert "Divided by lesion." in written["notes"]
+    assert written["settings"]["loss"] == {"class_weights": "balanced"}
     assert (tmp_path / "out" / "report.html").is_file()

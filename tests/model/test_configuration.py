@@ -83,6 +83,20 @@ def test_round_trip_through_a_folder(tmp_path: Path) -> None:
     assert again.label2id == {"normal": 0, "lung": 1, "other": 2}
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_config_without_the_new_options_is_written_as_before(whole: bool) -> None:
+    """Also where every default is written: a binding of an earlier version must still fit."""
+    config = full()
+    plain = json.loads(config.to_json_string(use_diff=not whole))
+    assert not {"pos_weight", "focal_gamma"} & set(plain) and "class_weights" in plain
+    config.pos_weight, config.focal_gamma = [1.0, 2.0, 3.0], 2.0
+    added = json.loads(config.to_json_string(use_diff=not whole))
+    assert added == plain | {"pos_weight": [1.0, 2.0, 3.0], "focal_gamma": 2.0}
+    again = FusionConfig.from_dict(added)
+    assert (again.pos_weight, again.focal_gamma) == ([1.0, 2.0, 3.0], 2.0)
+    assert FusionConfig.from_dict(plain).focal_gamma == 0
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
@@ -122,6 +136,28 @@ def test_misspelt_option_in_a_saved_file_is_refused(tmp_path: Path) -> None:
         ({"class_weights": [1.0]}, "class_weights must be 2 positive numbers, got"),
         ({"class_weights": [1.0, 0.0]}, "class_weights must be 2 positive numbers, got"),
         ({"class_weights": [1.0, float("inf")]}, "class_weights must be 2 positive numbers, got"),
+        (
+            {"class_weights": "balancd"},
+            "class_weights must be 'balanced' or 2 positive numbers, got 'balancd'. Did you mean",
+        ),
+        (
+            {"class_weights": "balanced", "problem_type": "multi_label_classification"},
+            "class_weights must be numbers for a multi-label problem.* Use pos_weight='balanced'",
+        ),
+        (
+            {"pos_weight": [1.0, 2.0]},
+            "pos_weight must be None where each sample has one class, got .* Use class_weights",
+        ),
+        (
+            {"pos_weight": [1.0], "problem_type": "multi_label_classification"},
+            "pos_weight must be 2 positive numbers, got",
+        ),
+        (
+            {"pos_weight": [1.0, -1.0], "problem_type": "multi_label_classification"},
+            "pos_weight must be 2 positive numbers, got",
+        ),
+        ({"focal_gamma": -0.5}, "focal_gamma must be a number of at least 0, got -0.5"),
+        ({"focal_gamma": float("nan")}, "focal_gamma must be a number of at least 0, got nan"),
         ({"num_labels": 0}, "num_labels must be at least 1, got 0"),
         ({"num_labels": "three"}, "num_labels must be at least 1, got 'three'"),
         (

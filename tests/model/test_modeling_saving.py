@@ -77,6 +77,24 @@ def test_saved_and_read_again_by_either_class(
     assert isinstance(AutoConfig.from_pretrained(tmp_path), FusionConfig)
 
 
+def test_the_options_of_the_loss_are_saved_and_read_again(
+    tmp_path: Path, classifier: Any, batch: Any
+) -> None:
+    options = {"pos_weight": [1.0, 4.0], "class_weights": [2.0, 1.0], "focal_gamma": 1.5}
+    model = classifier(problem_type="multi_label_classification", **options)
+    model.save_pretrained(tmp_path / "numbers")
+    assert set(load_file(tmp_path / "numbers" / "model.safetensors")) == set(
+        classifier().state_dict()
+    )
+    again = FusionClassifier.from_pretrained(tmp_path / "numbers")
+    assert again.pos_weight.tolist() == [1, 4] and again.config.focal_gamma == 1.5
+    labels = torch.tensor([[1.0, 0], [0, 1], [0, 0], [1, 1]])
+    assert torch.equal(again(**batch(), labels=labels).loss, model(**batch(), labels=labels).loss)
+    classifier(class_weights="balanced").save_pretrained(tmp_path / "word")
+    unsettled = FusionClassifier.from_pretrained(tmp_path / "word")
+    assert unsettled.config.class_weights == "balanced" and unsettled.class_weights is None
+
+
 def test_names_of_classes_are_saved(tmp_path: Path, classifier: Any) -> None:
     classifier(id2label={0: "clear", 1: "lung", 2: "other"}).save_pretrained(tmp_path)
     config = FusionClassifier.from_pretrained(tmp_path).config

@@ -52,6 +52,26 @@ def test_class_weights_scale_the_loss_of_a_class() -> None:
     np.testing.assert_allclose(solution.weight, reference.coef_, atol=2e-5)
 
 
+def test_positives_of_each_label_are_weighed() -> None:
+    x, _ = samples(120, 5, 3)
+    generator = np.random.default_rng(4)
+    y = torch.from_numpy((generator.random((120, 2)) < [0.1, 0.6]).astype(np.float32))
+    y[::6, 1] = float("nan")
+    pos_weight = torch.tensor([9.0, 0.5])
+    solution = solve(x, y, 2, five(120), pos_weight=pos_weight)
+    known = int((~y.isnan()).sum())
+    for label in range(2):
+        rows = ~y[:, label].isnan()
+        reference = LogisticRegression(
+            C=1 / (known * solution.strength),
+            tol=1e-10,
+            max_iter=5000,
+            class_weight={0: 1.0, 1: float(pos_weight[label])},
+        ).fit(x[rows], y[rows, label].int())
+        np.testing.assert_allclose(solution.weight[label], reference.coef_[0], atol=2e-5)
+        np.testing.assert_allclose(solution.bias[label], reference.intercept_[0], atol=2e-5)
+
+
 def test_multi_label_is_one_logistic_regression_per_class_on_its_known_rows() -> None:
     x, _ = samples(100, 5, 3)
     generator = np.random.default_rng(3)
@@ -132,9 +152,12 @@ def test_loss_and_slope_are_those_of_autograd(multi_label: bool, weighted: bool)
     else:
         target = torch.randint(4, (30,), generator=generator)
     weights = torch.tensor([0.5, 1.0, 2.0, 0.1], dtype=torch.float64) if weighted else None
-    loss = classification_loss(logits, target, weights)
+    positives = None
+    if weighted and multi_label:
+        positives = torch.tensor([3.0, 0.25, 1.0, 7.0], dtype=torch.float64)
+    loss = classification_loss(logits, target, weights, pos_weight=positives)
     (expected,) = torch.autograd.grad(loss, logits)
-    got, slope = _loss_and_slope(logits.detach(), target, weights)
+    got, slope = _loss_and_slope(logits.detach(), target, weights, positives)
     torch.testing.assert_close(got, loss.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(slope, expected, rtol=1e-10, atol=1e-14)
 

@@ -49,24 +49,27 @@ def partly_known():
     return datasets.Dataset.from_dict({"text": texts, "label": labels.tolist()})
 
 
-def brute_force_loss(logits, labels, class_weights):
+def brute_force_loss(logits, labels, class_weights, pos_weight=(1.0, 1.0, 1.0), gamma=0.0):
     """Returns the mean of the losses of all known labels, one at a time."""
-    losses = [
-        -weight * math.log(1 / (1 + math.exp(-z if y == 1 else z)))
-        for row, answers in zip(logits.tolist(), labels, strict=True)
-        for z, y, weight in zip(row, answers, class_weights, strict=True)
-        if not math.isnan(y)
-    ]
+    losses = []
+    for row, answers in zip(logits.tolist(), labels, strict=True):
+        for z, y, weight, positive in zip(row, answers, class_weights, pos_weight, strict=True):
+            if not math.isnan(y):
+                p = 1 / (1 + math.exp(-z if y == 1 else z))
+                weight *= positive if y == 1 else 1
+                losses.append(-weight * (1 - p) ** gamma * math.log(p))
     return sum(losses) / len(losses)
 
 
 @pytest.mark.parametrize("batch_size", [4, 12, 64])
+@pytest.mark.parametrize("focal", [False, True])
 def test_the_loss_of_a_validation_does_not_depend_on_the_batch_size(
-    partly_known, tmp_path, batch_size
+    partly_known, tmp_path, batch_size, focal
 ):
     weights = [1.0, 2.0, 5.0]
+    more = {"pos_weight": [4.0, 1.0, 0.5], "focal_gamma": 2.0} if focal else {}
     model, processor = classifier(
-        num_labels=3, problem_type="multi_label_classification", class_weights=weights
+        num_labels=3, problem_type="multi_label_classification", class_weights=weights, **more
     )
     arguments = training_arguments(
         tmp_path,
@@ -87,20 +90,27 @@ def test_the_loss_of_a_validation_does_not_depend_on_the_batch_size(
     )
     (loss,) = (entry["eval_loss"] for entry in result.history if "eval_loss" in entry)
     logits = predict(model, processor, partly_known)
-    assert loss == pytest.approx(brute_force_loss(logits, partly_known["label"], weights), rel=1e-5)
+    by_hand = (more["pos_weight"], more["focal_gamma"]) if focal else ()
+    expected = brute_force_loss(logits, partly_known["label"], weights, *by_hand)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(4, 4), (16, 1), (2, 8)])
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", ["multi", "single"])
 def test_accumulated_batches_give_the_step_of_one_batch(
-    partly_known, tmp_path, batch_size, steps, kind
+    partly_known, tmp_path, batch_size, steps, kind, weighted
 ):
     """One step of plain gradient descent over 14 rows; their last batch is smaller."""
+    options = {"num_labels": 3, "problem_type": f"{kind}_label_classification"}
+    if weighted:
+        options |= {"class_weights": [1.0, 2.0, 5.0], "focal_gamma": 1.5}
+        options |= {"pos_weight": [4.0, 1.0, 0.5]} if kind == "multi" else {}
     rows = partly_known.select(range(10, 24))
     if kind == "single":
         numbers = [row % 3 for row in range(14)]
         rows = rows.remove_columns("label").add_column("label", numbers)
-    model, processor = classifier(num_labels=3, problem_type=f"{kind}_label_classification")
+    model, processor = classifier(**options)
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
     arguments = training_arguments(
         tmp_path,
@@ -118,7 +128,7 @@ def test_accumulated_batches_give_the_step_of_one_batch(
         disable_tqdm=True,
     )
     fit(model, processor, rows, arguments=arguments, warm_start=False, calibrate=False)
-    other, _ = classifier(num_labels=3, problem_type=f"{kind}_label_classification")
+    other, _ = classifier(**options)
     inputs = processor(text=list(rows["text"]))
     labels = torch.tensor(list(rows["label"]))
     other(**inputs, labels=labels.float() if kind == "multi" else labels).loss.backward()

@@ -91,6 +91,22 @@ def test_late_counts_the_prior_and_what_an_absence_says(few_rows, tmp_path, comp
         )
 
 
+def test_a_product_of_weighted_answers_contains_the_weights_once(
+    few_rows, tmp_path, compose_frozen, quiet
+):
+    """Each answer has the weighted prior, so the prior that is divided out is weighted, too."""
+    weights = [0.5, 1.0, 3.0, 2.0]
+    model, processor = compose_frozen(few_rows, "late", class_weights=weights)
+    fit(model, processor, few_rows, arguments=quiet(tmp_path))
+    counts = np.bincount(few_rows["label"], minlength=4) + 1
+    weighted = counts * weights / np.sum(counts * weights)
+    np.testing.assert_allclose(model.fusion.log_prior.exp(), weighted, rtol=1e-5)
+    plain, _ = compose_frozen(few_rows, "late")
+    fit(plain, processor, few_rows, arguments=quiet(tmp_path / "plain"))
+    # What an absence says is a quotient, in which the weights cancel.
+    torch.testing.assert_close(model.fusion.log_absence, plain.fusion.log_absence)
+
+
 def drawn(count: int, informative: tuple[str, ...], seed: int = 0):
     """Returns features in which some modalities tell the class of two, and the labels."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,7 +1,7 @@
 """The commands: each one reads its options, calls the library and prints the result."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -18,13 +18,13 @@ from .support import (
     fit_and_score,
     given,
     load_rows,
-    models_of,
     open_model,
     read_text,
     report_training,
     scratch_folder,
     to_json,
 )
+from .trainings import load_with_truth, loss_of, models_of, split_rows
 
 if TYPE_CHECKING:
     from ..training.evaluate import Evaluation
@@ -50,6 +50,11 @@ def train(
     what: options.TrainedParts = options.Train.all,
     pretrained: options.Pretrained = True,
     label: options.LabelColumns = None,
+    unknown_label: options.UnknownLabel = None,
+    uncertain: options.Uncertain = "ignore",
+    class_weights: options.ClassWeights = None,
+    pos_weight: options.PosWeight = None,
+    focal_gamma: options.FocalGamma = 0.0,
     epochs: options.Epochs = None,
     batch_size: options.ProcessBatchSize = 32,
     learning_rate: options.LearningRate = None,
@@ -70,24 +75,21 @@ def train(
     If both encoders are given, the image-only and the text-only model are trained too, for
     comparison.
     """
-    from ..data.splits import split
     from ..training.arguments import training_arguments
 
     wanted = models_of(image_encoder, text_encoder, baselines)
-    check_output_folder("--output", output)
-    if cache is not None:
-        check_output_folder("--cache", cache)
-    rows = load_rows(manifest, label, template=template, images=image_column)
-    # Rows with equal texts stay in one part, because a copied text would leak into the test part.
-    parts = split(
-        rows, seed=seed, text="text" if text_encoder and "text" in rows.column_names else None
-    )
+    _check_folders(output, cache)
+    rows, truth = load_with_truth(manifest, label, template, unknown_label, uncertain, image_column)
+    loss = loss_of(rows, class_weights, pos_weight, focal_gamma)
+    parts = split_rows(rows, truth, seed=seed, text=bool(text_encoder))
     evaluations: dict[str, Evaluation] = {}
     for name, (image, text) in wanted.items():
         # The first model is the one that the user asked for, so it is written to `output` itself.
         folder = output if len(evaluations) == 0 else output / f"{name}-only"
         model = compose(
-            rows, image, text, mapper, fusion, what, pretrained, seed, template, fit, long_text
+            *(rows, image, text, mapper, fusion, what, pretrained, seed, template, fit),
+            long_text=long_text,
+            loss=loss,
         )
         arguments = training_arguments(
             folder,
@@ -119,6 +121,11 @@ def compare(
     template: options.Template = None,
     keep_texts: options.KeepTexts = None,
     label: options.LabelColumns = None,
+    unknown_label: options.UnknownLabel = None,
+    uncertain: options.Uncertain = "ignore",
+    class_weights: options.ClassWeights = None,
+    pos_weight: options.PosWeight = None,
+    focal_gamma: options.FocalGamma = 0.0,
     max_length: options.MaxLength = None,
     fit: options.Fit = None,
     image_column: options.ImageColumns = None,
@@ -133,32 +140,31 @@ def compare(
 
     A stopped run continues where it was stopped.
     """
-    check_output_folder("--output", output)
-    if cache is not None:
-        check_output_folder("--cache", cache)
+    _check_folders(output, cache)
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
     # First of all, because a mistake in the table should not wait for the weights.
-    samples = load_rows(manifest, label, template=template, images=image_column)
+    samples, truth = load_with_truth(
+        manifest, label, template, unknown_label, uncertain, image_column
+    )
+    loss = loss_of(samples, class_weights, pos_weight, focal_gamma)
     image, text = encoders_of(
         image_encoder, text_encoder, what, pretrained, image_weights, text_weights
     )
+    prepared: dict[str, Any] = {"template": template, "keep_texts": keep_texts, "fit": fit}
+    prepared |= {"max_length": max_length, "long_text": long_text, "folds": folds, "seeds": seeds}
     comparison = compare_rows(
         samples,
         output,
         image_encoder=image,
         text_encoder=text,
         rows="all" if rows == ["all"] else rows or DEFAULT_ROWS,
-        folds=folds,
-        seeds=seeds,
-        template=template,
-        keep_texts=keep_texts,
-        max_length=max_length,
-        fit=fit,
-        long_text=long_text,
+        **prepared,
         options={"per_device_train_batch_size": batch_size, "bf16": bf16}
         | given(num_train_epochs=epochs, learning_rate=learning_rate),
+        **loss,
+        truth=truth,
         cache=cache,
         title=printable(manifest.stem),
     )
@@ -173,6 +179,7 @@ def evaluate(
     manifest: options.Manifest,
     label: options.LabelColumns = None,
     image_column: options.ImageColumns = None,
+    unknown_label: options.UnknownLabel = None,
     batch_size: options.BatchSize = 64,
     as_json: options.AsJson = False,
 ) -> None:
@@ -185,7 +192,14 @@ def evaluate(
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     if classifier.multi_label and not label:
         label = names
-    rows = load_rows(manifest, label, names=names, template=processor.template, images=image_column)
+    rows = load_rows(
+        manifest,
+        label,
+        names=names,
+        template=processor.template,
+        images=image_column,
+        unknown_label=unknown_label,
+    )
     arguments = training_arguments(
         scratch_folder(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json
     )
@@ -251,6 +265,7 @@ def audit(
     manifest: options.Manifests,
     label: options.LabelColumns = None,
     image_column: options.ImageColumns = None,
+    unknown_label: options.UnknownLabel = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Report leaks between splits, duplicates, unreadable files, empty texts and class balance.
@@ -265,7 +280,7 @@ def audit(
     if len(set(names)) < len(names):
         raise ValueError(f"manifests must be different files, got {names!r}. Name each once.")
     parts = {
-        name: load_rows(path, label, images=image_column)
+        name: load_rows(path, label, images=image_column, unknown_label=unknown_label)
         for name, path in zip(names, manifest, strict=True)
     }
     report = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
@@ -321,3 +336,9 @@ def export(
         f"on {report.samples} {printable(where)} its logits differ from the model's "
         f"by at most {report.largest_difference:.1e}."
     )
+
+
+def _check_folders(output: Path, cache: Path | None) -> None:
+    check_output_folder("--output", output)
+    if cache is not None:
+        check_output_folder("--cache", cache)

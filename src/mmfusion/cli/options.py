@@ -54,6 +54,13 @@ ImageColumns = Annotated[
 LongText = Annotated[
     str, typer.Option(help="Texts beyond the encoder's length: truncate, head_tail or chunk.")
 ]
+UnknownLabel = Annotated[
+    str | None,
+    typer.Option(
+        help="A value such as -1 that stands for an unknown label. Of one label column, its rows "
+        "are left out."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
 
@@ -90,6 +97,26 @@ Baselines = Annotated[
     bool, typer.Option(help="Train the image-only and the text-only model too, and compare.")
 ]
 Seed = Annotated[int, typer.Option(min=0)]
+
+Uncertain = Annotated[
+    str,
+    typer.Option(
+        help="What --unknown-label counts as in training, of several label columns: ignore, "
+        "negative or positive. It is always left out where a model is measured."
+    ),
+]
+ClassWeights = Annotated[
+    str | None,
+    typer.Option(help="balanced: each class has the same share in the loss of the training rows."),
+]
+PosWeight = Annotated[
+    str | None,
+    typer.Option(help="balanced, of several label columns: so have yes and no of each label."),
+]
+FocalGamma = Annotated[
+    float,
+    typer.Option(min=0.0, help="Exponent of the focal loss, such as 2; 0 is the cross-entropy."),
+]
 
 Template = Annotated[
     str | None,

@@ -38,6 +38,8 @@ def load_rows(
     template: str | None = None,
     images: list[str] | None = None,
     table: "pa.Table | None" = None,
+    unknown_label: str | None = None,
+    uncertain: str = "ignore",
 ) -> "datasets.Dataset":
     """Returns the rows of a manifest, which may lack the column of one modality.
 
@@ -49,6 +51,8 @@ def load_rows(
         template: as for `load_manifest`.
         images: the columns of pictures that the user named, or None for the column `image`.
         table: the content of the manifest. None: it is read here.
+        unknown_label: as for `load_manifest`.
+        uncertain: as for `load_manifest`.
     """
     from ..data.present import load_present
 
@@ -60,6 +64,8 @@ def load_rows(
         label_names=names if isinstance(wanted, str) and names else None,
         images=images or None,
         table=table,
+        unknown_label=unknown_label,
+        uncertain=uncertain,
     )
 
 
@@ -75,6 +81,7 @@ def compose(
     template: str | None = None,
     fit: str | None = None,
     long_text: str = "truncate",
+    loss: dict[str, Any] | None = None,
 ) -> "tuple[FusionClassifier, FusionProcessor]":
     """Returns a new classifier for the classes of `rows`, and its processor.
 
@@ -90,6 +97,7 @@ def compose(
         template: of the texts, which the processor keeps.
         fit: as for `FusionProcessor`.
         long_text: as for `FusionProcessor`.
+        loss: options of the loss, as `loss_of` returns them.
     """
     from transformers import set_seed
 
@@ -117,6 +125,7 @@ def compose(
         fusion=fusion,
         num_views=views,
         **label_options(rows),
+        **(loss or {}),
     )
     return model, FusionProcessor.from_encoders(
         image_encoder,
@@ -126,29 +135,6 @@ def compose(
         num_views=views,
         long_text=long_text if text_encoder is not None else "truncate",
     )
-
-
-def models_of(
-    image: str | None, text: str | None, baselines: bool
-) -> dict[str, tuple[str | None, str | None]]:
-    """Returns the models in the order of their training: name -> image encoder, text encoder.
-
-    Args:
-        image: the name of the image encoder, or None.
-        text: the name of the text encoder, or None.
-        baselines: whether each modality alone is trained too.
-
-    Raises:
-        ValueError: if both are None.
-    """
-    if image is None and text is None:
-        raise ValueError(
-            "--image-encoder or --text-encoder must be given, got neither. Give one or both."
-        )
-    if image is None or text is None:
-        return {"text" if image is None else "image": (image, text)}
-    alone: dict[str, tuple[str | None, str | None]] = {"image": (image, None), "text": (None, text)}
-    return {"image+text": (image, text)} | (alone if baselines else {})
 
 
 def encoders_of(
@@ -222,6 +208,7 @@ def fit_and_score(
 
     from ..data.labels import label_array
     from ..training.compare_baselines import class_logits
+    from ..training.compare_loss import weighted
     from ..training.evaluate import predict, score
     from ..training.fit import fit
     from ..training.rows import has_modality
@@ -243,7 +230,7 @@ def fit_and_score(
     )
     # All rows of the training part count, also those that this model cannot use. Otherwise each
     # model would have other class frequencies.
-    prior = class_logits(label_array(parts["train"]), model.config.num_labels)
+    prior = weighted(model, class_logits(label_array(parts["train"]), model.config.num_labels))
     # Test rows that the model cannot use keep these logits.
     logits = np.tile(prior, (len(parts["test"]), 1)).astype(np.float32)
     logits[usable["test"]] = predict(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pyarrow as pa
 
 from ..model.cells import is_missing, is_single, write_cell
@@ -17,8 +16,15 @@ from ..model.printing import list_names, printable
 from ..model.template import check_columns, template_columns, write_text
 from ..model.validation import did_you_mean
 from .image_cells import as_columns, image_paths, refuse_other_than_strings
-from .label_cells import class_numbers, yes_or_no
-from .tables import read_table, refuse_cells
+from .label_cells import (
+    NO_UNKNOWN,
+    UnknownLabel,
+    check_label_names,
+    class_numbers,
+    rows_with_a_class,
+    yes_or_no,
+)
+from .tables import cells_of, further_column, read_table, refuse_cells
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +43,8 @@ def load_manifest(
     label_names: Sequence[str] | None = None,
     root: str | os.PathLike[str] | None = None,
     template: str | None = None,
+    unknown_label: str | float | None = None,
+    uncertain: str = "ignore",
 ) -> datasets.Dataset:
     r"""Returns the samples that a manifest lists, one row each. The pictures are not decoded.
 
@@ -76,6 +84,14 @@ def load_manifest(
         template: a sentence with names of columns in braces, such as "{sex}, {age} years.", which
             writes the texts in the place of a column of texts. A clause with an empty cell is left
             out (`mmfusion.model.template`).
+        unknown_label: a value such as -1 that stands for an unknown label; -1, -1.0 and "-1" are
+            one value. Of one label column, the rows that hold it are left out, and a warning tells
+            how many: a row without a class teaches and measures nothing. Of several label columns,
+            `uncertain` says what it counts as. None: no value stands for it.
+        uncertain: "ignore" (NaN, unknown), "negative" (0) or "positive" (1): what `unknown_label`
+            counts as in several label columns. An empty cell is unknown under each of the three.
+            The last two are for training; rows to measure on are read with "ignore". These are
+            U-Ignore, U-Zeros and U-Ones of Irvin et al. 2019 (CheXpert, arXiv 1901.07031).
 
     Returns:
         the dataset, in the manifest's order.
@@ -84,8 +100,9 @@ def load_manifest(
         TypeError: if `label_names` is not a list of strings.
         ValueError: if the manifest cannot be read, is empty or lacks a column; if a picture is
             missing or lies outside the folder (by "..", an absolute path or a link); if a label is
-            missing, unknown, or neither 0 nor 1; if a row has neither image nor text. The message
-            names the rows and values.
+            missing, of no known class, or neither 0 nor 1; if a row has neither image nor text; if
+            `unknown_label` or `uncertain` does not suit the label columns. The message names the
+            rows and values.
 
     Example:
         >>> import pathlib, tempfile
@@ -100,7 +117,10 @@ def load_manifest(
     """
     manifest = Path(path).absolute()
     table = read_table(manifest)
-    return samples_of(table, manifest, image, text, label, group, label_names, root, template)
+    unknown = UnknownLabel.of(unknown_label, uncertain, label, label_names)
+    return samples_of(
+        table, manifest, image, text, label, group, label_names, root, template, unknown
+    )
 
 
 def samples_of(
@@ -113,6 +133,7 @@ def samples_of(
     label_names: Sequence[str] | None,
     root: str | os.PathLike[str] | None,
     template: str | None,
+    unknown: UnknownLabel = NO_UNKNOWN,
 ) -> datasets.Dataset:
     """Returns the samples of a table that was read already, as `load_manifest` does.
 
@@ -126,6 +147,7 @@ def samples_of(
         label_names: as for `load_manifest`.
         root: as for `load_manifest`.
         template: as for `load_manifest`.
+        unknown: the value that stands for an unknown label.
     """
     if template is not None:
         table = _with_texts(manifest, table, text, template)
@@ -147,20 +169,19 @@ def samples_of(
         )
 
     def cells(column: str) -> list[Any]:
-        return _cells(table[column])
+        return cells_of(table[column])
 
     images = as_columns(image)
     if images:
-        paths, feature = image_paths(manifest, {one: cells(one) for one in images}, root)
-        add("image", paths, feature)
+        add("image", *image_paths(manifest, {one: cells(one) for one in images}, root))
     if text is not None:
         add("text", _texts(manifest, text, cells(text)), datasets.Value("string"))
     _check_presence(manifest, result)
     if isinstance(label, str):
-        add("label", *class_numbers(manifest, label, cells(label), label_names))
+        add("label", *class_numbers(manifest, label, cells(label), label_names, unknown))
     elif labels:
-        answers = np.stack([yes_or_no(manifest, name, cells(name)) for name in labels], axis=1)
-        rows = [dict(zip(labels, row, strict=True)) for row in answers.tolist()]
+        columns = [yes_or_no(manifest, name, cells(name), unknown).tolist() for name in labels]
+        rows = [dict(zip(labels, row, strict=True)) for row in zip(*columns, strict=True)]
         add("label", rows, {name: datasets.Value("float32") for name in labels})
     patients = cells(group) if group and group in table.column_names else [None] * table.num_rows
     add("group", _groups(manifest, group, patients), datasets.Value("string"))
@@ -172,9 +193,10 @@ def samples_of(
                 name,
             )
         elif name not in (*images, text, group, *labels):
-            feature, values = _further(manifest, name, table[name])
+            feature, values = further_column(manifest, name, table[name])
             features[name], result[name] = feature, values
-    return datasets.Dataset(pa.table(result), info=datasets.DatasetInfo(features=features))
+    known = rows_with_a_class(manifest, pa.table(result), unknown)
+    return datasets.Dataset(known, info=datasets.DatasetInfo(features=features))
 
 
 def _check_roles(
@@ -219,23 +241,8 @@ def _check_roles(
             printable(str(path)),
             group,
         )
-    if label_names is None:
-        return
-    if len(labels) != 1:
-        raise ValueError(
-            f"label_names must be None unless there is one label column, got {label_names!r}. "
-            "With several columns their own names are the classes."
-        )
-    if isinstance(label_names, str) or not all(
-        isinstance(name, str) and name for name in label_names
-    ):
-        raise TypeError(
-            f'label_names must be a list of strings, got {label_names!r}. Write ["no", "yes"].'
-        )
-    if not label_names or len(set(label_names)) < len(label_names):
-        raise ValueError(
-            f"label_names must be one or more different names, got {label_names!r}. Name each once."
-        )
+    if label_names is not None:
+        check_label_names(label_names, len(labels))
 
 
 def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
@@ -255,19 +262,6 @@ def _texts(path: Path, column: str, values: Sequence[Any]) -> list[str | None]:
     return [None if is_blank(value) else value for value in cleaned]
 
 
-def _cells(column: pa.ChunkedArray) -> list[Any]:
-    """Returns the cells of a column as objects of Python."""
-    kind = column.type
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        # Python's own times have microseconds. Nanoseconds would need pandas.
-        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
-    values: list[Any] = column.to_pylist()
-    if pa.types.is_float32(kind):
-        # As a float of Python, .1 would be written as .10000000149011612.
-        values = [None if value is None else np.float32(value) for value in values]
-    return values
-
-
 def _with_texts(path: Path, table: pa.Table, text: str | None, template: str) -> pa.Table:
     """Returns the table with the texts that the template writes, in the column `text`."""
     if text not in (None, "text"):
@@ -276,7 +270,7 @@ def _with_texts(path: Path, table: pa.Table, text: str | None, template: str) ->
             f"Name that column in the template: {{{text}}}."
         )
     check_columns(template, table.column_names)
-    columns = {name: _cells(table[name]) for name in template_columns(template)}
+    columns = {name: cells_of(table[name]) for name in template_columns(template)}
     for name, values in columns.items():
         _refuse_lists(path, name, values)
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -327,21 +321,3 @@ def _groups(path: Path, column: str | None, values: Sequence[object]) -> list[st
     # The name contains the full path, because two manifests may be audited together and their
     # rows must not get equal names.
     return [f"{path}:{row}" if key is None else key for row, key in enumerate(keys, start=1)]
-
-
-def _further(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
-    """Returns the feature and the values of a further column of the manifest."""
-    kind = column.type
-    if pa.types.is_null(kind):
-        kind = pa.string()
-    elif pa.types.is_dictionary(kind):
-        # pandas writes a categorical as a dictionary column. datasets has no such column.
-        kind = kind.value_type
-    try:
-        feature = datasets.Features.from_arrow_schema(pa.schema([(name, kind)]))[name]
-    except (ValueError, NotImplementedError) as error:
-        raise ValueError(
-            f"column {name!r} of {path} must be of a type that datasets knows, "
-            f"got {kind} ({error}). Drop it."
-        ) from error
-    return feature, column.cast(kind)

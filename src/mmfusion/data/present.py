@@ -7,6 +7,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 
+from .label_cells import UnknownLabel
 from .manifest import samples_of
 from .tables import read_table
 
@@ -19,6 +20,8 @@ def load_present(
     label_names: Sequence[str] | None = None,
     images: Sequence[str] | None = None,
     table: pa.Table | None = None,
+    unknown_label: str | float | None = None,
+    uncertain: str = "ignore",
 ) -> datasets.Dataset:
     r"""Returns the samples of a manifest, with the modalities that it has a column for.
 
@@ -32,6 +35,8 @@ def load_present(
         label_names: as for `load_manifest`.
         images: the columns of pictures; None takes the column `image`, if there is one.
         table: the content of the manifest. None: it is read here.
+        unknown_label: as for `load_manifest`.
+        uncertain: as for `load_manifest`.
 
     Example:
         >>> import tempfile
@@ -47,4 +52,7 @@ def load_present(
     if template is not None:
         text = None
     pictures = images or image
-    return samples_of(table, manifest, pictures, text, label, "group", label_names, None, template)
+    unknown = UnknownLabel.of(unknown_label, uncertain, label, label_names)
+    return samples_of(
+        table, manifest, pictures, text, label, "group", label_names, None, template, unknown
+    )

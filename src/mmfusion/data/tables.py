@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -81,6 +83,50 @@ def read_table(path: Path) -> pa.Table:
             "Rename one."
         )
     return table
+
+
+def cells_of(column: pa.ChunkedArray) -> list[Any]:
+    """Returns the cells of a column as objects of Python.
+
+    Args:
+        column: of a table that `read_table` returned.
+    """
+    kind = column.type
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        # Python's own times have microseconds. Nanoseconds would need pandas.
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False)
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_float32(kind):
+        # As a float of Python, .1 would be written as .10000000149011612.
+        values = [None if value is None else np.float32(value) for value in values]
+    return values
+
+
+def further_column(path: Path, name: str, column: pa.ChunkedArray) -> tuple[Any, pa.ChunkedArray]:
+    """Returns the feature and the values of a further column of a manifest.
+
+    Args:
+        path: the manifest, for messages.
+        name: of the column.
+        column: of a table that `read_table` returned.
+
+    Raises:
+        ValueError: if datasets has no such type.
+    """
+    kind = column.type
+    if pa.types.is_null(kind):
+        kind = pa.string()
+    elif pa.types.is_dictionary(kind):
+        # pandas writes a categorical as a dictionary column. datasets has no such column.
+        kind = kind.value_type
+    try:
+        feature = datasets.Features.from_arrow_schema(pa.schema([(name, kind)]))[name]
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(
+            f"column {name!r} of {path} must be of a type that datasets knows, "
+            f"got {kind} ({error}). Drop it."
+        ) from error
+    return feature, column.cast(kind)
 
 
 def refuse_cells(

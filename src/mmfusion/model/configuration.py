@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self, final
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .loss_weights import WEIGHTS, check_weights
 from .validation import check_probability, closest, plain_value
 
 # What transformers itself passes to a config beyond its fields.
@@ -175,7 +176,16 @@ class FusionConfig(PreTrainedConfig):
             where there are two encoders.
         fusion: name of a fusion strategy, or a dict with `name` and its options. Used where there
             are two encoders.
-        class_weights: one positive weight per class for the loss, or None.
+        class_weights: one positive weight per class for the loss, "balanced", or None. With
+            "balanced", a class that n_c of the n training rows have gets n / (C n_c), where C
+            classes occur. `fit` computes it and writes the numbers here.
+        pos_weight: of a multi-label problem: one positive weight per label for the loss of its
+            positives, as `torch.nn.BCEWithLogitsLoss` has it; "balanced", or None. "balanced" is
+            negatives / positives among the known labels of the training rows. `fit` computes it and
+            writes the numbers here.
+        focal_gamma: the exponent (at least 0) of the focal loss, by which samples that are
+            classified rightly count less (Lin et al. 2017, arXiv 1708.02002, eq. 5). 0 is the
+            cross-entropy.
         modality_dropout: probability in [0, 1) that a training sample which has both modalities
             loses one of them.
         auxiliary_loss_weight: weight (at least 0) of an extra classification loss on each modality
@@ -216,7 +226,9 @@ class FusionConfig(PreTrainedConfig):
     text_encoder: EncoderConfig | dict[str, Any] | str | None = None
     mapper: dict[str, Any] | str = "linear"
     fusion: dict[str, Any] | str = "concat"
-    class_weights: list[float | int] | None = None
+    class_weights: list[float | int] | str | None = None
+    pos_weight: list[float | int] | str | None = None
+    focal_gamma: float | int = 0.0
     modality_dropout: float | int = 0.0
     auxiliary_loss_weight: float | int = 0.0
     head_dropout: float | int = 0.0
@@ -253,9 +265,11 @@ class FusionConfig(PreTrainedConfig):
         for field in ("image_encoder", "text_encoder"):
             value = getattr(self, field)
             entries[field] = value.to_dict() if isinstance(value, EncoderConfig) else value
-        if self.num_views == 1:
-            # Classifiers of one picture are saved as they were before there were several.
-            entries.pop("num_views", None)
+        # Configs and bindings that earlier versions wrote do not have these.
+        added = {"num_views": 1, "pos_weight": None, "focal_gamma": 0.0}
+        for name, default in added.items():
+            if entries.get(name) == default:
+                entries.pop(name, None)
         return entries
 
     def _check_labels(self, num_labels: int | None) -> None:
@@ -303,13 +317,15 @@ class FusionConfig(PreTrainedConfig):
                 f"temperature must be a number above 0, got {self.temperature!r}. 1 changes "
                 "nothing."
             )
-        weights = self.class_weights
-        if weights is None:
-            return
-        if len(weights) != self.num_labels or not all(0 < w < float("inf") for w in weights):
+        if not 0 <= self.focal_gamma < float("inf"):
             raise ValueError(
-                f"class_weights must be {self.num_labels} positive numbers, got {weights!r}. Give "
-                "one per class."
+                f"focal_gamma must be a number of at least 0, got {self.focal_gamma!r}. 0 is the "
+                "cross-entropy."
+            )
+        is_multi = self.problem_type == "multi_label_classification"
+        for name in WEIGHTS:
+            check_weights(
+                name, getattr(self, name), int(self.num_labels or 0), multi_label=is_multi
             )
 
 

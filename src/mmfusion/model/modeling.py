@@ -18,7 +18,7 @@ from .facts import BatchFacts
 from .fusion import fusion_options, make_fusion
 from .fusion_base import Fusion, Head, Probe, TowerShapes
 from .load_weights import keep_weights, load_classifier
-from .loss import answers_loss, checked_labels, fused_loss
+from .loss import answers_loss, checked_labels, fused_loss, loss_options, register_weights
 from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchInputs, complete_inputs, drop_modalities, with_views
 from .tower import CachePoint, Tower
@@ -51,7 +51,9 @@ class FusionClassifier(PreTrainedModel):
         problem_type: "single_label_classification" (default; labels are class indices [B]) or
             "multi_label_classification" (labels are 1, 0 or NaN [B, C]; NaN is unknown and left out
             of the loss).
-        class_weights: weight of each class in the loss.
+        class_weights: weight of each class in the loss, or "balanced" (see `FusionConfig`).
+        pos_weight: weight of each label's positives, or "balanced" (see `FusionConfig`).
+        focal_gamma: the exponent of the focal loss (see `FusionConfig`).
         modality_dropout: probability that a training sample with both modalities loses one of them.
         auxiliary_loss_weight: weight of a classification loss on each modality alone, added while
             training.
@@ -86,8 +88,6 @@ class FusionClassifier(PreTrainedModel):
     # A class attribute may be a list here, because transformers changes only a copy of it.
     _no_split_modules = ["AttentionBlock", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012
 
-    class_weights: Tensor | None
-
     def __init__(
         self,
         config: FusionConfig | None = None,
@@ -99,7 +99,9 @@ class FusionClassifier(PreTrainedModel):
         num_labels: SupportsIndex | None = None,
         id2label: Mapping[int, str] | None = None,
         problem_type: str | None = None,
-        class_weights: list[float] | None = None,
+        class_weights: list[float] | str | None = None,
+        pos_weight: list[float] | str | None = None,
+        focal_gamma: float | None = None,
         modality_dropout: float | None = None,
         auxiliary_loss_weight: float | None = None,
         normalize_embeddings: bool | None = None,
@@ -116,6 +118,8 @@ class FusionClassifier(PreTrainedModel):
             "id2label": None if id2label is None else dict(id2label),
             "problem_type": problem_type,
             "class_weights": class_weights,
+            "pos_weight": pos_weight,
+            "focal_gamma": focal_gamma,
             "modality_dropout": modality_dropout,
             "auxiliary_loss_weight": auxiliary_loss_weight,
             "normalize_embeddings": normalize_embeddings,
@@ -152,12 +156,7 @@ class FusionClassifier(PreTrainedModel):
             raise ValueError(
                 "image_encoder or text_encoder must be given, got neither. Give one or both."
             )
-        weights = config.class_weights
-        self.register_buffer(
-            "class_weights",
-            None if weights is None else torch.tensor(weights).float(),
-            persistent=False,
-        )
+        register_weights(self, config)
         if image is not None and config.num_views > 1:
             self.view_embedding = nn.Parameter(torch.zeros(config.num_views, image.dim))
         if image is None or text is None:
@@ -201,8 +200,8 @@ class FusionClassifier(PreTrainedModel):
         """
         if isinstance(module, Encoder):
             module.restore_unsaved_buffers()
-        elif isinstance(module, FusionClassifier) and module.class_weights is not None:
-            module.class_weights.copy_(torch.tensor(self.config.class_weights))
+        elif isinstance(module, FusionClassifier):
+            register_weights(module, self.config)
 
     @classmethod
     # transformers spells out a dozen of these keywords.
@@ -359,14 +358,14 @@ class FusionClassifier(PreTrainedModel):
         labels = checked_labels(
             labels, fused.logits, multi_label=self.multi_label, facts=batch.facts
         )
-        weights, smoothing = self.class_weights, self.config.label_smoothing * self.training
-        loss = fused_loss(fused, labels, weights, training=self.training, smoothing=smoothing)
+        options = loss_options(self, self.config, training=self.training)
+        loss = fused_loss(fused, labels, options, training=self.training)
         auxiliary = self.config.auxiliary_loss_weight
         if not (self.training and auxiliary and len(self.modalities) == 2):
             return loss
         image = self.image_head(fused.image_embedding), batch.present["image"]
         text = self.text_head(fused.text_embedding), batch.present["text"]
-        return loss + auxiliary * answers_loss([image, text], labels, weights, smoothing=smoothing)
+        return loss + auxiliary * answers_loss([image, text], labels, options)
 
     def merge_lora(self) -> Self:
         """Returns this classifier, its encoders' adapters merged (see `Encoder.merge_lora`)."""

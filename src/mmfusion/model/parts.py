@@ -172,7 +172,9 @@ class Parts:
             vectors: of the present samples [P, D].
         """
         if self._flags is None:
-            return vectors.repeat_interleave(self.present.shape[1], 0)
+            # ONNX repeats by a fixed number. The number of windows is free.
+            places = self.present.shape[1]
+            return vectors.unsqueeze(1).expand(-1, places, -1).flatten(0, 1)
         owners = [sample for sample, row in enumerate(self._chosen) for _ in row]
         return vectors[on_device(owners, vectors.device)]
 

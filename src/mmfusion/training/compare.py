@@ -24,6 +24,7 @@ from ..model.template import check_columns, template_columns, write_text
 from .compare_encoders import Encoders
 from .compare_folds import Part, Trainings, parts_of, texts_tie, version_of
 from .compare_html import page
+from .compare_loss import given_loss, loss_notes, true_labels
 from .compare_plots import draw, require_matplotlib
 from .compare_report import console_table, markdown, verdict
 from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
@@ -81,6 +82,10 @@ def compare(
     fit: str | None = None,
     long_text: str = "truncate",
     options: Mapping[str, Any] | None = None,
+    class_weights: list[float] | str | None = None,
+    pos_weight: list[float] | str | None = None,
+    focal_gamma: float = 0.0,
+    truth: datasets.Dataset | None = None,
     cache: str | os.PathLike[str] | None = None,
     resamples: int = 2000,
     title: str = "Does fusing help?",
@@ -120,6 +125,14 @@ def compare(
         long_text: what happens to texts that are too long, as for `FusionProcessor`.
         options: for `training_arguments`, such as `{"num_train_epochs": 5}`. The seed is that of
             each training.
+        class_weights: of the loss of every row that is trained, as for `FusionConfig`. With
+            "balanced", each fold computes its own from its training rows. TF-IDF has them in
+            single-label problems; the shares of the classes stay as they are.
+        pos_weight: the same for the positives of multi-label problems.
+        focal_gamma: of the loss of the rows with an encoder, as for `FusionConfig`.
+        truth: the same samples with the labels that answers are measured on. None: those of
+            `samples`. So uncertain labels that count as 0 or 1 in training can be left out where a
+            model is measured (`load_manifest(..., uncertain=)`).
         cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
         resamples: of the bootstrap.
         title: of the report.
@@ -137,6 +150,7 @@ def compare(
     _check_first(folds, seeds, resamples)
     image, text = _frozen(image_encoder, ImageEncoder), _frozen(text_encoder, TextEncoder)
     encoders = Encoders(image, text, tokenizer, max_length, fit, long_text)
+    loss = given_loss(class_weights, pos_weight, focal_gamma)
     table = _with_encoders(_read(samples, template), encoders)
     chosen = rows_of(rows, encoders.modalities)
     texts, text_notes = _tied_texts(table, keep_texts)
@@ -145,31 +159,26 @@ def compare(
     stored = folder / "cache" if cache is None else Path(cache)
     with _quiet():
         parts = [parts_of(table, folds, seed, text=texts) for seed in range(seeds)]
-        trainings = Trainings(table, encoders, options or {}, folder / "answers", stored)
+        trainings = Trainings(table, encoders, options or {}, folder / "answers", stored, loss)
+        measured = true_labels(truth, table)
         outcomes = _train(trainings, chosen, parts, title, progress)
-    answers = Answers(outcomes, parts, trainings.labels, list(table["group"]), resamples)
+    answers = Answers(outcomes, parts, measured, list(table["group"]), resamples)
     settings: dict[str, Any] = {"folds": folds, "seeds": seeds, "resamples": resamples}
     settings |= {"template": template, "max_length": max_length, "fit": fit}
-    settings["long_text"] = long_text
-    settings |= {
-        "encoders": {"image": _name(image), "text": _name(text)},
-        "options": dict(options or {}),
-        "equal_texts_in_one_fold": texts is not None,
-    }
-    results = {
+    settings |= {"encoders": {"image": _name(image), "text": _name(text)}, "loss": loss}
+    settings |= {"options": dict(options or {}), "equal_texts_in_one_fold": texts is not None}
+    described = {
         "title": title,
         "verdict": "",
-        "notes": [*notes, *_described(table, trainings), *text_notes],
-        "settings": settings,
+        "notes": [*notes, *_described(table, trainings, measured), *text_notes],
+        "settings": settings | {"long_text": long_text},
         "versions": _versions(),
         **summarise(answers, chosen),
     }
-    results = finite(results)
+    results = finite(described)
     results["verdict"] = verdict(results)
     results["seconds"] = round(time.perf_counter() - started, 1)
-    comparison = Comparison(results, folder, answers)
-    _write(comparison, chosen, trainings)
-    return comparison
+    return _written(Comparison(results, folder, answers), chosen, trainings)
 
 
 def _check_first(folds: int, seeds: int, resamples: int) -> None:
@@ -303,8 +312,13 @@ def _tied_texts(table: datasets.Dataset, keep: bool | None) -> tuple[str | None,
     ]
 
 
-def _described(table: datasets.Dataset, trainings: Trainings) -> list[str]:
-    """Returns sentences about the samples: how many, how many of each class, what is missing."""
+def _described(
+    table: datasets.Dataset, trainings: Trainings, measured: np.ndarray[Any, Any]
+) -> list[str]:
+    """Returns sentences about the samples: how many, how many of each class, what is missing.
+
+    They also tell the loss, and labels that are not measured on.
+    """
     notes = [f"{len(table)} samples of {len(set(table['group']))} groups"]
     if trainings.names:
         labels = trainings.labels
@@ -322,7 +336,7 @@ def _described(table: datasets.Dataset, trainings: Trainings) -> list[str]:
         notes.append(
             f"{copies} pictures occur in more than one group: a copy in another fold is a leak"
         )
-    return notes
+    return [*notes, *loss_notes(trainings.loss, trainings.labels, measured)]
 
 
 def _name(encoder: Any) -> str | None:
@@ -341,11 +355,14 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version_of(name) for name in _PACKAGES}
 
 
-def _write(comparison: Comparison, rows: Sequence[ComparisonRow], trainings: Trainings) -> None:
-    """Writes results.json, the plots, report.md and report.html."""
+def _written(
+    comparison: Comparison, rows: Sequence[ComparisonRow], trainings: Trainings
+) -> Comparison:
+    """Returns the comparison, after results.json, the plots and the reports are written."""
     folder, results = comparison.folder, comparison.results
     write_json(folder / "results.json", results)
     names = trainings.names or [f"label {number}" for number in range(trainings.num_labels)]
     plots = draw(folder, comparison.answers, rows, results, names)
     (folder / "report.md").write_text(markdown(results, plots), encoding="utf-8")
     (folder / "report.html").write_text(page(results, plots, folder), encoding="utf-8")
+    return comparison

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from scipy.stats import chisquare
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from ..metrics.functional import cross_entropy
+from ..model.loss import LossOptions, classification_loss
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -67,6 +69,7 @@ def word_logits(
     num_labels: int,
     folds: Sequence[Array],
     test_texts: Sequence[str | None],
+    weights: Sequence[float] | None = None,
 ) -> tuple[Array, Array, int]:
     """Returns what TF-IDF with logistic regression answers, and how many weights it has.
 
@@ -78,6 +81,7 @@ def word_logits(
         num_labels: C.
         folds: the training rows of each held-out fold.
         test_texts: of the test samples.
+        weights: of each class in the loss, or of the positives of each label; None: all are 1.
 
     Returns:
         the logits of the test samples [T, C], those of the training samples from a regression that
@@ -91,15 +95,24 @@ def word_logits(
         known, asked = vectorizer.fit_transform(words[rest]), vectorizer.transform(words[fold])
         for strength in STRENGTHS:
             held_out[strength][fold] = _regression(
-                known, labels[rest], num_labels, strength, asked
+                known, labels[rest], num_labels, strength, asked, weights
             )[0]
-    losses = {strength: cross_entropy(logits, labels) for strength, logits in held_out.items()}
+    losses = {strength: _loss(logits, labels, weights) for strength, logits in held_out.items()}
     best = min(losses, key=lambda strength: losses[strength])
     vectorizer = _vectorizer()
     known = vectorizer.fit_transform(words)
     asked = vectorizer.transform([text or "" for text in test_texts])
-    logits, weights = _regression(known, labels, num_labels, best, asked)
-    return logits, held_out[best], weights
+    logits, count = _regression(known, labels, num_labels, best, asked, weights)
+    return logits, held_out[best], count
+
+
+def _loss(logits: Array, labels: Array, weights: Sequence[float] | None) -> float:
+    """Returns the mean loss, with these weights."""
+    if weights is None:
+        return cross_entropy(logits, labels)
+    own = torch.tensor(weights)
+    options: LossOptions = {"class_weights": own} if labels.ndim == 1 else {"pos_weight": own}
+    return float(classification_loss(torch.from_numpy(logits), torch.from_numpy(labels), **options))
 
 
 def _vectorizer() -> Any:
@@ -108,22 +121,29 @@ def _vectorizer() -> Any:
 
 
 def _regression(
-    known: Any, labels: Array, num_labels: int, strength: float, asked: Any
+    known: Any,
+    labels: Array,
+    num_labels: int,
+    strength: float,
+    asked: Any,
+    weights: Sequence[float] | None,
 ) -> tuple[Array, int]:
     """Returns the logits of `asked` after a regression on `known`, and its number of weights."""
     if labels.ndim == 2:
-        columns = [
-            _regression(known[~np.isnan(column)], column[~np.isnan(column)], 2, strength, asked)
-            for column in labels.T
-        ]
+        columns = []
+        for number, column in enumerate(labels.T):
+            here = ~np.isnan(column)
+            both = None if weights is None else [1.0, weights[number]]
+            columns.append(_regression(known[here], column[here], 2, strength, asked, both))
         odds = np.stack([logits[:, 1] - logits[:, 0] for logits, _ in columns], axis=1)
-        return odds, sum(weights for _, weights in columns)
+        return odds, sum(count for _, count in columns)
     labels = labels.astype(int)
     # A class that does not occur in the training rows gets the share of `class_logits`.
     logits = np.tile(class_logits(labels, num_labels), (asked.shape[0], 1))
     classes = np.unique(labels)
     if len(classes) < 2:
         return logits, 0
-    model = LogisticRegression(C=strength, max_iter=2000).fit(known, labels)
+    chosen = None if weights is None else {one: weights[one] for one in classes.tolist()}
+    model = LogisticRegression(C=strength, max_iter=2000, class_weight=chosen).fit(known, labels)
     logits[:, classes] = model.predict_log_proba(asked)
     return logits, int(model.coef_.size + model.intercept_.size)

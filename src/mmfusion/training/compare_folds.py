@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from ..data.labels import class_names, label_array
 from ..data.splits import components, fold_indices, split
+from ..model.configuration import FusionConfig
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .arguments import training_arguments
@@ -26,6 +27,7 @@ from .compare_baselines import (
     word_logits,
 )
 from .compare_encoders import Encoders
+from .compare_loss import weighted, word_weights
 from .compare_rows import TFIDF, ComparisonRow
 from .evaluate import predict
 from .feature_cache import CachedDataset, cache_features
@@ -108,6 +110,10 @@ class Trainings:
         options: for `training_arguments`.
         folder: each outcome is stored in it, as JSON.
         cache: the folder for the features of frozen encoders.
+        loss: options of the loss, for `FusionClassifier`.
+
+    Raises:
+        ValueError: if an option of the loss does not fit the labels.
     """
 
     def __init__(
@@ -117,9 +123,12 @@ class Trainings:
         options: Mapping[str, Any],
         folder: Path,
         cache: Path,
+        loss: Mapping[str, Any] | None = None,
     ):
         self.samples, self.encoders, self.options = samples, encoders, dict(options)
-        self.folder, self.cache = folder, cache
+        self.folder, self.cache, self.loss = folder, cache, dict(loss or {})
+        # A mistake in the options is told before anything is encoded.
+        FusionConfig(**label_options(samples), **self.loss)
         self.labels = label_array(samples)
         self.names = class_names(samples)
         self.num_labels: int = len(self.names or ()) or label_options(samples)["num_labels"]
@@ -186,6 +195,8 @@ class Trainings:
             self.labels.tolist(),
             self.names,
             list(self.samples["group"]),
+            # What was stored before there were such options stays valid.
+            *([self.loss] if self.loss else []),
         ]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -202,6 +213,7 @@ class Trainings:
                 self.num_labels,
                 folds,
                 list(texts[part.test]),
+                word_weights(self.loss, self.labels[known], self.num_labels, self.names),
             )
         else:
             prior = class_logits(self.labels[known], self.num_labels)
@@ -259,11 +271,13 @@ class Trainings:
                 own = result.start.logits.numpy() / model.config.temperature
             else:
                 own = answers(rows, asked[has[asked]])
-            absent = absent_logits(self.labels[train], ~has[train], self.num_labels)
+            trained = self.labels[train]
+            absent = weighted(model, absent_logits(trained, ~has[train], self.num_labels))
+            nothing = weighted(model, class_logits(trained, self.num_labels))
             tested = has[part.test]
             seen = answers(rows, part.test[tested]) if tested.any() else None
             withheld = {
-                name: self._withheld(name, row, rows, train, part.test, answers)
+                name: self._withheld(name, row, rows, nothing, part.test, answers)
                 for name in (row.modalities if row.is_fused else ())
             }
         return {
@@ -282,17 +296,18 @@ class Trainings:
         name: str,
         row: ComparisonRow,
         rows: Any,
-        train: Array,
+        nothing: Array,
         test: Array,
         answers: Callable[[Any, Array], Array],
     ) -> list[list[float]]:
-        """Returns the logits of the test rows [T, C] of a fused model that does not see `name`."""
+        """Returns the logits of the test rows [T, C] of a fused model that does not see `name`.
+
+        A row without the other modality gets `nothing`.
+        """
         (other,) = {"image", "text"} - {name}
         here = has_modality(self._pictures(row), [other])[test]
         seen = answers(without(rows, name), test[here]) if here.any() else None
-        filled: list[list[float]] = _filled(
-            class_logits(self.labels[train], self.num_labels), here, seen
-        ).tolist()
+        filled: list[list[float]] = _filled(nothing, here, seen).tolist()
         return filled
 
     def _compose(self, row: ComparisonRow) -> tuple[FusionClassifier, FusionProcessor]:
@@ -305,6 +320,7 @@ class Trainings:
             num_views=views,
             **label_options(self.samples),
             **row.options(),
+            **self.loss,
         )
         processor = FusionProcessor.from_encoders(
             image,

@@ -32,6 +32,7 @@ from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from ..model.validation import described_writes
+from .balance import settle_weights
 from .binding import bind, told_options, training_facts
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Digests, Epochs
@@ -106,7 +107,8 @@ def fit(
     """Trains the model in place, and saves it with its processor in `arguments.output_dir`.
 
     Labels are matched with the model's classes by name. A model without names gets those of the
-    training rows.
+    training rows. Weights of the loss that are "balanced" (`FusionConfig`) are computed from the
+    training rows, and the config then holds the numbers.
 
     The training begins with a warm start: each `Probe` of the model is solved to convergence on
     what the encoders give. Where the encoders are frozen and the classifier is linear in their
@@ -160,6 +162,7 @@ def fit(
     chooses = _chooses(arguments, has_validation)
     check_arguments(arguments, chooses=chooses)
     adopt_names(model, train)
+    settle_weights(model, train)
     arguments = _planned(model, arguments, has_validation)
     rows, collate = rows_and_collator(model, processor, train, arguments, cache, augment)
     # Augmented validation rows would make the epochs hard to compare, so these stay unchanged.

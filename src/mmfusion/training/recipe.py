@@ -101,7 +101,7 @@ def is_solved_by_probes(model: FusionClassifier) -> bool:
     """
     config = model.config
     noise = config.modality_dropout or config.head_dropout
-    if noise or config.auxiliary_loss_weight or config.label_smoothing:
+    if noise or config.auxiliary_loss_weight or config.label_smoothing or config.focal_gamma:
         return False
     if what_trains(model) != "frozen":
         return False

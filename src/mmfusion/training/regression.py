@@ -53,6 +53,9 @@ class Solution:
     scales: tuple[float, ...] = ()
 
 
+_Weights = tuple[Tensor | None, Tensor | None]
+"""The class weights and the `pos_weight` of a problem."""
+
 _solved: OrderedDict[bytes, Solution] = OrderedDict()
 """The last solutions, by the digest of their problem. `guarded` has the probes of other rows."""
 
@@ -65,6 +68,7 @@ def solve(
     *,
     blocks: Sequence[slice] = (),
     class_weights: Tensor | None = None,
+    pos_weight: Tensor | None = None,
 ) -> Solution:
     """Returns the weights W, b that minimise loss(X W^T + b) + strength / 2 |W / s|^2.
 
@@ -87,6 +91,7 @@ def solve(
         folds: the row numbers of each held-out fold. Together they are all rows.
         blocks: the columns of each modality.
         class_weights: as for `classification_loss` [C].
+        pos_weight: as for `classification_loss` [C].
 
     Raises:
         ValueError: if the folds are not all rows, each once.
@@ -104,9 +109,10 @@ def solve(
             f"got {sum(map(len, folds))} row numbers."
         )
     told = [[part.tolist() for part in folds], [(b.start, b.stop) for b in blocks], num_labels]
-    key = _digest(told, [features, labels, class_weights])
+    key = _digest(told, [features, labels, class_weights, pos_weight])
     if key not in _solved:
-        _solved[key] = _solve(features, labels, num_labels, folds, blocks, class_weights)
+        weights = class_weights, pos_weight
+        _solved[key] = _solve(features, labels, num_labels, folds, blocks, weights)
         if len(_solved) > _KEPT:
             _solved.popitem(last=False)
     _solved.move_to_end(key)
@@ -127,7 +133,7 @@ def _solve(
     num_labels: int,
     folds: Sequence[np.ndarray[Any, Any]],
     blocks: Sequence[slice],
-    class_weights: Tensor | None,
+    weights: _Weights,
 ) -> Solution:
     """Returns the solution that `solve` describes."""
     scales = [1.0] * len(blocks)
@@ -138,7 +144,7 @@ def _solve(
         scale = features.new_ones(features.shape[1], dtype=torch.float64)
         for block, factor in zip(blocks, scales, strict=True):
             scale[block] = factor
-        problem = _Problem(features, scale, labels, num_labels, class_weights)
+        problem = _Problem(features, scale, labels, num_labels, weights)
         return problem, *_best_strength(problem, folds, first)
 
     best = search(scales)
@@ -183,6 +189,11 @@ def _best_strength(
 _Point = tuple[Tensor, Tensor]
 
 
+def _converted(weights: _Weights, dtype: torch.dtype) -> _Weights:
+    class_weights, pos_weight = (one if one is None else one.to(dtype) for one in weights)
+    return class_weights, pos_weight
+
+
 @final
 class _Problem:
     """A regression in the coordinates of the principal axes of its features.
@@ -198,7 +209,7 @@ class _Problem:
         scale: Tensor,
         labels: Tensor,
         num_labels: int,
-        class_weights: Tensor | None,
+        weights: _Weights,
     ):
         self.scale = scale
         x = features.double() * scale
@@ -216,7 +227,7 @@ class _Problem:
         self.curvature = squares / len(x) / 4
         self.num_labels = num_labels
         self.target = labels.double() if labels.is_floating_point() else labels.long()
-        self.class_weights = None if class_weights is None else class_weights.double()
+        self.weights = _converted(weights, torch.float64)
 
     def held_out(
         self,
@@ -236,7 +247,9 @@ class _Problem:
             kept = np.setdiff1d(np.arange(len(logits)), fold)
             weight, bias = points[number] = self.minimum(kept, strength, points[number])
             logits[fold] = self.rotated[fold] @ weight.T.double() + bias.double()
-        return float(classification_loss(logits, self.target, self.class_weights)), logits
+        class_weights, pos_weight = self.weights
+        loss = classification_loss(logits, self.target, class_weights, pos_weight=pos_weight)
+        return float(loss), logits
 
     def minimum(
         self,
@@ -250,7 +263,7 @@ class _Problem:
         dtype = torch.float64 if exact else torch.float32
         scale = (1 / (self.curvature + strength).sqrt()).to(dtype)
         x, target = self.rotated[rows].to(dtype) * scale, self.target[rows]
-        class_weights = None if self.class_weights is None else self.class_weights.to(dtype)
+        weights = _converted(self.weights, dtype)
         penalty = strength * scale.square() / 2
         if start is None:
             weight, bias = x.new_zeros(self.num_labels, x.shape[1]), x.new_zeros(self.num_labels)
@@ -266,7 +279,7 @@ class _Problem:
         )
 
         def objective() -> Tensor:
-            loss, slope = _loss_and_slope(x @ weight.T + bias, target, class_weights)
+            loss, slope = _loss_and_slope(x @ weight.T + bias, target, *weights)
             weight.grad = slope.T @ x + 2 * penalty * weight
             bias.grad = slope.sum(0)
             return loss + (weight.square() * penalty).sum()
@@ -276,7 +289,10 @@ class _Problem:
 
 
 def _loss_and_slope(
-    logits: Float[Tensor, "B C"], target: Tensor, class_weights: Tensor | None
+    logits: Float[Tensor, "B C"],
+    target: Tensor,
+    class_weights: Tensor | None,
+    pos_weight: Tensor | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "B C"]]:
     """Returns `classification_loss` and its gradient with respect to the logits.
 
@@ -295,5 +311,8 @@ def _loss_and_slope(
     if class_weights is not None:
         weights = weights * class_weights
     answers = target.nan_to_num().to(logits.dtype)
+    if pos_weight is not None:
+        # A label is yes or no, so the weight of a positive is the weight of its whole loss.
+        weights = weights * torch.where(answers == 1, pos_weight, pos_weight.new_ones(()))
     losses = functional.softplus(logits) - answers * logits
     return (weights * losses).sum(), weights * (logits.sigmoid() - answers)

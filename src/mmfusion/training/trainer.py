@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..model.loss import classification_loss
+from ..model.loss import classification_loss, loss_options
 from .distill import Distillation, watching
 
 
@@ -55,8 +55,8 @@ class GroupedTrainer(Trainer):
                 logits, labels = (
                     torch.as_tensor(values) for values in (output.predictions, output.label_ids)
                 )
-                weights = None if model.class_weights is None else model.class_weights.cpu()
-                metrics[name] = float(classification_loss(logits, labels, weights))
+                options = loss_options(model, model.config, training=False, device="cpu")
+                metrics[name] = float(classification_loss(logits, labels, **options))
         return output
 
     def compute_loss(

@@ -22,9 +22,10 @@ from ..data.splits import fold_indices
 from ..model.fusion_base import Fusion, Probe
 from ..model.fusion_guarded import Guarded
 from ..model.graph import evaluating
-from ..model.loss import classification_loss
+from ..model.loss import LossOptions, classification_loss, loss_options
 from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
+from .balance import weighted_prior
 from .regression import Solution, solve
 
 logger = logging.get_logger(__name__)
@@ -121,6 +122,7 @@ def _solve_probe(
     # The last columns say which modalities are absent. A row that has none of this probe's
     # modalities tells nothing about them.
     counted = (features[:, -len(probe.dims) :] == 0).any(1).numpy()
+    weights = loss_options(model, model.config, training=False, device="cpu")
     places, ends = np.cumsum(counted) - 1, np.cumsum(probe.dims)
     solution = solve(
         features[counted],
@@ -128,7 +130,8 @@ def _solve_probe(
         probe.out.out_features,
         [places[fold[counted[fold]]] for fold in folds if counted[fold].any()],
         blocks=[slice(end - dim, end) for dim, end in zip(probe.dims, ends, strict=True)],
-        class_weights=None if model.class_weights is None else model.class_weights.float().cpu(),
+        class_weights=weights["class_weights"],
+        pos_weight=weights["pos_weight"],
     )
     with torch.no_grad():
         probe.out.weight.copy_(solution.weight)
@@ -163,12 +166,16 @@ def _combine(
     with torch.no_grad():
         for name, buffer in strategy.named_buffers():
             if name == "log_prior":
-                buffer.copy_(prior)
+                # The answers contain the prior as the weights of the loss change it.
+                buffer.copy_(weighted_prior(model, prior))
             elif name == "log_absence":
                 for row, here in zip(buffer, present.cpu(), strict=True):
                     row.copy_(_class_logs(gathered.labels[~here], classes, prior) - prior)
     if isinstance(strategy, Guarded):
-        _weigh(strategy, scores, present, gathered.labels.to(device), model.class_weights)
+        weights = loss_options(model, model.config, training=False, device=device)
+        # The focal loss acts in epochs alone, as for the probes.
+        weights["focal_gamma"] = 0.0
+        _weigh(strategy, scores, present, gathered.labels.to(device), weights)
     with torch.no_grad():
         return strategy.combined(scores, present).cpu()
 
@@ -178,7 +185,7 @@ def _weigh(
     scores: Tensor,
     present: Tensor,
     labels: Tensor,
-    class_weights: Tensor | None,
+    weights: LossOptions,
 ) -> None:
     """Sets the weights of the pool to those with the lowest loss on held-out answers.
 
@@ -191,7 +198,7 @@ def _weigh(
             strategy.weights.copy_(torch.from_numpy(values))
         strategy.weights.grad = None
         with torch.enable_grad():
-            value = classification_loss(strategy.combined(scores, present), labels, class_weights)
+            value = classification_loss(strategy.combined(scores, present), labels, **weights)
             value.backward()
         assert strategy.weights.grad is not None
         gradient = strategy.weights.grad.double().cpu().numpy()

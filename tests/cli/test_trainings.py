@@ -1,0 +1,172 @@
+"""Unknown labels and the weights of the loss, from the command line."""
+
+import csv
+import json
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+from typer.testing import CliRunner
+
+from mmfusion import FusionClassifier, TextEncoder, load_manifest
+from mmfusion.cli import app, trainings
+from mmfusion.data.toy import word_tokenizer
+from mmfusion.testing import tiny_config
+
+WORDS = ["clear", "opacity", "effusion", "dry", "heart", "large"]
+
+
+def call(*words: object, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a folder with a text encoder and two tables, in which -1 stands for uncertain."""
+    folder = tmp_path_factory.mktemp("uncertain")
+    tokenizer = word_tokenizer(WORDS)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = TextEncoder(tiny_config("bert", **sizes, vocab_size=len(tokenizer)))
+    text.backbone.save_pretrained(folder / "text")
+    tokenizer.save_pretrained(folder / "text")
+    draw = random.Random(0)
+    with (folder / "many.csv").open("w") as many, (folder / "one.csv").open("w") as one:
+        many_rows, one_rows = csv.writer(many), csv.writer(one)
+        many_rows.writerow(["text", "mass", "fluid", "group"])
+        one_rows.writerow(["text", "label", "group"])
+        for number in range(90):
+            mass, fluid = draw.random() < 0.3, draw.random() < 0.5
+            words = f"{WORDS[mass]} {WORDS[2 + fluid]} {draw.choice(WORDS)} {number}"
+            uncertain = draw.random() < 0.2
+            many_rows.writerow([words, -1 if uncertain else int(mass), int(fluid), number])
+            one_rows.writerow([words, "-1.0" if uncertain else WORDS[mass], number])
+    return folder
+
+
+def test_the_test_part_leaves_uncertain_labels_out(folder: Path) -> None:
+    """They count as yes in training alone; every row is in one part with its own label."""
+    path = folder / "many.csv"
+    label = ["mass", "fluid"]
+    rows, truth = trainings.load_with_truth(path, label, None, "-1", "positive")
+    parts = trainings.split_rows(rows, truth, seed=0, text=True)
+    written = {row["text"]: row["mass"] for row in csv.DictReader(path.read_text().splitlines())}
+    seen = []
+    for name, part in parts.items():
+        assert part.column_names == rows.column_names
+        for row in part:
+            seen.append(row["text"])
+            cell = float(written[row["text"]])
+            expected = cell if cell >= 0 else math.nan if name == "test" else 1.0
+            np.testing.assert_equal(row["label"]["mass"], expected)
+    assert sorted(seen) == sorted(written)
+    plain = load_manifest(path, image=None, label=label, unknown_label=-1)
+    same, also = trainings.load_with_truth(path, label, None, "-1", "ignore")
+    assert also is same and str(same["label"][:]) == str(plain["label"][:])
+
+
+def train(folder: Path, table: str, output: Path, *words: object) -> None:
+    call(
+        "train", folder / table, "--output", output, "--text-encoder", folder / "text",
+        "--no-pretrained", "--train", "frozen", "--epochs", 1, "--unknown-label", -1, *words,
+    )  # fmt: skip
+
+
+def test_many_labels(folder: Path, tmp_path: Path) -> None:
+    labels = ["--label", "mass", "--label", "fluid"]
+    options = ["--uncertain", "positive", "--pos-weight", "balanced", "--focal-gamma", 1]
+    train(folder, "many.csv", tmp_path / "model", *labels, *options)
+    config = FusionClassifier.from_pretrained(tmp_path / "model").config
+    parts = trainings.split_rows(
+        *trainings.load_with_truth(folder / "many.csv", ["mass", "fluid"], None, "-1", "positive"),
+        seed=0,
+        text=True,
+    )
+    train_labels = [tuple(row["label"].values()) for row in parts["train"]]
+    expected = [
+        sum(row[column] == 0 for row in train_labels)
+        / sum(row[column] == 1 for row in train_labels)
+        for column in range(2)
+    ]
+    assert config.pos_weight == pytest.approx(expected) and config.focal_gamma == 1
+    measured = json.loads(
+        call("evaluate", tmp_path / "model", folder / "many.csv", "--unknown-label", -1, "--json")
+    )
+    assert measured["samples"] == 90
+    assert "got '-1' in row" in call("evaluate", tmp_path / "model", folder / "many.csv", code=1)
+    call("audit", folder / "many.csv", *labels, "--unknown-label", -1)
+
+
+def test_one_label(folder: Path, tmp_path: Path) -> None:
+    train(folder, "one.csv", tmp_path / "model", "--class-weights", "balanced")
+    model = FusionClassifier.from_pretrained(tmp_path / "model")
+    assert model.config.id2label == {0: "clear", 1: "opacity"}
+    parts = trainings.split_rows(
+        *trainings.load_with_truth(folder / "one.csv", None, None, "-1", "ignore"),
+        seed=0,
+        text=True,
+    )
+    labels = np.asarray(parts["train"]["label"])
+    expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
+    assert model.config.class_weights == pytest.approx(expected.tolist())
+    measured = json.loads(
+        call("evaluate", tmp_path / "model", folder / "one.csv", "--unknown-label", -1, "--json")
+    )
+    cells = [row["label"] for row in csv.DictReader((folder / "one.csv").read_text().splitlines())]
+    assert measured["samples"] == sum(cell != "-1.0" for cell in cells) < 90
+
+
+def test_compare_measures_on_certain_labels(folder: Path, tmp_path: Path) -> None:
+    call(
+        "compare", folder / "many.csv", "--output", tmp_path, "--text-encoder", folder / "text",
+        "--no-pretrained", "--rows", "text", "--rows", "tfidf", "--folds", 2, "--seeds", 1,
+        "--label", "mass", "--label", "fluid", "--unknown-label", -1,
+        "--uncertain", "negative", "--pos-weight", "balanced",
+    )  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["loss"] == {"pos_weight": "balanced"}
+    assert "Loss: pos_weight balanced." in results["notes"]
+    cells = [row["mass"] for row in csv.DictReader((folder / "many.csv").read_text().splitlines())]
+    told = f"{cells.count('-1')} labels count in training and not where a model is measured."
+    assert told in results["notes"] and not told.startswith("0")
+    words = next(row for row in results["rows"] if row["name"].startswith("TF-IDF"))
+    # Of a label that is -1 the word tells the truth, but 0 is what counts in training.
+    assert words["auroc"]["estimate"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--class-weights", "balancd"], "--class-weights must be one of ['balanced'], got"),
+        (["--pos-weight", "balanced"], "pos_weight must be None where each sample has one class"),
+        (["--uncertain", "positive"], "uncertain must be 'ignore' without an unknown_label"),
+        (["--unknown-label", -1, "--uncertain", "positive"], "must be 'ignore' for one label"),
+        (["--unknown-label", "NA"], "unknown_label must be a text or a number"),
+        (["--focal-gamma", "inf"], "focal_gamma must be a number of at least 0, got inf"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_mistakes_are_answered_in_one_line(
+    folder: Path, tmp_path: Path, command: str, words: list[object], message: str
+) -> None:
+    output = call(
+        command, folder / "one.csv", "--output", tmp_path / "out", "--text-encoder",
+        folder / "text", *words, code=1,
+    )  # fmt: skip
+    assert message in output and len(output.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_class_weights_of_many_labels_are_refused_with_the_right_option(
+    folder: Path, tmp_path: Path
+) -> None:
+    output = call(
+        "train", folder / "many.csv", "--output", tmp_path / "out", "--text-encoder",
+        folder / "text", "--label", "mass", "--label", "fluid", "--unknown-label", -1,
+        "--class-weights", "balanced", code=1,
+    )  # fmt: skip
+    assert "Use pos_weight='balanced'" in output
