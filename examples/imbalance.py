@@ -121,7 +121,7 @@ def run(
     plain = found["plain"]
     return {
         "title": "HAM10000 with and without balanced class weights",
-        "command": "python examples/imbalance.py DIR",
+        "command": f"python examples/imbalance.py DIR {' '.join(f'--rows {row}' for row in rows)}",
         "notes": plain.results["notes"],
         "settings": plain.results["settings"] | {"losses": LOSSES},
         "versions": plain.results["versions"],

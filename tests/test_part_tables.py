@@ -1,6 +1,7 @@
 """The tables of strategies and mappers that the documentation shows are those of the code."""
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -49,3 +50,15 @@ def test_the_api_page_lists_every_strategy(part_tables: ModuleType) -> None:
     assert [f".. autoclass:: {FUSIONS[name].__name__}" in entries for name in BUILT_IN] == [
         True
     ] * len(BUILT_IN)
+
+
+def test_the_table_of_imbalance_holds_what_was_measured(part_tables: ModuleType) -> None:
+    results = json.loads(part_tables.IMBALANCE.read_text(encoding="utf-8"))
+    lines = part_tables.imbalance().splitlines()
+    assert len(lines) == 2 + 3 * len(results["rows"])
+    for name, rows in results["rows"].items():
+        for loss, row in rows.items():
+            shown = f"| {name} | {loss} | {row['balanced_accuracy']['estimate']:.3f} |"
+            assert any(line.startswith(shown) for line in lines)
+        gap = results["balanced_minus_plain"][name]["auroc"]
+        assert f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})" in lines[-1]

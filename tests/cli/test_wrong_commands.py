@@ -46,7 +46,7 @@ COMMANDS = [
     f"{TRAIN} --learning-rate -1", f"{TRAIN} --workers -1",
     f"{TRAIN} --template {{", f"{TRAIN} --template {{gone}}", f"{TRAIN} --template words",
     f"{TRAIN} --class-weights some", f"{TRAIN} --pos-weight balanced", f"{TRAIN} --focal-gamma -1",
-    f"{TRAIN} --uncertain positive", f"{TRAIN} --unknown-label NA", f"{TRAIN} --unknown-label",
+    f"{TRAIN} --uncertain positive", f"{TRAIN} --unknown-label NA",
     f"{COMPARE} --class-weights some", f"{COMPARE} --pos-weight balanced",
     f"{COMPARE} --focal-gamma nan", f"{COMPARE} --unknown-label -1 --uncertain negative",
     "evaluate MODEL ROWS --unknown-label NA", "evaluate MODEL ROWS --unknown-label well",

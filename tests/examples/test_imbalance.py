@@ -50,7 +50,7 @@ def test_it_writes_both_rows_and_their_difference(tmp_path):
             found = written["balanced_minus_plain"][name][metric]["difference"]
             assert found == pytest.approx(difference, abs=1e-9)
     image_rows = written["rows"]["image only"]
-    assert image_rows["balanced"]["balanced_accuracy"] != image_rows["plain"]["balanced_accuracy"]
+    assert image_rows["balanced"]["cross_entropy"] != image_rows["plain"]["cross_entropy"]
 
 
 def test_a_folder_without_data_is_answered(tmp_path, monkeypatch):
