@@ -61,6 +61,7 @@ def _write_results(app: Any) -> None:
     """Writes the tables of the example study from the JSON files of its runs."""
     # These modules lie in the example's folder, which is on the path only here.
     import architectures_table
+    import explanations_table
     import part_tables
     import readme_table
     import segment_table
@@ -72,10 +73,12 @@ def _write_results(app: Any) -> None:
     segmenters = [
         json.loads(path.read_text()) for path in sorted((results / "segmentation").glob("*.json"))
     ]
+    explanations = json.loads((results / "explanations" / "small.json").read_text())
     pages = {
         "_results": readme_table.render(readme_table.read_results()),
         "_architectures": "\n\n".join(map(architectures_table.render, architectures)),
         "_segmenters": segment_table.render(segmenters),
+        "_explanations": explanations_table.render(explanations),
         "_strategies": part_tables.directives(),
         "_recipes": part_tables.recipes(),
         "_imbalance": part_tables.imbalance(),

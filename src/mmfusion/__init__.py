@@ -68,10 +68,16 @@ _HOME = {
     "mcnemar": "metrics.tests",
     "evaluate_predictions": "metrics.report",
     "Interval": "metrics.bootstrap",
-    "ImageAttention": "inference.explain",
-    "image_attention": "inference.explain",
-    "attention_rollout": "inference.explain",
-    "record_attention": "inference.explain",
+    "explain": "inference.explain",
+    "Explanation": "inference.explanation",
+    "HeatMap": "inference.explanation",
+    "Word": "inference.explanation",
+    "DeletionCurve": "inference.deletion",
+    "deletion_curve": "inference.deletion",
+    "ImageAttention": "inference.attention_maps",
+    "image_attention": "inference.attention_maps",
+    "attention_rollout": "inference.attention_maps",
+    "record_attention": "inference.attention_maps",
     "ExportReport": "inference.export",
     "export_model": "inference.export",
     "UNetSegmenter": "segmentation.unet",
@@ -96,11 +102,17 @@ if TYPE_CHECKING:
     from .data.manifest import load_manifest as load_manifest
     from .data.splits import folds as folds
     from .data.splits import split as split
+    from .inference.attention_maps import ImageAttention as ImageAttention
+    from .inference.attention_maps import attention_rollout as attention_rollout
+    from .inference.attention_maps import image_attention as image_attention
+    from .inference.attention_maps import record_attention as record_attention
     from .inference.compiled import CompiledClassifier as CompiledClassifier
-    from .inference.explain import ImageAttention as ImageAttention
-    from .inference.explain import attention_rollout as attention_rollout
-    from .inference.explain import image_attention as image_attention
-    from .inference.explain import record_attention as record_attention
+    from .inference.deletion import DeletionCurve as DeletionCurve
+    from .inference.deletion import deletion_curve as deletion_curve
+    from .inference.explain import explain as explain
+    from .inference.explanation import Explanation as Explanation
+    from .inference.explanation import HeatMap as HeatMap
+    from .inference.explanation import Word as Word
     from .inference.export import ExportReport as ExportReport
     from .inference.export import export_model as export_model
     from .inference.stream import Prediction as Prediction

@@ -1,232 +1,239 @@
-"""Recorded attention: the matrices, their rollout, and the maps over the picture."""
+"""Explanations of one sample, for every strategy and kind of encoder, and at known places."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
-from transformers import CLIPVisionConfig, Dinov2Config
+from PIL import Image
+from torch import nn
 
-from mmfusion import (
-    FusionClassifier,
-    ImageEncoder,
-    TextEncoder,
-    attention_rollout,
-    image_attention,
-    record_attention,
-)
-from mmfusion.testing import tiny_config
+from mmfusion import FusionClassifier, ImageEncoder, explain, predict_stream, register_backbone
+from mmfusion.model.fusion import FUSIONS
+from mmfusion.testing import tiny_classifier
 
-SMALL = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 64}
-
-
-def timm_vit(**options):
-    return ImageEncoder(
-        "vit_tiny_patch16_224", pretrained=False, img_size=32, depth=3, **options
-    ).eval()
+PAIRS = {
+    "timm_vit": ("bert", "attention_gradient"),
+    "transformers_vit": ("modernbert", "attention_gradient"),
+    "cnn": ("mpnet", "grad_cam"),
+    "opaque": ("roberta", "integrated_gradients"),
+    "custom": ("custom", "grad_cam"),
+}
 
 
-def hf_vit():
-    return ImageEncoder(
-        tiny_config("vit", **SMALL, num_hidden_layers=3, image_size=32, patch_size=8)
-    ).eval()
+@pytest.mark.parametrize("image", PAIRS)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_strategy_is_explained(fusion, image, processor_of, sample):
+    text, method = PAIRS[image]
+    if FUSIONS[fusion].acts_in_both_towers and image in ("opaque", "custom"):
+        image, text, method = "cnn", "distilbert", "grad_cam"
+    model = tiny_classifier(fusion, "linear", image, text)
+    for name in model.modalities:
+        model.freeze(name)
+    if fusion == "guarded":
+        # A weight below 0 counts as 0, and an answer without weight has no words.
+        model.fusion.weights.data.fill_(0.5)
+    processor, (picture, words) = processor_of(model, fit="pad"), sample
+    found = explain(model, processor, picture, words)
+    (answer,) = predict_stream(
+        model, processor, [{"image": picture, "text": words}], progress=False
+    )
+    assert list(found.probabilities.values()) == pytest.approx(answer.probabilities, abs=1e-5)
+    assert found.target == f"LABEL_{answer.probabilities.argmax()}"
+    assert sum(found.shares.values()) == pytest.approx(1)
+    p = found.probabilities[found.target]
+    assert found.log_odds == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
+    (heat,) = found.heat
+    assert heat.method == method and heat.values.shape == (30, 40)
+    assert heat.values.max() in (0.0, 1.0) and heat.values.min() >= 0
+    assert [word.text for word in found.words] == words.split()
+    assert found.word_method == "integrated_gradients"
+    assert any(abs(word.weight) > 0 for word in found.words)
+    (alone,) = predict_stream(model, processor, [{"image": picture}], progress=False)
+    without = found.without["text"].values()
+    assert list(without) == pytest.approx(alone.probabilities, abs=1e-5)
 
 
-@pytest.fixture(params=[timm_vit, hf_vit])
-def vit(request):
-    torch.manual_seed(0)
-    return request.param()
+def state_of(model):
+    """Returns all that an explanation might change."""
+    return {
+        "weights": {name: value.clone() for name, value in model.state_dict().items()},
+        "flags": {name: one.requires_grad for name, one in model.named_parameters()},
+        "grads": {name: one.grad for name, one in model.named_parameters()},
+        "modes": {name: one.training for name, one in model.named_modules()},
+        "hooks": {
+            name: (len(one._forward_hooks), len(one._forward_pre_hooks))
+            for name, one in model.named_modules()
+        },
+        "fused": [getattr(one, "fused_attn", None) for one in model.modules()],
+        "config": model.config.to_dict(),
+        "random": torch.get_rng_state(),
+        "numpy": np.random.get_state()[1],
+    }
 
 
-def test_every_layer_gives_a_matrix_whose_rows_sum_to_one(vit):
-    with record_attention(vit) as maps:
-        vit(torch.randn(2, 3, 32, 32))
-    tokens = {"VisionTransformer": 5, "ViTModel": 17}[type(vit.backbone).__name__]
-    heads = {"VisionTransformer": 3, "ViTModel": 4}[type(vit.backbone).__name__]
-    assert [tuple(found.shape) for found in maps] == [(2, heads, tokens, tokens)] * 3
-    for found in maps:
-        torch.testing.assert_close(found.sum(-1), torch.ones_like(found.sum(-1)))
+@pytest.mark.parametrize("image", ["timm_vit", "transformers_vit", "cnn"])
+def test_the_model_is_left_as_it_was(image, processor_of, sample):
+    model = tiny_classifier("joint", "cross_attention", image, "bert")
+    model.freeze("text").train()
+    model.mapper.eval()
+    next(model.fusion.parameters()).requires_grad_(False)
+    before = copy.deepcopy(state_of(model))
+    for method in ("auto", "gradient_x_input"):
+        with torch.inference_mode():
+            explain(model, processor_of(model), *sample, method=method, words="occlusion")
+        explain(model, processor_of(model), *sample, method=method)
+    after = state_of(model)
+    for name, value in before["weights"].items():
+        assert torch.equal(value, after["weights"][name]), name
+    assert torch.equal(before["random"], after["random"])
+    assert (before["numpy"] == after["numpy"]).all()
+    for name in ("flags", "grads", "modes", "hooks", "fused", "config"):
+        assert before[name] == after[name], name
 
 
-def test_recording_leaves_the_answer_and_the_encoder_as_they_were(vit):
-    pixels = torch.randn(2, 3, 32, 32)
-    before = vit(pixels).tokens
-    with record_attention(vit) as maps:
-        inside = vit(pixels).tokens
-    torch.testing.assert_close(inside, before, atol=1e-5, rtol=1e-5)
-    count = len(maps)
-    torch.testing.assert_close(vit(pixels).tokens, before, atol=0, rtol=0)
-    assert len(maps) == count
+@pytest.mark.parametrize("fusion", ["concat", "joint", "late", "mmtm"])
+def test_a_missing_modality_has_no_map_and_no_share(fusion, processor_of, sample):
+    model = tiny_classifier(fusion, "linear", "timm_vit", "bert")
+    picture, text = sample
+    found = explain(model, processor_of(model), picture, "  ")
+    assert found.missing == ("text",) and found.words == () and found.text is None
+    assert found.shares == {"image": 1.0, "text": 0.0} and found.contributions["text"] == 0
+    assert found.heat[0].words is None and "The text is missing." in found.notes
+    assert found.without["image"] == {} and found.without["text"] == found.probabilities
+    found = explain(model, processor_of(model), None, text)
+    assert found.missing == ("image",) and found.heat == ()
+    assert found.shares == {"image": 0.0, "text": 1.0} and len(found.words) == 9
 
 
-def test_an_error_inside_leaves_the_encoder_as_it_was():
-    vit = timm_vit()
-    with pytest.raises(RuntimeError, match="stop"), record_attention(vit):
-        raise RuntimeError("stop")
-    assert all(block.attn.fused_attn for block in vit.backbone.blocks)
-    assert not any(block.attn.attn_drop._forward_pre_hooks for block in vit.backbone.blocks)
+@pytest.mark.parametrize(("image", "text"), [("cnn", None), (None, "bert")])
+def test_a_classifier_of_one_modality_is_explained(image, text, processor_of, sample):
+    model = tiny_classifier("concat", "linear", image, text)
+    picture, words = sample
+    given = {"image": picture} if image else {"text": words}
+    found = explain(model, processor_of(model), **given)
+    (name,) = given
+    assert found.shares == {name: 1.0} and found.without == {name: {}}
+    assert (len(found.heat), len(found.words)) == ((1, 0) if image else (0, 9))
+    with pytest.raises(ValueError, match="must be left out for a classifier of"):
+        explain(model, processor_of(model), picture, words)
 
 
-def test_the_matrices_are_softmax_of_queries_and_keys():
-    vit = timm_vit()
-    pixels = torch.randn(2, 3, 32, 32)
-    with record_attention(vit) as maps:
-        vit(pixels)
-    module = vit.backbone
-    values = module.norm_pre(module._pos_embed(module.patch_embed(pixels)))
-    for layer, block in enumerate(module.blocks):
-        attention, entered = block.attn, block.norm1(values)
-        width = attention.head_dim
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        for head in range(attention.num_heads):
-            rows = slice(head * width, (head + 1) * width)
-            query = entered @ weight[rows].T + bias[rows]
-            shifted = slice(attention.attn_dim + rows.start, attention.attn_dim + rows.stop)
-            key = entered @ weight[shifted].T + bias[shifted]
-            expected = torch.softmax(query @ key.mT / width**0.5, dim=-1)
-            torch.testing.assert_close(maps[layer][:, head], expected, atol=1e-5, rtol=1e-4)
-        values = block(values)
+def test_each_label_of_many_is_explained_by_itself(processor_of, sample):
+    kind = "multi_label_classification"
+    model = tiny_classifier("guarded", "linear", "cnn", "bert", problem_type=kind)
+    processor = processor_of(model)
+    weights = []
+    for target in ("LABEL_0", "LABEL_1"):
+        found = explain(model, processor, *sample, target=target)
+        logits = model(**processor(images=[sample[0]], text=[sample[1]])).logits[0]
+        assert found.log_odds == pytest.approx(logits[int(target[-1])].item(), abs=1e-4)
+        assert found.base == 0 and found.target == target
+        weights.append([word.weight for word in found.words])
+    assert weights[0] != pytest.approx(weights[1])
 
 
-def test_transformers_own_attentions_are_the_same():
-    vit, pixels = hf_vit(), torch.randn(2, 3, 32, 32)
-    with record_attention(vit) as maps:
-        vit(pixels)
-    vit.backbone.set_attn_implementation("eager")
-    expected = vit.backbone(pixels, output_attentions=True).attentions
-    for one, other in zip(maps, expected, strict=True):
-        torch.testing.assert_close(one, other)
+def test_the_temperature_is_applied(processor_of, sample):
+    model = tiny_classifier("late", "linear", "cnn", "bert")
+    cold = explain(model, processor_of(model), *sample, target=0)
+    model.config.temperature = 2.0
+    warm = explain(model, processor_of(model), *sample, target=0)
+    cold_p, warm_p = (np.array(list(one.probabilities.values())) for one in (cold, warm))
+    expected = np.sqrt(cold_p) / np.sqrt(cold_p).sum()
+    assert warm_p == pytest.approx(expected, abs=1e-5)
 
 
-def test_texts_attend_to_no_padding():
-    text = TextEncoder(tiny_config("bert", **SMALL, num_hidden_layers=2, vocab_size=50))
-    with record_attention(text.eval()) as maps:
-        text(torch.randint(5, 50, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2]))
-    assert len(maps) == 2 and maps[0].shape == (2, 4, 6, 6)
-    assert (maps[0][1, :, :4, 4:] == 0).all() and (maps[0][0, :, :, 4:] > 0).all()
+class Brightness(nn.Module):
+    """A backbone whose feature map is the brightness of 8 x 8 pixels."""
+
+    dim = 4
+    input_spec = {  # noqa: RUF012
+        "size": [64, 64], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3,
+        "interpolation": "bilinear",
+    }  # fmt: skip
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([0.0, 1.0, 2.0, 3.0]))
+
+    def forward(self, pixel_values):
+        bright = nn.functional.avg_pool2d(pixel_values.mean(1, keepdim=True), 8)
+        return bright * self.scale[:, None, None]
 
 
-def test_inside_a_classifier_the_joint_sequence_is_recorded():
-    text = TextEncoder(tiny_config("bert", **SMALL, num_hidden_layers=2, vocab_size=50))
+register_backbone("mmfusion-test-brightness", Brightness)
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("size", [(200, 120), (90, 240)])
+def test_a_lesion_at_a_known_place_is_hot_in_the_original_picture(fit, size, processor_of):
     model = FusionClassifier(
-        image_encoder=timm_vit(), text_encoder=text, fusion={"name": "joint", "at": 1}
+        image_encoder=ImageEncoder("mmfusion-test-brightness", pretrained=False), num_labels=2
     ).eval()
-    # The lengths differ so much that the strategy would otherwise split the batch into two groups.
-    mask = torch.ones(8, 40, dtype=torch.long)
-    mask[1:, 1:] = 0
-    inputs = torch.randn(8, 3, 32, 32), torch.randint(5, 50, (8, 40)), mask
-    expected = model(*inputs).logits
-    with record_attention(model.image_encoder) as maps:
-        torch.testing.assert_close(model(*inputs).logits, expected)
-    assert [tuple(found.shape[::3]) for found in maps] == [(8, 5), (8, 45), (8, 45)]
+    with torch.no_grad():
+        # Class 1 is brightness: the LayerNorm of the probe keeps the sign of this sum.
+        model.head.out.weight.copy_(torch.tensor([[0.0] * 5, [-1.0, -0.3, 0.3, 1.0, 0.0]]))
+    model.config.normalize_embeddings = False
+    values = np.full((size[1], size[0]), 20, np.uint8)
+    top, left = int(0.55 * size[1]), int(0.35 * size[0])
+    values[top : top + 20, left : left + 20] = 240
+    found = explain(
+        model, processor_of(model, fit=fit), Image.fromarray(values), target=1, method="grad_cam"
+    )
+    heat = found.heat[0].values
+    assert heat.shape == values.shape
+    down, across = np.unravel_index(heat.argmax(), heat.shape)
+    # A cell of the features is an eighth of the frame.
+    slack = max(size) / 8
+    assert top - slack / 2 <= down <= top + 20 + slack / 2
+    assert left - slack / 2 <= across <= left + 20 + slack / 2
 
 
-def brute_force_rollout(maps):
-    batch, heads, n, _ = maps[0].shape
-    rolled = [[[float(i == j) for j in range(n)] for i in range(n)] for _ in range(batch)]
-    for found in maps:
-        for b in range(batch):
-            mixed = [
-                [
-                    0.5 * (i == j)
-                    + 0.5 * sum(float(found[b, h, i, j]) for h in range(heads)) / heads
-                    for j in range(n)
-                ]
-                for i in range(n)
-            ]
-            rolled[b] = [
-                [sum(mixed[i][k] * rolled[b][k][j] for k in range(n)) for j in range(n)]
-                for i in range(n)
-            ]
-    return torch.tensor(rolled)
+@pytest.mark.parametrize(("fusion", "image"), [("cross_attention", "opaque"), ("joint", "custom")])
+def test_the_spot_and_the_word_that_decide_are_found(fusion, image, trained, shapes):
+    model, processor = trained(fusion, image)
+    draw = np.random.default_rng(5)
+    hits = np.zeros(2)
+    for _ in range(8):
+        place = tuple(draw.integers(0, 4, 2))
+        picture, text = shapes.spotted(draw, place), shapes.written(draw, True)
+        found = explain(model, processor, picture, text)
+        assert found.target == "spot fever"
+        heat = found.heat[0].values
+        hottest = np.unravel_index(heat.argmax(), heat.shape)
+        hits[0] += tuple(one // 8 for one in hottest) == place
+        hits[1] += max(found.words, key=lambda word: word.weight).text == "fever"
+        assert all(one["spot fever"] < 0.5 for one in found.without.values()), found.without
+    assert (hits >= 7).all(), hits
 
 
-def test_rollout_is_the_product_from_the_last_layer_down():
-    torch.manual_seed(0)
-    maps = [torch.randn(2, 3, 4, 4).softmax(-1) for _ in range(3)]
-    rolled = attention_rollout(maps)
-    torch.testing.assert_close(rolled, brute_force_rollout(maps))
-    torch.testing.assert_close(rolled.sum(-1), torch.ones(2, 4))
-    assert not torch.allclose(rolled, attention_rollout(maps[::-1]))
+def test_wrong_options_are_refused_before_anything_runs(processor_of, sample):
+    model = tiny_classifier()
+    processor = processor_of(model)
+    with pytest.raises(ValueError, match="method must be one of"):
+        explain(model, processor, *sample, method="gradcam")
+    with pytest.raises(ValueError, match="words must be one of"):
+        explain(model, processor, *sample, words="lime")
+    with pytest.raises(ValueError, match="image or text must be given, got neither"):
+        explain(model, processor, None, " ")
+    with pytest.raises(ValueError, match="target must be one of"):
+        explain(model, processor, *sample, target="LABEL_9")
 
 
-def test_maps_lie_over_the_picture():
-    vit = timm_vit()
-    pixels = torch.randn(2, 3, 32, 32)
-    found = image_attention(vit, pixels)
-    with record_attention(vit) as maps:
-        vit(pixels)
-    assert found.heads.shape == (2, 3, 3, 2, 2) and found.rollout.shape == (2, 2, 2)
-    # Layer 1, head 2: the row of the class token without its own entry. The patches follow row by
-    # row.
-    torch.testing.assert_close(found.heads[0, 1, 2].flatten(), maps[1][0, 2, 0, 1:])
-    torch.testing.assert_close(found.rollout[1].flatten(), attention_rollout(maps)[1, 0, 1:])
+def test_a_cut_text_is_said(processor_of, sample):
+    model = tiny_classifier("concat", "linear", "cnn", "bert")
+    found = explain(model, processor_of(model, max_length=6), *sample)
+    assert len(found.words) == 4 and any("cut" in note for note in found.notes)
+    assert found.text == sample[1]
 
 
-def test_without_a_class_token_it_is_what_patches_take_on_average():
-    vit = timm_vit(class_token=False, global_pool="avg")
-    found = image_attention(vit.train(), torch.randn(1, 3, 32, 32))
-    torch.testing.assert_close(found.heads.sum((-1, -2)), torch.ones(1, 3, 3))
-    assert vit.training
+def test_the_explanation_as_a_dict_is_plain(processor_of, sample):
+    import json
 
-
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        lambda: ImageEncoder(
-            "vit_tiny_patch16_224", pretrained=False, img_size=32, depth=1, reg_tokens=2
-        ),
-        lambda: ImageEncoder(
-            "vit_tiny_patch16_224",
-            pretrained=False,
-            img_size=32,
-            depth=1,
-            reg_tokens=2,
-            class_token=False,
-            global_pool="avg",
-        ),
-        lambda: ImageEncoder("eva02_tiny_patch14_224", pretrained=False, img_size=28),
-        lambda: ImageEncoder(
-            Dinov2Config(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)
-        ),
-        lambda: ImageEncoder(
-            CLIPVisionConfig(**SMALL, num_hidden_layers=1, image_size=32, patch_size=16)
-        ),
-    ],
-)
-def test_prefix_tokens_are_told_from_patches_in_every_family(encoder):
-    vit = encoder()
-    pixels = torch.randn(1, 3, *vit.input_spec["size"])
-    found = image_attention(vit, pixels)
-    with record_attention(vit.eval()) as maps:
-        vit(pixels)
-    prefix = maps[0].shape[-1] - 4
-    has_class_token = getattr(vit.backbone, "cls_token", 0) is not None
-    rows = maps[0][0, 0][:1] if has_class_token else maps[0][0, 0][prefix:]
-    assert found.heads.shape[-2:] == (2, 2)
-    torch.testing.assert_close(found.heads[0, 0, 0].flatten(), rows[:, prefix:].mean(0))
-
-
-def test_nothing_recorded_is_an_error():
-    mpnet = TextEncoder(tiny_config("mpnet", **SMALL, num_hidden_layers=1, vocab_size=50))
-    with pytest.raises(ValueError, match="got none from MPNetModel"), record_attention(mpnet):
-        mpnet(torch.randint(5, 50, (1, 6)), torch.ones(1, 6, dtype=torch.long))
-    with (
-        pytest.raises(ValueError, match="must be run inside the block"),
-        record_attention(timm_vit()),
-    ):
-        pass
-
-
-def test_a_wide_picture_has_a_wide_grid():
-    vit = ImageEncoder("vit_tiny_patch16_224", pretrained=False, img_size=(32, 64), depth=1)
-    assert image_attention(vit, torch.zeros(1, 3, 32, 64)).rollout.shape == (1, 2, 4)
-
-
-@pytest.mark.parametrize("name", ["resnet10t", "swin_tiny_patch4_window7_224"])
-def test_what_does_not_attend_over_all_tokens_is_refused(name):
-    encoder = ImageEncoder(name, pretrained=False)
-    with pytest.raises(ValueError, match=r"encoder must (be a transformer|attend over all)"):
-        image_attention(encoder, torch.zeros(1, 3, *encoder.input_spec["size"]))
-
-
-def test_rollout_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match=r"maps must be one matrix per layer"):
-        attention_rollout([])
+    model = tiny_classifier("cross_attention", "linear", "cnn", "bert")
+    found = explain(model, processor_of(model), *sample)
+    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert plain["target"] == found.target and plain["heat"][0]["size"] == [40, 30]
+    assert np.shape(plain["heat"][0]["grid"]) == (2, 2)
+    assert np.shape(plain["heat"][0]["words"]) == (9, 2, 2)
+    assert plain["words"][1]["text"] == "pleural" and plain["missing"] == []

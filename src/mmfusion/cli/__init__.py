@@ -1,4 +1,4 @@
-"""The command line `mmfusion train | compare | evaluate | predict | audit | export`."""
+"""The command line `mmfusion train | compare | evaluate | predict | explain | audit | export`."""
 
 from .commands import app
 

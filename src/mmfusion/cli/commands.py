@@ -10,6 +10,7 @@ from rich.table import Table
 from ..model.printing import printable
 from . import options
 from .errors import check_input_file, check_output_file, check_output_folder, user_errors
+from .explanations import explain_one
 from .predictions import predict_many, predict_one
 from .support import (
     check_model,
@@ -257,6 +258,42 @@ def predict(
     for name, probability in sorted(named.items(), key=lambda pair: -pair[1]):
         typer.echo(f"{printable(name)}\t{probability:.4f}")
     typer.echo(f"missing: {', '.join(answer.missing) or 'nothing'}")
+
+
+@app.command()
+@user_errors
+def explain(
+    model: options.ModelFolder,
+    image: options.ImageFiles = None,
+    text: options.TextFile = None,
+    output: options.PageFile = None,
+    as_json: options.AsJson = False,
+    target: options.Target = None,
+    method: options.HeatMethod = "auto",
+    words: options.WordMethod = "auto",
+) -> None:
+    """Write a page that shows why a model answers as it does for one sample.
+
+    It shows the share of each modality, a heat map over the picture, and a weight for each word.
+    """
+    if output is None and not as_json:
+        raise ValueError("--output or --json must be given, got neither. Give one or both.")
+    check_model(model)
+    if output is not None:
+        check_output_file("--output", output)
+    for file in image or []:
+        check_input_file("--image", file)
+    written = None if text is None else read_text(text)
+    explain_one(
+        *open_model(model),
+        image,
+        written,
+        output=output,
+        as_json=as_json,
+        target=target,
+        method=method,
+        words=words,
+    )
 
 
 @app.command()

@@ -184,6 +184,20 @@ ManifestWorkers = Annotated[
     int, typer.Option(min=0, help="With --manifest: processes that decode images.")
 ]
 
+# Options of `explain`.
+PageFile = Annotated[Path | None, typer.Option(help="The HTML file to write.")]
+Target = Annotated[str | None, typer.Option(help="Class to explain. Default: the most probable.")]
+HeatMethod = Annotated[
+    str,
+    typer.Option(
+        help="Heat map: auto, grad_cam, attention_gradient, attention, rollout or gradient_x_input."
+    ),
+]
+WordMethod = Annotated[
+    str,
+    typer.Option(help="Words: auto, gradient_x_input, integrated_gradients or occlusion."),
+]
+
 # Arguments and options of `audit` and `export`.
 Manifests = Annotated[
     list[Path], typer.Argument(help="One manifest, or one per split (train.csv test.csv).")

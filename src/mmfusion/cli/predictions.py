@@ -67,16 +67,7 @@ def predict_one(
     """
     from ..inference.stream import predict_stream
 
-    given: Any = image[0] if image and len(image) == 1 else image or None
-    sample = {"image": given, "text": text}
-    for name, value in sample.items():
-        if value is not None and name not in classifier.modalities:
-            raise ValueError(
-                f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, "
-                f"got {value!r}."
-            )
-    if given is None and text is None:
-        raise ValueError("--image or --text must be given, got neither.")
+    sample = checked_sample(classifier, image, text)
     # With "raise", the message would begin with the number of the sample. This does not help a user
     # who gave only one.
     (answer,) = predict_stream(
@@ -89,6 +80,35 @@ def predict_one(
     if answer.error is not None:
         raise ValueError(answer.error)
     return answer
+
+
+def checked_sample(
+    classifier: "FusionClassifier", image: list[Path] | None, text: str | None
+) -> dict[str, Any]:
+    """Returns the modalities of one sample by name.
+
+    Args:
+        classifier: the classifier.
+        image: the paths of its pictures, or None.
+        text: the text itself, or None.
+
+    Returns:
+        "image" -> a path, a list of several, or None; "text" -> the text, or None.
+
+    Raises:
+        ValueError: if both are None, or the classifier does not use one that is given.
+    """
+    given: Any = image[0] if image and len(image) == 1 else image or None
+    sample = {"image": given, "text": text}
+    for name, value in sample.items():
+        if value is not None and name not in classifier.modalities:
+            raise ValueError(
+                f"--{name} must be left out for a classifier of {classifier.modalities[0]} alone, "
+                f"got {value!r}."
+            )
+    if given is None and text is None:
+        raise ValueError("--image or --text must be given, got neither.")
+    return sample
 
 
 def predict_many(

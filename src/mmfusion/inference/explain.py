@@ -1,226 +1,196 @@
-"""Attention matrices of transformer models, their rollout, and maps over the image."""
+"""The explanation of one answer: shares of the modalities, a heat map, and weights of words."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from math import sqrt
-from typing import Any, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-import torch
-from einops import rearrange, reduce
-from jaxtyping import Float
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
-from ..model.encoder_base import Encoder
-from ..model.encoder_image import ImageEncoder
-from ..model.graph import evaluating
+from ..model.images import ImageSource, load_image
+from ..model.modeling import FusionClassifier
+from ..model.processing import FusionProcessor
+from ..model.validation import check_choice
+from .explain_gradients import IMAGE_METHODS, Inputs, Scorer, image_heat, steady
+from .explain_place import on_picture, visible_box
+from .explain_regions import region_words
+from .explain_sample import (
+    answers_of,
+    base_log_odds,
+    class_names,
+    contributions,
+    probabilities_of,
+    sample_inputs,
+    target_number,
+    without,
+)
+from .explain_text import WORD_METHODS, windows_of, word_weights
+from .explain_words import Reading, read_text, written_text
+from .explanation import Explanation, HeatMap, Word
 
 
-@contextmanager
-def record_attention(encoder: Encoder) -> Iterator[list[Tensor]]:
-    """Yields a list to which each forward pass appends one matrix [B, heads, N, N] per layer.
+def explain(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    image: ImageSource | Sequence[ImageSource | None] | None = None,
+    text: str | Mapping[str, Any] | None = None,
+    *,
+    target: str | int | None = None,
+    method: str = "auto",
+    words: str = "auto",
+    prior: Mapping[str, float] | None = None,
+) -> Explanation:
+    """Returns why a classifier answers as it does for one sample.
 
-    Row i of a matrix holds the attention weights of token i over all tokens; the row sums to 1. In
-    training mode the matrices of timm are those before the dropout of attention, and the matrices
-    of transformers are those after it. Prefix tokens (the class token, registers) come first.
-    Fused attention kernels keep no matrices, so the encoder runs without them inside the block. Its
-    outputs are the same up to rounding.
+    The value of a set of modalities is the log-odds of the target, as the classifier answers with
+    these modalities alone. Log-odds add up where two sources are independent. The Shapley value of
+    the image is half the sum of what it adds to nothing and what it adds to the text:
+
+        ((v(image) - v()) + (v(image, text) - v(text))) / 2
+
+    The classifier refuses a sample without any modality, so v() is the log-odds of `prior`.
+
+    The model is left as it is: its mode, its parameters' flags, its hooks and the random state.
 
     Args:
-        encoder: an image or text encoder. It may be part of a classifier; then run the classifier
-            inside the block.
+        model: the classifier. It may be frozen, and may have one tower.
+        processor: of the classifier.
+        image: the picture, as the processor takes it; a list of several views, with None where one
+            is missing; or None if there is no picture.
+        text: the text, or with a template the values of its columns; None if it is missing.
+        target: the class to explain, by name or number. None takes the most probable class.
+        method: of the heat map. "grad_cam" for CNNs; "attention_gradient", "attention" and
+            "rollout" for ViTs; "integrated_gradients" and "gradient_x_input" for every encoder.
+            "auto" takes Grad-CAM where the features are a map, "attention_gradient" where every
+            layer attends over all patches, and integrated gradients elsewhere.
+        words: of the weights of words: "gradient_x_input", "integrated_gradients" or "occlusion".
+            "auto" takes integrated gradients where the embedding of the tokens is found, and
+            occlusion elsewhere.
+        prior: class -> probability before anything is known, such as the class frequencies of the
+            training data. None: all classes alike, and 1/2 where each class is decided by itself.
 
     Raises:
-        ValueError: if no layer of the encoder keeps its attention matrix in this form, or the
-            encoder was not run.
+        ValueError: if the sample has neither modality, a modality has no tower, the target or a
+            method is unknown or does not suit the encoder, or an answer is not finite.
+        ImageError: if the picture cannot be read.
+
+    Source: Shapley 1953; as shares of modalities, Parcalabescu and Frank 2023, MM-SHAP (arXiv
+    2212.08158), eq. 1 and 2.
 
     Example:
-        >>> name = "vit_tiny_patch16_224"
-        >>> encoder = ImageEncoder(name, pretrained=False, img_size=32, depth=2).eval()
-        >>> with record_attention(encoder) as maps:
-        ...     _ = encoder(torch.zeros(1, 3, 32, 32))
-        >>> [tuple(matrix.shape) for matrix in maps]
-        [(1, 3, 5, 5), (1, 3, 5, 5)]
+        >>> from mmfusion.data.toy import word_tokenizer
+        >>> from mmfusion.testing import tiny_classifier
+        >>> model = tiny_classifier("late")
+        >>> spec = model.image_encoder.input_spec
+        >>> processor = FusionProcessor(word_tokenizer(["no effusion"]), spec)
+        >>> found = explain(model, processor, Image.new("L", (40, 30), 99), "no effusion")
+        >>> found.heat[0].values.shape, [word.text for word in found.words]
+        ((30, 40), ['no', 'effusion'])
+        >>> round(sum(found.contributions.values()) - (found.log_odds - found.base), 4)
+        0.0
     """
-    maps: list[Tensor] = []
-    is_hf = hasattr(encoder.backbone, "set_attn_implementation")
-    recording = _recording_transformers if is_hf else _recording_timm
-    with recording(encoder.backbone, maps), _whole_batches(encoder):
-        yield maps
-        if not maps:
-            raise ValueError(
-                "encoder must be run inside the block and keep its attention's matrices, "
-                f"got none from {type(encoder.backbone).__name__}. "
-                "Call it there; models such as MPNet keep none."
+    check_choice("method", method, IMAGE_METHODS)
+    check_choice("words", words, WORD_METHODS)
+    written = written_text(text, processor)
+    views: list[Any] = list(image) if isinstance(image, (list, tuple)) else [image]
+    pictures = [None if view is None else load_image(view) for view in views]
+    shown = [picture for picture in pictures if picture is not None]
+    with steady(model):
+        inputs = sample_inputs(model, processor, pictures if shown else None, written)
+        answers = answers_of(model, inputs)
+        whole = max(answers, key=len)
+        number = target_number(model, target, answers[whole])
+        base = base_log_odds(model, number, prior)
+        scorer = Scorer(model, number)
+        reading, weights, how = Reading("", (), ()), None, None
+        if "text" in whole:
+            reading = read_text(processor, written, windows_of(inputs))
+            weights, how = word_weights(scorer, inputs, reading, words)
+        heat: tuple[HeatMap, ...] = ()
+        if shown and "image" in whole:
+            heat = _heat(scorer, processor, inputs, shown, method, reading)
+    added = contributions(model, answers, number, base)
+    size = sum(abs(one) for one in added.values())
+    return Explanation(
+        target=class_names(model)[number],
+        probabilities=_named(model, answers[whole]),
+        multi_label=model.multi_label,
+        log_odds=base + sum(added.values()),
+        base=base,
+        contributions=added,
+        shares={name: abs(one) / size if size else 0.0 for name, one in added.items()},
+        without={name: _named(model, without(answers, name)) for name in model.modalities},
+        missing=tuple(name for name in model.modalities if name not in whole),
+        heat=heat,
+        text=reading.text if "text" in whole else None,
+        words=_words(reading, weights),
+        word_method=how,
+        notes=tuple(_notes(model, whole, heat, reading, weights)),
+    )
+
+
+def _named(model: FusionClassifier, logits: Tensor | None) -> dict[str, float]:
+    """Returns class -> probability; nothing without an answer."""
+    if logits is None:
+        return {}
+    return dict(zip(class_names(model), probabilities_of(model, logits).tolist(), strict=True))
+
+
+def _words(reading: Reading, weights: Tensor | None) -> tuple[Word, ...]:
+    found = [None] * len(reading.words) if weights is None else weights.tolist()
+    return tuple(
+        Word(reading.text[start:end], start, end, weight)
+        for (start, end), weight in zip(reading.words, found, strict=True)
+    )
+
+
+def _heat(
+    scorer: Scorer,
+    processor: FusionProcessor,
+    inputs: Inputs,
+    pictures: Sequence[Image.Image],
+    method: str,
+    reading: Reading,
+) -> tuple[HeatMap, ...]:
+    """Returns the heat map of each picture."""
+    grids, kind = image_heat(scorer, inputs, method)
+    regions: list[Any] = [None] * len(pictures)
+    if reading.words:
+        regions = region_words(scorer.model, inputs, reading) or regions
+    found = []
+    for picture, grid, words in zip(pictures, grids, regions, strict=True):
+        box = visible_box(processor, picture.size)
+        values = on_picture(grid, box, picture.size)
+        largest = values.max()
+        found.append(
+            HeatMap(
+                values / largest if largest > 0 else np.zeros_like(values),
+                grid.float().cpu().numpy(),
+                box,
+                kind,
+                picture,
+                None if words is None else words.float().cpu().numpy(),
             )
-
-
-@contextmanager
-def _recording_transformers(backbone: Any, maps: list[Tensor]) -> Iterator[None]:
-    """Appends the matrices of a transformers model, which returns them as second outputs."""
-
-    def keep_output(module: Any, inputs: Any, output: Any) -> None:
-        matrix = output[1] if isinstance(output, tuple) and len(output) > 1 else None
-        # A module that wraps the attention returns the same tensor again.
-        is_repeated = bool(maps) and maps[-1] is matrix
-        if isinstance(matrix, Tensor) and matrix.ndim == 4 and not is_repeated:
-            maps.append(matrix)
-
-    # Only the eager implementation of transformers returns the matrices.
-    before = backbone.config._attn_implementation
-    backbone.set_attn_implementation("eager")
-    hooks = [module.register_forward_hook(keep_output) for module in backbone.modules()]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        backbone.set_attn_implementation(before)
-
-
-@contextmanager
-def _recording_timm(backbone: Any, maps: list[Tensor]) -> Iterator[None]:
-    """Appends the matrices of a timm model, which are the inputs of its attention dropout."""
-    fused = [
-        module
-        for module in backbone.modules()
-        if hasattr(module, "fused_attn") and hasattr(module, "attn_drop")
-    ]
-    if not fused:
-        raise ValueError(
-            "encoder must be a transformer whose attention can be read, "
-            f"got {type(backbone).__name__}. Choose a ViT of timm, or a model of transformers."
         )
-
-    def keep_input(module: Any, inputs: tuple[Tensor, ...]) -> None:
-        maps.append(inputs[0])
-
-    # Fused kernels skip the dropout module, and with it the hook.
-    was_fused = [module.fused_attn for module in fused]
-    for module in fused:
-        module.fused_attn = False
-    hooks = [module.attn_drop.register_forward_pre_hook(keep_input) for module in fused]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, value in zip(fused, was_fused, strict=True):
-            module.fused_attn = value
+    return tuple(found)
 
 
-def attention_rollout(maps: Sequence[Float[Tensor, "B heads N N"]]) -> Float[Tensor, "B N N"]:
-    """Returns how much of each input token reaches each token of the last layer, by attention.
-
-    The rollout is the product of the matrices (I + A) / 2 of all layers, with the last layer on the
-    left. A is the mean over the heads, and I stands for the residual connection. Each row sums to
-    1. The rollout ignores values, MLPs and signs, so it is a hint and no proof.
-
-    Args:
-        maps: one matrix per layer, the first layer first, as `record_attention` yields them.
-
-    Raises:
-        ValueError: if there is no matrix, or the matrices differ in shape.
-
-    Source: Abnar & Zuidema 2020, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928),
-    eq. 1.
-
-    Example:
-        >>> half = torch.full((1, 2, 2, 2), 0.5)
-        >>> attention_rollout([half])[0].tolist()
-        [[0.75, 0.25], [0.25, 0.75]]
-    """
-    # Matrices of layers with different numbers of tokens cannot be multiplied.
-    shapes = sorted({tuple(matrix.shape) for matrix in maps})
-    if len(shapes) != 1:
-        raise ValueError(
-            "maps must be one matrix per layer, all of one shape [B, heads, N, N], "
-            f"got shapes {shapes}."
-        )
-    # The identity stands for the residual connection, which passes half of each token on unchanged.
-    identity = torch.eye(shapes[0][-1], dtype=maps[0].dtype, device=maps[0].device)
-    rolled = identity.expand(shapes[0][0], -1, -1)
-    for matrix in maps:
-        rolled = (identity + reduce(matrix, "b heads n m -> b n m", "mean")) / 2 @ rolled
-    return rolled
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ImageAttention:
-    """The attention of an image encoder as small maps over the image.
-
-    Attributes:
-        heads: the attention weights of the class token over the patches, by layer and head, [B,
-            layers, heads, h, w]. Without a class token, the mean weights of all patches. The
-            weights of prefix tokens are left out, so the sum of a map is at most 1.
-        rollout: the same for the rollout over all layers, [B, h, w].
-    """
-
-    heads: Float[Tensor, "B layers heads h w"]
-    rollout: Float[Tensor, "B h w"]
-
-
-def image_attention(
-    encoder: ImageEncoder, pixel_values: Float[Tensor, "B C H W"]
-) -> ImageAttention:
-    """Returns the attention maps of an image encoder for these images.
-
-    The encoder runs in eval mode without gradient.
-
-    Args:
-        encoder: a ViT of timm or transformers, on its own or as the `image_encoder` of a
-            classifier.
-        pixel_values: pixels as the processor returns them, [B, C, H, W].
-
-    Raises:
-        ValueError: if the encoder has no attention over all its tokens (a CNN, a Swin), or its
-            patches form no grid.
-
-    Example:
-        >>> name = "vit_tiny_patch16_224"
-        >>> encoder = ImageEncoder(name, pretrained=False, img_size=(32, 48), depth=2)
-        >>> attention = image_attention(encoder, torch.zeros(1, 3, 32, 48))
-        >>> tuple(attention.heads.shape), tuple(attention.rollout.shape)
-        ((1, 2, 3, 2, 3), (1, 2, 3))
-    """
-    with evaluating(encoder), torch.no_grad(), record_attention(encoder) as maps:
-        encoder(pixel_values)
-    shapes = {tuple(matrix.shape) for matrix in maps}
-    # A Swin attends inside windows: its batch axis counts windows, not images.
-    if len(shapes) != 1 or maps[0].shape[0] != len(pixel_values):
-        raise ValueError(
-            "encoder must attend over all its tokens in every layer, "
-            f"got matrices of shapes {sorted(shapes)} from {type(encoder.backbone).__name__}. "
-            "Choose a plain ViT."
-        )
-    prefix, has_class_token = encoder.num_prefix, encoder.adapter.has_class_token
-    patches = maps[0].shape[-1] - prefix
-    # The patches are square, so the grid has the aspect ratio of the image.
-    height = round(sqrt(patches * pixel_values.shape[-2] / pixel_values.shape[-1]))
-    # A backbone with other tokens between the patches would give maps with shifted pixels.
-    if height < 1 or patches % height:
-        raise ValueError(
-            "pixel_values must be cut into a grid of patches, "
-            f"got {patches} patches of {tuple(pixel_values.shape)}."
-        )
-
-    def over_patches(matrix: Tensor) -> Tensor:
-        weights = (
-            matrix[..., 0, prefix:] if has_class_token else matrix[..., prefix:, prefix:].mean(-2)
-        )
-        return rearrange(weights, "... (h w) -> ... h w", h=height)
-
-    heads = torch.stack([over_patches(matrix) for matrix in maps], dim=1)
-    return ImageAttention(heads, over_patches(attention_rollout(maps)))
-
-
-@contextmanager
-def _whole_batches(encoder: Encoder) -> Iterator[None]:
-    """Keeps batches whole: one that is cut into groups would append several matrices per layer."""
-    before = encoder.whole_batches
-    encoder.whole_batches = True
-    try:
-        yield
-    finally:
-        encoder.whole_batches = before
+def _notes(
+    model: FusionClassifier,
+    present: Sequence[str],
+    heat: Sequence[HeatMap],
+    reading: Reading,
+    weights: Tensor | None,
+) -> Iterator[str]:
+    """Yields what a reader of the explanation should know."""
+    for name in model.modalities:
+        if name not in present:
+            yield f"The {name} is missing."
+    if reading.is_cut:
+        yield "The text is longer than the model reads: a part of it was cut."
+    if reading.is_by_token:
+        yield "The tokenizer does not say where its tokens stand: each token counts as a word."
+    if "text" in present and weights is None:
+        yield "The words have no weights: the embedding of the tokens was not found."
+    if any(not one.values.any() for one in heat):
+        yield "No part of the picture speaks for the target."
