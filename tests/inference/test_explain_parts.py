@@ -56,6 +56,11 @@ def test_each_picture_and_each_word_is_explained(fusion: str, image: str, text: 
     assert [one.picture for one in found.heat] == [pictures[0], pictures[2]]
     assert [word.text for word in found.words] == WORDS
     assert sum(found.contributions.values()) == pytest.approx(found.log_odds - found.base, abs=1e-4)
+    if fusion == "cross_attention":
+        # Each region of each picture attends to the words, and to special tokens.
+        for one in found.heat:
+            assert one.words is not None and one.words.shape == (len(WORDS), *one.grid.shape)
+            assert one.words.min() > 0 and one.words.sum(0).max() <= 1 + 1e-5
     # Word by word, in all windows that hold it, by the ids of the tokenizer.
     inputs = dict(processor(images=[pictures], text=[" ".join(WORDS)]))
     assert inputs["input_ids"].ndim == 3

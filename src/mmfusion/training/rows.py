@@ -114,4 +114,6 @@ def first_views(table: datasets.Dataset, views: int) -> datasets.Dataset:
         kept, feature = [None if row is None else row[0] for row in kept], feature.feature
     else:
         kept = [row if row and any(row) else None for row in kept]
-    return table.remove_columns("image").add_column("image", kept, feature=feature)
+    # A table without its only column would have no rows, so the new one is added first.
+    added = table.add_column("first views", kept, feature=feature)
+    return added.remove_columns("image").rename_column("first views", "image")
