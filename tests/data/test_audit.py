@@ -148,6 +148,9 @@ def test_lengths() -> None:
     report = audit(rows, tokenizer=Letters())
     assert found(report, "longest_text").count == 9
     assert found(report, "text_too_long").examples == ("all[1]: 9 tokens",)
+    # The limit of a processor may be another one.
+    shorter = found(audit(rows, tokenizer=Letters(), max_length=2), "text_too_long")
+    assert shorter.count == 2 and "longer than 2 tokens" in shorter.message
 
 
 def test_result_is_json_and_readable() -> None:

@@ -105,6 +105,7 @@ def audit(
     image: str | None = "image",
     label: str | None = "label",
     tokenizer: Tokenizer | None = None,
+    max_length: int | None = None,
 ) -> Audit:
     """Returns the faults of a data set, and facts that help to judge it.
 
@@ -123,6 +124,7 @@ def audit(
         label: the column of labels. None skips its check. The default name may be absent.
         tokenizer: measures texts in tokens, as `tokenizer(list of texts)["input_ids"]`. None
             measures in words. Texts longer than its `model_max_length`, if any, are a warning.
+        max_length: the tokens at which the processor cuts, if not `model_max_length`.
 
     Returns:
         the findings. `Audit.ok` says whether they contain no error.
@@ -147,7 +149,7 @@ def audit(
         *_check_images(images),
         *_check_presence(texts, images),
         *_check_labels(parts, _values(parts, label, "label"), label),
-        *_check_lengths(texts, tokenizer),
+        *_check_lengths(texts, tokenizer, max_length),
     ]
     rank = {"error": 0, "warning": 1, "info": 2}
     return Audit(tuple(sorted(findings, key=lambda finding: rank[finding.severity])))
@@ -358,10 +360,10 @@ def _counts(values: Sequence[Any], feature: Any) -> dict[str, int]:
 
 
 def _check_lengths(
-    texts: Mapping[str, Sequence[Any]], tokenizer: Tokenizer | None
+    texts: Mapping[str, Sequence[Any]], tokenizer: Tokenizer | None, max_length: int | None
 ) -> Iterator[Finding]:
     unit = "words" if tokenizer is None else "tokens"
-    limit = getattr(tokenizer, "model_max_length", None)
+    limit = max_length or getattr(tokenizer, "model_max_length", None)
     for name, column in texts.items():
         rows = [row for row, value in enumerate(column) if not is_blank(value)]
         if not rows:
@@ -376,10 +378,7 @@ def _check_lengths(
         examples = tuple(f"{name}[{rows[at]}]: {lengths[at]} {unit}" for at in order[:EXAMPLES])
         yield Finding("longest_text", "info", int(lengths.max()), message, examples)
         if isinstance(limit, int) and (cut := int((lengths > limit).sum())):
-            message = (
-                f"{cut} texts of {name} are longer than the tokenizer's {limit} tokens "
-                "and will be cut."
-            )
+            message = f"{cut} texts of {name} are longer than {limit} {unit} and will be cut."
             yield Finding("text_too_long", "warning", cut, message, examples[:cut])
 
 

@@ -68,6 +68,11 @@ class Parts:
         return None if self._flags is None else [len(row) for row in self._chosen]
 
     @property
+    def most(self) -> int:
+        """K, how many parts stand side by side in each sample behind `join`."""
+        return self._table[0].shape[1]
+
+    @property
     def lengths(self) -> list[int] | None:
         """How many real tokens each encoded part has [R], where the host knows."""
         if self._flags is None or self._lengths is None:
@@ -179,8 +184,8 @@ class Parts:
         return vectors[on_device(owners, vectors.device)]
 
 
-def pool_each(hidden: Hidden, parts: int, pool: Pool) -> Encoded:
-    """Returns samples pooled part by part, each as its encoder pools one; the mean of the parts.
+def pool_each(hidden: Hidden, parts: int, pool: Pool) -> Float[Tensor, "B D"]:
+    """Returns the mean of the pooled vectors of each sample's parts.
 
     Args:
         hidden: tokens of parts side by side [B, K N, D], with the mask of the real ones.
@@ -192,9 +197,7 @@ def pool_each(hidden: Hidden, parts: int, pool: Pool) -> Encoded:
     # Without a mask: an image's tokens are all real, or all equal where a stand-in is there.
     encoded = pool(Hidden(rearrange(hidden.values, "b (k n) d -> (b k) n d", k=parts)))
     there = rearrange(mask, "b (k n) -> b k n", k=parts).any(-1)
-    pooled = rearrange(encoded.pooled, "(b k) d -> b k d", k=parts)
-    tokens = rearrange(encoded.tokens, "(b k) n d -> b (k n) d", k=parts)
-    return Encoded(tokens, mask, _mean(pooled, there, there))
+    return _mean(rearrange(encoded.pooled, "(b k) d -> b k d", k=parts), there, there)
 
 
 def _mean(vectors: Tensor, there: Tensor, weights: Tensor) -> Tensor:

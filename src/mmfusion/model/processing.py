@@ -297,7 +297,7 @@ class FusionProcessor(ProcessorMixin):
         """Returns the saved entries; those that were added later are left out at their defaults."""
         entries: dict[str, Any] = super().to_dict()
         added = {"num_views": 1, "long_text": "truncate", "overlap": None}
-        return {key: value for key, value in entries.items() if added.get(key, self) != value}
+        return {key: value for key, value in entries.items() if (key, value) not in added.items()}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any

@@ -94,8 +94,6 @@ class Tower:
         self._normalize = normalize
         self._flags = flags
         self._parts = parts
-        # How many tokens each part has, once it is encoded.
-        self._places = 1
         self._start_at = CachePoint(0) if start_at is None else start_at
         self._block = self._start_at.block
         # Those of what is encoded: of each present sample, or of each of its windows.
@@ -181,8 +179,9 @@ class Tower:
             # No mask is passed: all tokens of an absent image are equal, so their mean equals each
             # of them.
             return self.encoder.pool(joined._replace(mask=None)).pooled
-        parts = joined.values.shape[1] // self._places
-        return pool_each(joined, parts, self.encoder.pool).pooled
+        # Where the whole batch lacks the modality, stand-ins have the places of one part.
+        most = 1 if self.is_empty else self._parts.most
+        return pool_each(joined, most, self.encoder.pool)
 
     def norm_joined(self, joined: Hidden) -> Tensor:
         """Returns the tokens of a walked sequence after the tower's last norm [B, N, D].
@@ -218,7 +217,8 @@ class Tower:
         if self._parts is not None:
             counts, real = self._parts.counts, self._parts.sample_lengths
             if real is None and self._parts.weights is None and counts is not None:
-                real = [count * self._places for count in counts]
+                places = encoded.tokens.shape[1] // self._parts.most
+                real = [count * places for count in counts]
         elif self._lengths is None:
             real = None if self._is_masked else [encoded.tokens.shape[1]] * sum(self._flags)
         else:
@@ -272,7 +272,6 @@ class Tower:
 
     def _joined(self, encoded: Encoded) -> Encoded:
         """Returns the present samples, the tokens of their parts side by side."""
-        self._places = encoded.tokens.shape[1]
         return encoded if self._parts is None else self._parts.join(encoded)
 
     def _run(self, encode: Callable[..., Any]) -> Any:
@@ -344,7 +343,7 @@ class Tower:
     def _all_absent(self) -> Encoded:
         # One place more than prefix tokens: a pooling that leaves the prefix out still finds a
         # token.
-        places = self._places = self.encoder.num_prefix + 1
+        places = self.encoder.num_prefix + 1
         vector = self.stand_in
         if vector is None:
             vector = self.encoder.any_weight.new_zeros(self.encoder.dim)
