@@ -17,7 +17,14 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
-from skin_lesions import TEMPLATE, manifest_of  # type: ignore[import-not-found]
+from skin_lesions import (
+    TEMPLATE,
+    Folder,
+    ImageName,
+    ImageWeights,
+    TextName,
+    manifest_of,
+)
 from transformers.utils import logging
 
 from mmfusion import ImageEncoder, TextEncoder, compare, load_manifest, paired_bootstrap
@@ -133,16 +140,10 @@ def run(
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="The folder of the data set.")],
-    image_encoder: Annotated[
-        str, typer.Option(help="timm or transformers name, or a folder.")
-    ] = "tf_efficientnet_lite0",
-    text_encoder: Annotated[
-        str, typer.Option(help="transformers name, or a folder.")
-    ] = "sentence-transformers/all-MiniLM-L6-v2",
-    image_weights: Annotated[
-        Path | None, typer.Option(help="A file with the image encoder's weights.")
-    ] = None,
+    folder: Folder,
+    image_encoder: ImageName = "tf_efficientnet_lite0",
+    text_encoder: TextName = "sentence-transformers/all-MiniLM-L6-v2",
+    image_weights: ImageWeights = None,
     rows: Annotated[
         list[str] | None, typer.Option(help="As for `mmfusion compare`; default: four.")
     ] = None,

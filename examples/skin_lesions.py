@@ -84,17 +84,17 @@ def manifest_of(folder: Path, output: Path) -> Path:
     return output
 
 
+Folder = Annotated[Path, typer.Argument(help="The folder of the data set.")]
+ImageName = Annotated[str, typer.Option(help="timm or transformers name, or a folder.")]
+TextName = Annotated[str, typer.Option(help="transformers name, or a folder.")]
+ImageWeights = Annotated[Path | None, typer.Option(help="A file with the image encoder's weights.")]
+
+
 def main(
-    folder: Annotated[Path, typer.Argument(help="The folder of the data set.")],
-    image_encoder: Annotated[
-        str, typer.Option(help="timm or transformers name, or a folder.")
-    ] = "tf_efficientnet_lite0",
-    text_encoder: Annotated[
-        str, typer.Option(help="transformers name, or a folder.")
-    ] = "sentence-transformers/all-MiniLM-L6-v2",
-    image_weights: Annotated[
-        Path | None, typer.Option(help="A file with the image encoder's weights.")
-    ] = None,
+    folder: Folder,
+    image_encoder: ImageName = "tf_efficientnet_lite0",
+    text_encoder: TextName = "sentence-transformers/all-MiniLM-L6-v2",
+    image_weights: ImageWeights = None,
     folds: Annotated[int, typer.Option(min=2)] = 3,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     class_weights: Annotated[

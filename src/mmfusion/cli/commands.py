@@ -9,7 +9,7 @@ from rich.table import Table
 
 from ..model.printing import printable
 from . import options
-from .errors import check_input_file, check_output_file, check_output_folder, user_errors
+from .errors import check_output_file, check_output_folder, user_errors
 from .explanations import explain_one
 from .predictions import predict_many, predict_one
 from .support import (
@@ -20,7 +20,7 @@ from .support import (
     given,
     load_rows,
     open_model,
-    read_text,
+    read_sample,
     report_training,
     scratch_folder,
     to_json,
@@ -241,9 +241,7 @@ def predict(
     check_model(model)
     if output is not None:
         check_output_file("--output", output)
-    for file in image or []:
-        check_input_file("--image", file)
-    written = None if text is None else read_text(text)
+    written = read_sample(image, text)
     classifier, processor = open_model(model)
     if manifest is not None and output is not None:
         predict_many(classifier, processor, manifest, output, batch_size, workers, image_column)
@@ -281,9 +279,7 @@ def explain(
     check_model(model)
     if output is not None:
         check_output_file("--output", output)
-    for file in image or []:
-        check_input_file("--image", file)
-    written = None if text is None else read_text(text)
+    written = read_sample(image, text)
     explain_one(
         *open_model(model),
         image,

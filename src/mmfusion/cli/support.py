@@ -345,6 +345,18 @@ def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
         ) from error
 
 
+def read_sample(image: list[Path] | None, text: Path | None) -> str | None:
+    """Returns the text of one sample, after its files were checked.
+
+    Args:
+        image: the files of its pictures, or None.
+        text: the file of its text, or None.
+    """
+    for file in image or []:
+        check_input_file("--image", file)
+    return None if text is None else read_text(text)
+
+
 def read_text(path: Path) -> str:
     """Returns the text of a UTF-8 file, or of standard input if the path is "-"."""
     if str(path) == "-":
