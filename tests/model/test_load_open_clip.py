@@ -62,6 +62,22 @@ def test_weights_of_the_whole_model_and_older_ones(tmp_path: Path) -> None:
             assert torch.allclose(encoder.eval()(ids, mask).pooled, theirs, atol=1e-5)
 
 
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    folder, _ = hub_folder("clip", tmp_path)
+    file = folder / "open_clip_model.safetensors"
+    whole = TextEncoder(str(folder)).state_dict()
+    state = load_file(file)
+    names = sorted(state)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for shard, keys in shards.items():
+        save_file({key: state[key] for key in keys}, folder / shard)
+    index = {key: shard for shard, keys in shards.items() for key in keys}
+    (folder / f"{file.name}.index.json").write_text(json.dumps({"weight_map": index}))
+    file.unlink()
+    for key, value in TextEncoder(str(folder)).state_dict().items():
+        assert torch.equal(value, whole[key])
+
+
 def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
     folder, _ = hub_folder("clip", tmp_path)
     file = folder / "open_clip_model.safetensors"

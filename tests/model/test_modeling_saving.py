@@ -238,6 +238,17 @@ def test_buffers_that_are_not_saved_are_right_after_loading(
     )
 
 
+def test_a_checkpoint_that_names_code_is_read_again_without_it(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ViTModel(ViTConfig(image_size=32, patch_size=16, **sizes)).save_pretrained(tmp_path / "vit")
+    config = tmp_path / "vit" / "config.json"
+    entries = json.loads(config.read_text()) | {"auto_map": {"AutoModel": "modeling.Own"}}
+    config.write_text(json.dumps(entries))
+    FusionClassifier(image_encoder=str(tmp_path / "vit")).save_pretrained(tmp_path / "saved")
+    again = FusionClassifier.from_pretrained(tmp_path / "saved")
+    assert "auto_map" not in again.image_encoder.config.to_dict()["backbone"]
+
+
 @pytest.mark.parametrize("library", ["timm", "transformers"])
 def test_an_encoder_with_published_preprocessing_is_read_again(
     library: str, tmp_path: Path

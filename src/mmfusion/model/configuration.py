@@ -71,7 +71,8 @@ def backbone_entries(config: PreTrainedConfig) -> dict[str, Any]:
     return {"model_type": config.model_type} | {
         key: value
         for key, value in changed.items()
-        if key not in ("transformers_version", "architectures", "dtype")
+        # `auto_map` names the code of a checkpoint, which is never run.
+        if key not in ("transformers_version", "architectures", "dtype", "auto_map")
     }
 
 

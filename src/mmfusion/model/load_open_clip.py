@@ -9,7 +9,7 @@ from transformers import AutoConfig
 from transformers.utils import logging
 
 from .adapter_open_clip import OpenClipTower
-from .load_checks import weight_files
+from .load_checkpoint import read_checkpoint
 from .load_open_clip_config import check_part, described, text_backbone_of
 from .load_transformers import backbone_width
 from .load_weights import load_weights, read_weights
@@ -101,7 +101,9 @@ def build_open_clip(
     length = _context_length(part, text_backbone) if tower == "text_cfg" else None
     backbone = OpenClipTower(built, own_width, width is not None, pad_id or 0, length)
     if load:
-        load_weights(backbone, tower_weights(_read_checkpoint(name), backbone))
+        load_weights(
+            backbone, tower_weights(read_checkpoint(without_scheme(name), _WEIGHTS), backbone)
+        )
     backbone.to(torch.get_default_dtype() if dtype is None else dtype)
     kept = {"model_cfg": {key: config[key] for key in (*_SHARED, tower) if key in config}}
     if text_backbone is not None:
@@ -274,15 +276,3 @@ def _pad_id(name: str, part: Mapping[str, Any], backbone: Any, load: bool) -> in
             f"{str(error).splitlines()[0]}"
         )
         return stated
-
-
-def _read_checkpoint(name: str) -> dict[str, Tensor]:
-    """Returns all tensors of an open_clip model on a hub or in a folder."""
-    folder = without_scheme(name)
-    for file in _WEIGHTS:
-        for path in weight_files(folder, file):
-            return read_weights(path)
-    raise ValueError(
-        f"checkpoint {name!r} must hold weights ({_WEIGHTS[0]}), got none. Fetch it again, or pass "
-        "pretrained=False, or weights=a file."
-    )

@@ -13,9 +13,9 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from .encoder_families import FIXED_FIELDS, model_class_of
-from .load_checks import weight_files
+from .load_checkpoint import read_checkpoint
 from .load_projection import projection_width, take_projection
-from .load_weights import load_backbone, read_weights
+from .load_weights import load_backbone
 from .pooling import TEXT_POOLING, image_pooling, pooler_option, text_pooling
 from .processing_inputs import load_tokenizer
 from .validation import closest, plain_value
@@ -86,7 +86,7 @@ def build_transformers(
     model_class = model_class_of(config, takes=takes)
     _set_options(config, plain_value(options), takes)
     width = projection_width(projection, config, dual)
-    state = _read_checkpoint(str(name)) if load else {}
+    state = read_checkpoint(str(name), ("model.safetensors", "pytorch_model.bin")) if load else {}
     if dual is not None:
         state = _renamed(state, dual.model_type)
     state, weight = take_projection(state, takes)
@@ -202,30 +202,6 @@ def _set_options(config: Any, options: dict[str, Any], takes: str) -> None:
     if takes == "input_ids" and getattr(config, "use_cache", False):
         # A cache of keys and values serves the next token of a generated text. An encoder has none.
         config.use_cache = False
-
-
-def _read_checkpoint(name: str) -> dict[str, Tensor]:
-    """Returns all tensors of a checkpoint by key.
-
-    Args:
-        name: a hub name or a folder.
-
-    Raises:
-        ValueError: if there are no weights, or damaged ones.
-    """
-    for stem in ("model.safetensors", "pytorch_model.bin"):
-        try:
-            files = weight_files(name, stem)
-            if files:
-                return {key: value for file in files for key, value in read_weights(file).items()}
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"checkpoint {name!r} must hold undamaged weights: {str(error).splitlines()[0]}"
-            ) from error
-    raise ValueError(
-        f"checkpoint {name!r} must hold weights (model.safetensors), got none. Fetch it again, or "
-        "pass pretrained=False."
-    )
 
 
 def _found(name: str, file: str) -> str | None:
