@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmfusion import FusionClassifier, FusionProcessor, explain
+from mmfusion import FusionClassifier, FusionProcessor, deletion_curve, explain
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.inference.explain_gradients import log_odds
@@ -97,3 +97,35 @@ def test_nothing_but_missing_pictures_is_no_picture(tmp_path: Any) -> None:
     assert found.missing == ("image",) and found.heat == ()
     shown = found.to_html(tmp_path / "page.html").read_text()
     assert "The image is missing." in shown
+
+
+@pytest.mark.parametrize("over", ["image", "words"])
+def test_deletion_takes_the_parts_of_all_pictures_and_windows(over: str) -> None:
+    model, processor = made("concat", "cnn", "bert")
+    pictures = [picture(0), None, picture(1, (30, 50))]
+    text = " ".join(WORDS)
+    found = explain(model, processor, pictures, text, target=1, words="occlusion")
+    curve = deletion_curve(
+        model, processor, pictures, text,
+        over=over, explanation=found, steps=4, orders=2, cells=3, fill="mean",
+    )  # fmt: skip
+    assert curve.top[0] == pytest.approx(found.probabilities[found.target], abs=1e-5)
+    assert np.allclose(curve.random[:, [0, -1]], curve.top[[0, -1]], atol=1e-6)
+
+    def probability(**changed: Any) -> float:
+        given = {"images": [pictures], "text": [text]} | changed
+        inputs = dict(processor(**given))
+        if over == "words":
+            # Without words the special tokens of each window are left.
+            special = torch.tensor(processor.tokenizer.all_special_ids)
+            kept = torch.isin(inputs["input_ids"], special)
+            inputs["attention_mask"] = inputs["attention_mask"] * kept
+        with torch.no_grad():
+            return float(model(**inputs).logits.softmax(-1)[0, 1])
+
+    means = [
+        None if one is None else Image.new("L", one.size, round(float(np.asarray(one).mean())))
+        for one in pictures
+    ]
+    nothing = probability(images=[means]) if over == "image" else probability()
+    assert curve.top[-1] == pytest.approx(nothing, abs=1e-5)

@@ -61,7 +61,7 @@ class DeletionCurve:
 def deletion_curve(
     model: FusionClassifier,
     processor: FusionProcessor,
-    image: ImageSource | None = None,
+    image: ImageSource | Sequence[ImageSource | None] | None = None,
     text: str | Mapping[str, Any] | None = None,
     *,
     over: str,
@@ -76,8 +76,8 @@ def deletion_curve(
     """Returns how the probability of a class falls while pixels or words are deleted.
 
     The parts that an explanation calls important are deleted first. If it is right, the probability
-    falls faster than with the same parts deleted in random order. A picture is deleted cell by
-    cell, before the processor sees it. A word is deleted by leaving its tokens out. The other
+    falls faster than with the same parts deleted in random order. Pictures are deleted cell by
+    cell, before the processor sees them. A word is deleted by leaving its tokens out. The other
     modality stays.
 
     Args:
@@ -121,7 +121,7 @@ def deletion_curve(
         found = explain(model, processor, image, text, target=target)
     with steady(model), torch.no_grad():
         if over == "image":
-            scores, curve = _over_picture(model, processor, found, text, cells, fill)
+            scores, curve = _over_pictures(model, processor, found, image, text, cells, fill)
         else:
             scores, curve = _over_words(model, processor, found, image, text)
         draw = np.random.default_rng(seed)
@@ -143,35 +143,58 @@ def deletion_curve(
     )
 
 
-def _over_picture(
+def _over_pictures(
     model: FusionClassifier,
     processor: FusionProcessor,
     found: Explanation,
+    image: Any,
     text: Any,
     cells: int,
     fill: str,
 ) -> tuple[NDArray[np.float64], Curve]:
-    """Returns the heat of each cell, and the probabilities with some cells deleted."""
+    """Returns the heat of each cell of all pictures, and the probabilities with some deleted."""
     if not found.heat:
         raise ValueError(
             "image must be given to delete its pixels, got None. Delete words instead."
         )
-    heat = found.heat[0]
-    places = _cell_of_pixels(heat.picture.size, cells)
-    sums = np.bincount(places.ravel(), weights=heat.values.ravel())
-    filler = _filler(heat.picture, fill)
+    views = _views(found, image)
+    shown = [place for place, view in enumerate(views) if view is not None]
+    scores, cells_of, fillers, first = [], [], [], 0
+    for heat in found.heat:
+        places = _cell_of_pixels(heat.picture.size, cells)
+        sums = np.bincount(places.ravel(), weights=heat.values.ravel())
+        scores.append(sums / np.bincount(places.ravel()))
+        cells_of.append(places + first)
+        fillers.append(_filler(heat.picture, fill))
+        first += len(sums)
+
+    def without(gone: NDArray[np.bool_]) -> list[Any]:
+        left = list(views)
+        pairs = zip(shown, found.heat, cells_of, fillers, strict=True)
+        for place, heat, places, filler in pairs:
+            left[place] = _composed(heat.picture, filler, gone[places])
+        return left
 
     def probabilities(removed: NDArray[np.bool_]) -> NDArray[np.float64]:
         answers = []
         for start in range(0, len(removed), _ROWS):
             rows = [
-                sample_inputs(model, processor, _composed(heat.picture, filler, gone[places]), text)
+                sample_inputs(model, processor, without(gone), text)
                 for gone in removed[start : start + _ROWS]
             ]
             answers.append(_probabilities(model, _stacked(rows), found.target))
         return np.concatenate(answers)
 
-    return sums / np.bincount(places.ravel()), probabilities
+    return np.concatenate(scores), probabilities
+
+
+def _views(found: Explanation, image: Any) -> list[Any]:
+    """Returns the pictures of the sample that was explained, None where a view is missing."""
+    if image is None:
+        return [heat.picture for heat in found.heat]
+    views = list(image) if isinstance(image, (list, tuple)) else [image]
+    shown = iter(found.heat)
+    return [None if view is None else next(shown).picture for view in views]
 
 
 def _cell_of_pixels(size: tuple[int, int], cells: int) -> NDArray[np.int64]:
@@ -211,8 +234,7 @@ def _over_words(
         raise ValueError(
             "explanation must give each word a weight, got none. Pass words='occlusion' to explain."
         )
-    picture = found.heat[0].picture if found.heat else image
-    inputs = sample_inputs(model, processor, picture, text)
+    inputs = sample_inputs(model, processor, _views(found, image) if found.heat else None, text)
     reading = read_text(processor, written_text(text, processor), windows_of(inputs))
 
     def probabilities(removed: NDArray[np.bool_]) -> NDArray[np.float64]:
