@@ -138,6 +138,7 @@ class Trainings:
             if name in samples.column_names
         }
         self._prepared: dict[str, Any] = {}
+        self._seen: dict[int, datasets.Dataset] = {}
         self._key = self._digest()
 
     def outcome(self, row: ComparisonRow, seed: int, number: int, part: Part) -> dict[str, Any]:
@@ -335,7 +336,13 @@ class Trainings:
 
     def _pictures(self, row: ComparisonRow) -> datasets.Dataset:
         """Returns the samples with the pictures that the row's model sees."""
-        return self.samples if row.views is None else first_views(self.samples, row.views)
+        views = row.views
+        if views is None:
+            return self.samples
+        if views not in self._seen:
+            # Every training asks for them.
+            self._seen[views] = first_views(self.samples, views)
+        return self._seen[views]
 
     def _rows(self, row: ComparisonRow, model: FusionClassifier, processor: FusionProcessor) -> Any:
         """Returns the samples as the row's model reads them.
