@@ -26,6 +26,7 @@ import beartype
 import jaxtyping
 import pytest
 import torch
+from transformers.utils import logging
 
 
 def _checked(function: Callable[..., Any]) -> Any:
@@ -68,6 +69,12 @@ jaxtyping.install_import_hook(
 if os.environ.get("PYTEST_XDIST_WORKER"):
     # The workers share the cores, so more threads would only compete.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_heard() -> None:
+    """Lets each test hear what is said once per process, whatever ran before it."""
+    logging.warning_once.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from transformers.utils import logging
 
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
 from mmfusion.data.toy import word_tokenizer
@@ -191,8 +190,6 @@ def test_without_matplotlib_nothing_is_trained(manifest, tmp_path, monkeypatch):
 
 
 def test_a_comparison_says_nothing_by_itself(manifest, tmp_path, caplog):
-    # What was said once in this process would not be said again.
-    logging.warning_once.cache_clear()
     rows = load_manifest(manifest)
     arguments = encoders_of(rows["text"]) | SMALL | {"rows": ["image"], "seeds": 1}
     compare(rows, tmp_path, **arguments)

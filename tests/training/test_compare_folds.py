@@ -15,9 +15,10 @@ from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.testing import tiny_config
 from mmfusion.training import compare_folds
 from mmfusion.training.compare_encoders import Encoders
-from mmfusion.training.compare_folds import Part, Trainings, parts_of, without
+from mmfusion.training.compare_folds import Part, Trainings, parts_of
 from mmfusion.training.compare_rows import rows_of
 from mmfusion.training.feature_cache import cache_features
+from mmfusion.training.rows import without
 
 OPTIONS = {"num_train_epochs": 1, "per_device_train_batch_size": 16}
 WIDTHS = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 from .modalities import MODALITIES, Modality, given_modalities, main_input
@@ -83,7 +82,7 @@ class BatchFacts:
 
 
 def look(
-    tensors: Mapping[str, Tensor], present: Mapping[str, Bool[Tensor, " B"]] | None = None
+    tensors: Mapping[str, Tensor], found: "Mapping[str, Presence] | None" = None
 ) -> BatchFacts:
     """Returns the facts of a batch, read from its tensors.
 
@@ -91,21 +90,18 @@ def look(
 
     Args:
         tensors: input name -> tensor.
-        present: modality -> True where a sample has it [B]; None reads the flags and masks of
-            `tensors`.
+        found: modality -> which samples have it; None reads the flags and masks of `tensors`.
     """
     names = given_modalities(tensors)
-    found = {
-        name: presence(MODALITIES[name], tensors, main_input(tensors).shape[0]) for name in names
-    }
-    parts = {name: one.parts for name, one in found.items() if one.parts is not None}
-    present = {name: found[name].present for name in names} if present is None else present
-    columns = [present[name].long() for name in names]
+    if found is None:
+        found = {name: presence(MODALITIES[name], tensors) for name in names}
+    parts = {name: flags for name in names if (flags := found[name].parts) is not None}
+    columns = [found[name].present.long() for name in names]
     columns += [flags.long().flatten() for flags in parts.values()]
     mask, ids, labels = (tensors.get(name) for name in ("attention_mask", "input_ids", "labels"))
     mask = mask if "text" in names else None
     if mask is not None:
-        here = present["text"].reshape(-1, *[1] * (mask.ndim - 1))
+        here = found["text"].present.reshape(-1, *[1] * (mask.ndim - 1))
         real = mask.bool() & here
         columns.append(real.sum(-1).flatten())
         if _are_ids(ids) and ids is not None:
@@ -120,7 +116,7 @@ def look(
     def take(count: int) -> tuple[int, ...]:
         return tuple(next(numbers) for _ in range(count))
 
-    flags = {name: tuple(map(bool, take(rows))) for name in names}
+    present = {name: tuple(map(bool, take(rows))) for name in names}
     of_parts = {
         name: tuple(tuple(map(bool, take(one.shape[1]))) for _ in range(rows))
         for name, one in parts.items()
@@ -128,7 +124,7 @@ def look(
     windows = None if mask is None else [take(mask[0, ..., 0].numel()) for _ in range(rows)]
     has_ids = mask is not None and _are_ids(ids)
     return BatchFacts(
-        present=flags,
+        present=present,
         text_lengths=None if windows is None else tuple(map(sum, windows)),
         parts=of_parts,
         window_lengths=tuple(windows) if windows is not None and "text" in parts else None,
@@ -169,25 +165,24 @@ def parts_of(modality: Modality, tensors: Mapping[str, Tensor]) -> int | None:
     return flags.shape[1] if flags is not None and flags.ndim == 2 else None
 
 
-def presence(modality: Modality, tensors: Mapping[str, Tensor], rows: int) -> Presence:
+def presence(modality: Modality, tensors: Mapping[str, Tensor]) -> Presence:
     """Returns which samples have a modality; a text without a real token is missing.
 
     Args:
         modality: of the table.
         tensors: input name -> tensor; those of the modality, and its mask if it has one.
-        rows: how many samples there are.
 
     Raises:
         ValueError: if there is not one flag per sample, or per picture of each sample.
     """
-    inputs = [tensors[name] for name in (modality.values, modality.state) if name in tensors]
-    if not inputs:
-        device = next(iter(tensors.values())).device
+    first = main_input(tensors)
+    rows, device = first.shape[0], first.device
+    if not any(name in tensors for name in (modality.values, modality.state)):
         return Presence(torch.zeros(rows, dtype=torch.bool, device=device), None)
     places = parts_of(modality, tensors)
     flags = tensors.get(modality.present)
     if flags is None:
-        flags = torch.ones(rows, dtype=torch.bool, device=inputs[0].device)
+        flags = torch.ones(rows, dtype=torch.bool, device=device)
     of_each = modality.mask is None and places is not None and flags.shape == (rows, places)
     if flags.shape != (rows,) and not of_each:
         raise ValueError(

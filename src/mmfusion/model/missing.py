@@ -90,14 +90,14 @@ def complete_inputs(
             tensors[modality.mask] = torch.ones(
                 tokens.shape[:axes], dtype=torch.bool, device=tokens.device
             )
-    found = {name: presence(modality, tensors, rows) for name, modality in MODALITIES.items()}
+    found = {name: presence(modality, tensors) for name, modality in MODALITIES.items()}
     present = {name: one.present for name, one in found.items()}
     parts = {name: one.parts for name, one in found.items() if one.parts is not None}
     if is_tracing():
         return BatchInputs(tensors, present, parts, None)
     if facts is None or not facts.fits(tensors):
-        facts = look(tensors, present)
-    elif device.type == "cpu" and facts != look(tensors, present):
+        facts = look(tensors, found)
+    elif device.type == "cpu" and facts != look(tensors, found):
         # On a CPU a look costs next to nothing, so facts of another batch are found out there.
         raise ValueError(
             "facts must be those of this batch, got those of another one. Leave them out of a "

@@ -30,12 +30,12 @@ from .compare_encoders import Encoders
 from .compare_loss import weighted, word_weights
 from .compare_rows import TFIDF, ComparisonRow
 from .evaluate import predict
-from .feature_cache import CachedDataset, cache_features
+from .feature_cache import cache_features
 from .feature_store import content_keys, needs_image_tokens
 from .fit import fit
 from .label_space import label_options
 from .recipe import RECIPES, is_solved_by_probes
-from .rows import first_views, has_modality, most_views
+from .rows import first_views, has_modality, most_views, without
 from .stored import kept
 from .warm_start import held_out_folds
 
@@ -356,22 +356,6 @@ class Trainings:
                 rows, _ = cache_features(model, processor, rows, self.cache)
             self._prepared[row.name] = rows
         return self._prepared[row.name]
-
-
-def without(rows: Any, modality: str) -> Any:
-    """Returns rows that all lack a modality.
-
-    Args:
-        rows: a dataset, or cached rows.
-        modality: "image" or "text".
-    """
-    nothing = [None] * len(rows)
-    if isinstance(rows, CachedDataset) and modality in rows.caches:
-        return CachedDataset(rows.dataset, {**rows.keys, modality: nothing}, rows.caches)
-    if isinstance(rows, CachedDataset):
-        return CachedDataset(without(rows.dataset, modality), rows.keys, rows.caches)
-    feature = rows.features[modality]
-    return rows.remove_columns(modality).add_column(modality, nothing, feature=feature)
 
 
 def _filled(absent: Array, has: Array, logits: Array | None) -> Array:

@@ -117,3 +117,19 @@ def first_views(table: datasets.Dataset, views: int) -> datasets.Dataset:
     # A table without its only column would have no rows, so the new one is added first.
     added = table.add_column("first views", kept, feature=feature)
     return added.remove_columns("image").rename_column("first views", "image")
+
+
+def without(rows: Any, modality: str) -> Any:
+    """Returns rows that all lack a modality.
+
+    Args:
+        rows: a dataset, or cached rows.
+        modality: "image" or "text".
+    """
+    nothing = [None] * len(rows)
+    if isinstance(rows, CachedDataset) and modality in rows.caches:
+        return CachedDataset(rows.dataset, {**rows.keys, modality: nothing}, rows.caches)
+    if isinstance(rows, CachedDataset):
+        return CachedDataset(without(rows.dataset, modality), rows.keys, rows.caches)
+    feature = rows.features[modality]
+    return rows.remove_columns(modality).add_column(modality, nothing, feature=feature)
