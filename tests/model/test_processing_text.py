@@ -95,14 +95,14 @@ def test_options_that_do_not_fit() -> None:
         FusionProcessor(own, long_text="chunk")
     with pytest.raises(ValueError, match=r"overlap must be in 0 .. 5 .* got 6"):
         FusionProcessor(own, max_length=8, long_text="chunk", overlap=6)
-    assert checked_long_text("chunk", None, 64, own) == 8
-    assert checked_long_text("chunk", None, 3, own) == 0
+    assert checked_long_text("chunk", None, 64, own) == 0
+    assert checked_long_text("chunk", 8, 64, own) == 8
     with pytest.raises(ValueError, match="num_views must be a whole number above 0, got 0"):
         FusionProcessor(own, num_views=0)
 
 
 def test_the_processor_keeps_its_options(tmp_path: Path) -> None:
-    processor = FusionProcessor(tokenizer(), max_length=8, long_text="chunk")
+    processor = FusionProcessor(tokenizer(), max_length=8, long_text="chunk", overlap=1)
     processor.save_pretrained(tmp_path / "chunk")
     again = FusionProcessor.from_pretrained(tmp_path / "chunk")
     assert (again.long_text, again.overlap) == ("chunk", 1)

@@ -18,16 +18,20 @@ class Train(StrEnum):
 
 
 def _either(module: str, table: str) -> str:
-    """Returns the names in a table of `mmfusion.model`, as "a, b or c.".
+    """Returns the names in a table of the library, as "a, b or c.".
 
     They are read from the source, because an import of the module would load torch before any help
     is printed.
     """
-    source = Path(__file__).parents[1] / "model" / f"{module}.py"
+    source = Path(__file__).parents[1] / f"{module}.py"
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == table:
-            assert isinstance(node.value, ast.Dict)
-            *names, last = (ast.literal_eval(key) for key in node.value.keys if key is not None)
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        (target,) = node.targets if isinstance(node, ast.Assign) else (node.target,)
+        if ast.unparse(target) == table:
+            assert isinstance(node.value, ast.Dict | ast.Tuple)
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
+            *names, last = (ast.literal_eval(key) for key in keys if key is not None)
             return f"{', '.join(names)} or {last}."
     raise AssertionError(f"{source} has no table {table}")
 
@@ -72,8 +76,8 @@ ImageEncoderName = Annotated[
     str | None, typer.Option(help="timm or transformers name, or a folder.")
 ]
 TextEncoderName = Annotated[str | None, typer.Option(help="transformers name or a folder.")]
-Mapper = Annotated[str, typer.Option(help=_either("mapper", "MAPPERS"))]
-Fusion = Annotated[str, typer.Option(help=_either("fusion", "FUSIONS"))]
+Mapper = Annotated[str, typer.Option(help=_either("model/mapper", "MAPPERS"))]
+Fusion = Annotated[str, typer.Option(help=_either("model/fusion", "FUSIONS"))]
 TrainedParts = Annotated[
     Train, typer.Option("--train", help="Which parts of the encoders are trained.")
 ]
@@ -189,13 +193,11 @@ PageFile = Annotated[Path | None, typer.Option(help="The HTML file to write.")]
 Target = Annotated[str | None, typer.Option(help="Class to explain. Default: the most probable.")]
 HeatMethod = Annotated[
     str,
-    typer.Option(
-        help="Heat map: auto, grad_cam, attention_gradient, attention, rollout or gradient_x_input."
-    ),
+    typer.Option(help=f"Heat map: {_either('inference/explain_gradients', 'IMAGE_METHODS')}"),
 ]
 WordMethod = Annotated[
     str,
-    typer.Option(help="Words: auto, gradient_x_input, integrated_gradients or occlusion."),
+    typer.Option(help=f"Words: {_either('inference/explain_text', 'WORD_METHODS')}"),
 ]
 
 # Arguments and options of `audit` and `export`.

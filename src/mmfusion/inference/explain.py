@@ -60,7 +60,8 @@ def explain(
         text: the text, or with a template the values of its columns; None if it is missing.
         target: the class to explain, by name or number. None takes the most probable class.
         method: of the heat map. "grad_cam" for CNNs; "attention_gradient", "attention" and
-            "rollout" for ViTs; "integrated_gradients" and "gradient_x_input" for every encoder.
+            "rollout" for ViTs; "integrated_gradients", "gradient_x_input" and "occlusion" for every
+            encoder. "occlusion" asks for 256 answers, so it is the slowest.
             "auto" takes Grad-CAM where the features are a map, "attention_gradient" where every
             layer attends over all patches, and integrated gradients elsewhere.
         words: of the weights of words: "gradient_x_input", "integrated_gradients" or "occlusion".

@@ -16,12 +16,13 @@ from ..model.graph import evaluating
 from ..model.modeling import FusionClassifier
 from ..model.validation import check_choice
 from .attention_maps import grid_of, record_attention
+from .explain_occlusion import occlusion_heat
 
 Inputs = dict[str, Tensor]
 
 IMAGE_METHODS = (
     "auto", "grad_cam", "attention_gradient", "attention", "rollout", "integrated_gradients",
-    "gradient_x_input",
+    "gradient_x_input", "occlusion",
 )  # fmt: skip
 """The ways in which a heat map is made."""
 
@@ -121,6 +122,8 @@ def image_heat(
     check_choice("method", method, IMAGE_METHODS)
     encoder = scorer.model.image_encoder
     assert encoder is not None
+    if method == "occlusion":
+        return occlusion_heat(scorer, inputs), method
     if method in ("auto", "grad_cam"):
         found = _grad_cam(scorer, inputs, encoder)
         if found is not None:

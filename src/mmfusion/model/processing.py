@@ -76,8 +76,8 @@ class FusionProcessor(ProcessorMixin):
             them; None in it stands for a picture that is not there.
         long_text: what happens to texts longer than `max_length`. "truncate" keeps their beginning,
             "head_tail" a quarter from their beginning and the rest from their end. "chunk" keeps
-            all, in overlapping windows that the classifier encodes one by one.
-        overlap: how many tokens two windows share; None means an eighth of `max_length`.
+            all, in windows that the classifier encodes one by one.
+        overlap: how many tokens two windows share; None means 0.
 
     Raises:
         ValueError: for an unknown `fit` or interpolation, for a mean that is not finite or a std of

@@ -38,7 +38,8 @@ def checked_long_text(
 
     Args:
         long_text: one of `LONG_TEXT`.
-        overlap: what the user said; None means an eighth of `max_length`.
+        overlap: what the user said; None means 0. A token that two windows share counts twice in the
+            mean over the tokens of a text.
         max_length: the largest number of tokens of a text or a window, special tokens included.
         tokenizer: of transformers, or None.
 
@@ -60,7 +61,7 @@ def checked_long_text(
             f"max_length={max_length!r} and {type(tokenizer).__name__}."
         )
     room = max_length - tokenizer.num_special_tokens_to_add()
-    overlap = max(0, min(max_length // 8, room - 1)) if overlap is None else overlap
+    overlap = 0 if overlap is None else overlap
     if isinstance(overlap, bool) or not isinstance(overlap, int) or not 0 <= overlap < room:
         raise ValueError(
             f"overlap must be in 0 .. {room - 1} (a window has room for {room} tokens of the "
@@ -84,7 +85,7 @@ def tokenized(
         texts: one string per sample.
         max_length: the largest number of tokens of a text or a window; None without a limit.
         long_text: "truncate" keeps the beginning. "head_tail" keeps a quarter of the beginning and
-            three quarters of the end. "chunk" keeps all, in windows that overlap.
+            three quarters of the end. "chunk" keeps all, in windows.
         overlap: how many tokens two windows share.
 
     Source: Sun et al. 2019, "How to Fine-Tune BERT for Text Classification?" (arXiv 1905.05583),
