@@ -111,7 +111,7 @@ def tokens(inputs: dict[str, Tensor], rows: int) -> int:
 def test_other_weights_and_another_type_are_compiled_anew() -> None:
     # A graph on a CPU holds its weights, so an old graph would go on with the old weights.
     model, other = (
-        kit.tiny_classifier("concat", "linear", "cnn", "bert", seed=seed) for seed in (0, 1)
+        kit.tiny_classifier("concat", "linear", "custom", "custom", seed=seed) for seed in (0, 1)
     )
     fast = CompiledClassifier(model, batch_sizes=(2,), lengths=(8,))
     inputs = inputs_of(model, 2)
@@ -144,7 +144,7 @@ def test_a_graph_packs_on_a_cpu_unless_told_otherwise() -> None:
 
 
 def test_more_shapes_than_torch_allows_by_itself() -> None:
-    model = kit.tiny_classifier(image=None, text="bert")
+    model = kit.tiny_classifier(image=None, text="custom")
     backend = Counting()
     fast = CompiledClassifier(
         model, batch_sizes=(1, 2, 3), lengths=(2, 3, 4, 5), backend=backend
@@ -158,7 +158,7 @@ def test_more_shapes_than_torch_allows_by_itself() -> None:
 
 
 def test_several_live_ones_do_not_share_a_budget() -> None:
-    model = kit.tiny_classifier(image=None, text="bert")
+    model = kit.tiny_classifier(image=None, text="custom")
     backend = Counting()
     alive = [
         CompiledClassifier(model, batch_sizes=(1, 2), lengths=(3, 4), backend=backend).warm_up()

@@ -38,8 +38,8 @@ def checked_long_text(
 
     Args:
         long_text: one of `LONG_TEXT`.
-        overlap: what the user said; None means 0. A token that two windows share counts twice in the
-            mean over the tokens of a text.
+        overlap: what the user said; None means 0. A token that two windows share counts twice
+            in the mean over the tokens of a text.
         max_length: the largest number of tokens of a text or a window, special tokens included.
         tokenizer: of transformers, or None.
 
