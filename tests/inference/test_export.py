@@ -53,6 +53,8 @@ def described(path: Path) -> dict[str, Any]:
     return dict(json.loads(extra["mmfusion.json"]))
 
 
+# Counting lines slows the exporters, and the other tests of this file run the same ones.
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("image", "text", "fusion", "mapper", "ending"),
     [(*case, ".pt2") for case in CASES] + [(*CASES[i], ".onnx") for i in (1, 2, 4, 8)],
