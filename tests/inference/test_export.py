@@ -30,6 +30,10 @@ CASES = [
     (None, "bert", "concat", "linear"),
     ("cnn", None, "concat", "linear"),
     ("timm_vit", "bert", "guarded", "linear"),
+    ("cnn", "custom", "film", "linear"),
+    ("custom", "custom", "gated", "linear"),
+    ("custom", "custom", "low_rank", "mlp"),
+    ("custom", "custom", "tokens", "cross_attention"),
 ]
 
 
@@ -57,7 +61,7 @@ def described(path: Path) -> dict[str, Any]:
 @pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("image", "text", "fusion", "mapper", "ending"),
-    [(*case, ".pt2") for case in CASES] + [(*CASES[i], ".onnx") for i in (1, 2, 4, 8)],
+    [(*case, ".pt2") for case in CASES] + [(*CASES[i], ".onnx") for i in (1, 2, 4, 8, 9, 12)],
 )
 def test_a_graph_answers_as_the_model(
     image: str | None, text: str | None, fusion: str, mapper: str, ending: str, tmp_path: Path

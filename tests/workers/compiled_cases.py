@@ -45,6 +45,10 @@ def inputs_of(model: Any, rows: int, *, columns: int = 0, seed: int = 0) -> dict
         ("timm_vit", "bert", "concat"),
         ("cnn", "roberta", "mmtm"),
         ("transformers_vit", "modernbert", "joint"),
+        ("cnn", "custom", "film"),
+        ("custom", "custom", "gated"),
+        ("custom", "custom", "low_rank"),
+        ("custom", "custom", "tokens"),
     ],
 )
 def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(

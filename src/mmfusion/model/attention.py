@@ -12,7 +12,8 @@ from .masking import masked_mean, without_padding
 from .packing import Packing, attends_one_by_one, packing_of
 from .types import Lengths
 
-_WIDE, _NARROW = 1024, 256
+WIDE, NARROW = 1024, 256
+"""From which width on layers of this library get narrow ones by default, and their width."""
 
 
 @final
@@ -186,10 +187,10 @@ class AttentionBlock(nn.Module):
         super().__init__()
         # Wide embeddings come from convolutional networks. Attention of their width would take far
         # longer than the network itself.
-        if dim > _WIDE and num_heads >= 1:
-            narrow = num_heads * max(1, _NARROW // num_heads)
+        if dim > WIDE and num_heads >= 1:
+            narrow = num_heads * max(1, NARROW // num_heads)
             inner_dim = narrow if inner_dim is None else inner_dim
-            hidden_dim = 2 * _NARROW if hidden_dim is None else hidden_dim
+            hidden_dim = 2 * NARROW if hidden_dim is None else hidden_dim
         self.norm = nn.LayerNorm(dim)
         self.norm_context = None if context_dim is None else nn.LayerNorm(context_dim)
         self.attention = Attention(

@@ -9,10 +9,14 @@ from typing import Any
 from .fusion_base import Fusion
 from .fusion_concat import Concat as Concat
 from .fusion_cross_attention import CrossAttention as CrossAttention
+from .fusion_film import FiLM as FiLM
+from .fusion_gated import Gated as Gated
 from .fusion_guarded import Guarded as Guarded
 from .fusion_joint import Joint as Joint
 from .fusion_late import Late as Late
+from .fusion_low_rank import LowRank as LowRank
 from .fusion_mmtm import MMTM as MMTM
+from .fusion_tokens import TokenTransformer as TokenTransformer
 from .validation import closest
 
 FUSIONS: dict[str, type[Fusion]] = {
@@ -20,6 +24,10 @@ FUSIONS: dict[str, type[Fusion]] = {
     "joint": Joint,
     "cross_attention": CrossAttention,
     "mmtm": MMTM,
+    "film": FiLM,
+    "gated": Gated,
+    "low_rank": LowRank,
+    "tokens": TokenTransformer,
     "late": Late,
     "guarded": Guarded,
 }

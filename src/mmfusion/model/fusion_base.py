@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .attention import NARROW, WIDE
 from .encoder_image import ImageEncoder
 from .encoder_text import TextEncoder
 from .mapper import EmbeddingMapper
 from .tower import Tower
-from .types import Fused
+from .types import Encoded, Fused, Hidden, Lengths
 
 
 @final
@@ -277,3 +278,63 @@ def require_image_width(shapes: TowerShapes, name: str) -> None:
             f"{name!r}, got width "
             f"{shapes.mapped_dim}. Use 'linear', 'mlp' or 'cross_attention'."
         )
+
+
+def width_of(option: int | None, image_dim: int) -> int:
+    """Returns the width that a strategy's option `dim` asks for.
+
+    Args:
+        option: the width; None takes that of the image tower, or 256 if that is above 1,024.
+        image_dim: width of the image tower's output.
+
+    Raises:
+        ValueError: for a width below 1.
+    """
+    if option is None:
+        return image_dim if image_dim <= WIDE else NARROW
+    return at_least_one("dim", option)
+
+
+def at_least_one(name: str, value: object) -> int:
+    """Returns an option of a strategy that must be a whole number of at least 1.
+
+    Args:
+        name: of the option.
+        value: what the user gave.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
+    return value
+
+
+def pooled_vectors(image: Tower, text: Tower, mapper: EmbeddingMapper) -> tuple[Tensor, Tensor]:
+    """Returns the pooled vectors of the image [B, D] and of the mapped text [B, E].
+
+    Args:
+        image: the image tower, not yet walked.
+        text: the text tower, not yet walked.
+        mapper: from the text's space into the image's.
+    """
+    own, encoded = image.encode(), text.encode()
+    return own.pooled, mapper.pooled(encoded, own, text.lengths_of(encoded))
+
+
+def side_by_side(
+    own: Encoded, mapped: Encoded, own_lengths: Lengths, mapped_lengths: Lengths
+) -> Hidden:
+    """Returns the image's tokens with the text's behind them.
+
+    Args:
+        own: the encoded image.
+        mapped: the mapped text, of the same width.
+        own_lengths: how many real tokens each image has, where the host knows.
+        mapped_lengths: the same of the text.
+    """
+    tokens = torch.cat([own.tokens, mapped.tokens.to(own.tokens.dtype)], dim=1)
+    lengths = None
+    if own_lengths is not None and mapped_lengths is not None:
+        lengths = [a + b for a, b in zip(own_lengths, mapped_lengths, strict=True)]
+    return Hidden(tokens, torch.cat([own.mask, mapped.mask], dim=1), lengths=lengths)

@@ -4,7 +4,7 @@ from typing import final
 
 import torch
 
-from .fusion_base import Fusion
+from .fusion_base import Fusion, pooled_vectors
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
@@ -32,7 +32,5 @@ class Concat(Fusion):
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """Returns the fused batch."""
-        image_encoded, text_encoded = image.encode(), text.encode()
-        own = image_encoded.pooled
-        mapped = mapper.pooled(text_encoded, image_encoded, text.lengths_of(text_encoded))
+        own, mapped = pooled_vectors(image, text, mapper)
         return Fused(torch.cat([own, mapped], dim=-1), self.head(own, mapped), own, mapped)

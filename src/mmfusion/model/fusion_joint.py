@@ -2,16 +2,15 @@
 
 from typing import Self, final
 
-import torch
 from torch import Tensor, nn
 
 from .attention import AttentionBlock
-from .fusion_base import Fusion, Head, TowerShapes, require_image_width
+from .fusion_base import Fusion, Head, TowerShapes, require_image_width, side_by_side
 from .mapper import EmbeddingMapper
 from .masking import masked_mean
 from .packing import groups_by_length, longest_first, ungrouped
 from .tower import Tower
-from .types import Encoded, Fused, Hidden, Lengths
+from .types import Fused, Hidden, Lengths
 
 
 @final
@@ -105,7 +104,7 @@ class Joint(Fusion):
         image_lengths = image.lengths_of(own)
         mapped = mapper(encoded, own, text_lengths)
         mapped_lengths = mapper.mapped_lengths(text_lengths, image_lengths)
-        joined = _side_by_side(own, mapped, image_lengths, mapped_lengths)
+        joined = side_by_side(own, mapped, image_lengths, mapped_lengths)
         embedding = self._embedding(image, joined, own.tokens.shape[1], mapped_lengths)
         if image.pooled is None:
             # The tower was walked on with foreign tokens, so only this vector came out of it.
@@ -147,14 +146,3 @@ class Joint(Fusion):
             values = block(values, mask, lengths=lengths)
         embedding: Tensor = last(values, mask, over=mask, lengths=lengths)
         return embedding
-
-
-def _side_by_side(
-    own: Encoded, mapped: Encoded, own_lengths: Lengths, mapped_lengths: Lengths
-) -> Hidden:
-    """Returns the image's tokens with the text's behind them."""
-    tokens = torch.cat([own.tokens, mapped.tokens.to(own.tokens.dtype)], dim=1)
-    lengths = None
-    if own_lengths is not None and mapped_lengths is not None:
-        lengths = [a + b for a, b in zip(own_lengths, mapped_lengths, strict=True)]
-    return Hidden(tokens, torch.cat([own.mask, mapped.mask], dim=1), lengths=lengths)

@@ -249,20 +249,32 @@ class Tower:
         mean = mean if self._parts is None else self._parts.mean(mean)
         return self._spread(mean, stand_in)
 
-    def scale(self, gate: Float[Tensor, "B D"]) -> None:
-        """Multiplies the state that enters the next block by `gate`, channel by channel.
+    def scale(self, factor: Float[Tensor, "B D"]) -> None:
+        """Multiplies the state that enters the next block, channel by channel.
 
         Args:
-            gate: one factor per sample and channel [B, D].
+            factor: one per sample and channel [B, D].
         """
-        if self.is_empty:
-            return
+        if not self.is_empty:
+            self._change(lambda values, of_each: values * of_each, factor)
+
+    def shift(self, summand: Float[Tensor, "B D"]) -> None:
+        """Adds to the state that enters the next block, channel by channel.
+
+        Args:
+            summand: one per sample and channel [B, D].
+        """
+        if not self.is_empty:
+            self._change(lambda values, of_each: values + of_each, summand)
+
+    def _change(self, change: Callable[[Tensor, Tensor], Tensor], of_each: Tensor) -> None:
+        """Changes the state by a vector per sample, at each of the sample's places."""
         assert self._hidden is not None
-        gate = gate if self.rows is None else gate[self.rows]
-        gate = gate if self._parts is None else self._parts.spread(gate)
+        of_each = of_each if self.rows is None else of_each[self.rows]
+        of_each = of_each if self._parts is None else self._parts.spread(of_each)
         values = self._hidden.values
-        shaped = gate[:, :, None, None] if values.ndim == 4 else gate[:, None, :]
-        self._hidden = self._hidden._replace(values=values * shaped.to(values.dtype))
+        shaped = of_each[:, :, None, None] if values.ndim == 4 else of_each[:, None, :]
+        self._hidden = self._hidden._replace(values=change(values, shaped.to(values.dtype)))
 
     def _output(self, encoded: Encoded) -> Encoded:
         """Returns what the tower hands on: normalised, for the whole batch."""
