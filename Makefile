@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test fuzz bench lint types docs format clean
+.PHONY: study test fuzz bench bench-cuda lint types docs format clean
 
 # torch and torchvision first and by plain name: pip then takes the build that the machine offers.
 $(VENV)/.installed: pyproject.toml
@@ -26,6 +26,17 @@ fuzz: $(VENV)/.installed
 # glibc told to keep freed buffers: by itself it gives large ones back to the kernel, which hands them out anew page by page.
 bench: $(VENV)/.installed
 	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(BIN)/python -m benchmarks --output runs/bench.json
+
+# One command of at most 9 minutes for a machine with a GPU. It installs nothing: PYTHON must have torch, transformers, timm,
+# einops, torchmetrics, jaxtyping, typer and rich. `make bench-cuda DEVICE=cpu BACKBONES=tiny BATCH=4` tries it without a GPU.
+DEVICE ?= cuda
+BACKBONES ?= base
+BATCH ?= 256
+OUTPUT ?= runs/bench-$(DEVICE)-$(BACKBONES).json
+bench-cuda:
+	PYTHONPATH=src $(PYTHON) -m benchmarks --device $(DEVICE) --dtype bfloat16 --backbones $(BACKBONES) --batch-size $(BATCH) \
+	  --case peers --case "fused forward" --case compiled --case latency --case gaps --case parts --case "text tower" \
+	  --case "training step" --minutes 7 --keep-going --output $(OUTPUT)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

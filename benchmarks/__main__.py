@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,13 @@ def main(
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Start no case after so many minutes. Default: no limit."),
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Run the other cases after one has failed.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="A JSON file to write; cases that it holds already are kept."),
@@ -95,8 +103,19 @@ def main(
         f"matrix products at {product.rate / 1e9:.0f} GFLOP/s",
         highlight=False,
     )
+    started, failed, left = time.perf_counter(), [], []
     for name in case_names:
-        result = CASES[name](setting)
+        if minutes is not None and time.perf_counter() - started > 60 * minutes:
+            left.append(name)
+            continue
+        try:
+            result = CASES[name](setting)
+        except Exception:
+            if not keep_going:
+                raise
+            failed.append(name)
+            console.print_exception()
+            continue
         # Each case records where it was measured: the other cases in the file may come from another
         # day or from another machine.
         stored[name] = result | {"made": made | result.get("made", {})}
@@ -105,6 +124,11 @@ def main(
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps({"cases": stored}, indent=2) + "\n", encoding="utf-8")
+    if left:
+        console.print(f"Not started after {minutes:g} minutes: {', '.join(left)}.")
+    if failed:
+        console.print(f"Failed: {', '.join(failed)}.")
+        raise typer.Exit(1)
 
 
 def _checked_cases(case: list[str] | None, device: str, dtype: str) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import BertModel
 
 from benchmarks.epochs import epoch
+from benchmarks.gaps import gaps
 from benchmarks.measuring import (
     TOLERANCE,
     Setting,
@@ -383,6 +384,7 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "training step": training_step,
     "latency": latency,
     "compiled": compiled,
+    "gaps": gaps,
     "export": exported,
     "peers": peers,
     "epoch": epoch,

@@ -61,6 +61,7 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
         "length",
         "filling_the_cache_seconds",
         "absent",
+        "device_at_work",
         "skipped",
     ):
         if key in found:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import cases, epochs, measuring, peers, pixels, plots, report, scaling
+from benchmarks import cases, epochs, gaps, measuring, peers, pixels, plots, report, scaling
 from benchmarks.__main__ import SETTINGS, command, main
 from benchmarks.headline import LARGE, SMALL, headline
 from benchmarks.measuring import Setting
@@ -316,6 +316,33 @@ def test_operations_are_those_of_the_products() -> None:
     image = needed_operations(preset("base"), 1, [])
     assert image is not None and image / 2 / 1e9 == pytest.approx(17.5, abs=0.1)
     assert needed_operations(preset("small"), 1, []) is None
+
+
+def test_the_busy_time_counts_what_overlaps_once() -> None:
+    assert gaps.busy([(7, 10), (0, 4), (2, 5), (2, 3)]) == (0.8, 2)
+    assert gaps.busy([(1, 3)]) == (1, 0)
+    setting = Setting(preset("tiny"), "cpu", torch.float32, 2, 1)
+    assert "skipped" in gaps.gaps(setting)
+
+
+def test_a_case_that_fails_stops_the_run_unless_it_is_told_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(setting: Setting) -> dict[str, Any]:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setitem(cases.CASES, "peers", fail)
+    monkeypatch.setitem(cases.CASES, "growth", lambda setting: {"skipped": "too small"})
+    output = tmp_path / "bench.json"
+    options = ["--backbones", "tiny", "--case", "peers", "--case", "growth", "--output", output]
+    with pytest.raises(RuntimeError, match="no such kernel"):
+        run(*options)
+    said = run(*options, "--keep-going", code=1)
+    assert "no such kernel" in said and "Failed: peers." in said
+    assert set(json.loads(output.read_text())["cases"]) == {"growth"}
+    output.unlink()
+    said = run(*options, "--minutes", "0")
+    assert "Not started after 0 minutes: peers, growth." in said and not output.exists()
 
 
 def test_sides_take_turns() -> None:
