@@ -13,6 +13,9 @@ _FORMULA = re.compile(r"(?<![\w$])\$([^$\n]+)\$(?!\w)")
 _COLON, _PLACEHOLDER = ":", "\ue000"
 """A colon, and the private-use character that stands for it while napoleon runs."""
 
+_SECTION = re.compile(r"^[A-Z][a-z]+:( |$)")
+"""The first line of a section of a docstring."""
+
 _RULE = re.compile(r"^\|[\s:|-]+\|$")
 
 
@@ -36,6 +39,27 @@ def convert(lines: list[str]) -> list[str]:
             table = []
         result.append(line)
     return result[:-1]
+
+
+def formulas_as_blocks(lines: list[str]) -> list[str]:
+    """Returns the lines, with indented formulas of the description as blocks that keep their lines.
+
+    Sphinx reads an indented paragraph as a quotation, and joins its lines. What follows the first
+    section ("Args:" and so on) is left alone.
+
+    Example:
+        >>> formulas_as_blocks(["What.", "", "    a = b", "    c = d", "", "Args:", "    a: x."])
+        ['What.', '', '::', '', '    a = b', '    c = d', '', 'Args:', '    a: x.']
+    """
+    result: list[str] = []
+    for number, line in enumerate(lines):
+        if _SECTION.match(line):
+            return result + lines[number:]
+        starts = line.startswith("    ") and not line.lstrip().startswith(("|", "- ", ".. "))
+        if starts and result and not result[-1].strip():
+            result += ["::", ""]
+        result.append(line)
+    return result
 
 
 def _joined_formulas(lines: list[str]) -> list[str]:
@@ -67,8 +91,9 @@ def _list_table(lines: list[str]) -> list[str]:
     return [*result, ""]
 
 
-def _hide_colon(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Replaces the colons in the first line of a property's docstring."""
+def _prepare(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keeps the lines of formulas, and hides the colons in the first line of a property."""
+    lines[:] = formulas_as_blocks(lines)
     # napoleon reads the text before a colon in that line as the property's type.
     if what == "property" and lines:
         lines[0] = lines[0].replace(_COLON, _PLACEHOLDER)
@@ -82,6 +107,6 @@ def _process(app: Any, what: str, name: str, obj: Any, options: Any, lines: list
 
 def setup(app: Any) -> dict[str, bool]:
     """Connects the two steps: one runs before napoleon, the other after it."""
-    app.connect("autodoc-process-docstring", _hide_colon, priority=100)
+    app.connect("autodoc-process-docstring", _prepare, priority=100)
     app.connect("autodoc-process-docstring", _process, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
