@@ -92,19 +92,37 @@ def main(
         "device": device,
         "batch_size": batch_size,
     }
+    console.print(
+        f"{backbones}, {dtype}, {device}, batch {batch_size}: "
+        f"matrix products at {product.rate / 1e9:.0f} GFLOP/s",
+        highlight=False,
+    )
+    left, failed = _run(case_names, setting, made, console, output, minutes, keep_going)
+    if left:
+        console.print(f"Not started after {minutes:g} minutes: {', '.join(left)}.")
+    if failed:
+        console.print(f"Failed: {', '.join(failed)}.")
+        raise typer.Exit(1)
+
+
+def _run(
+    names: list[str],
+    setting: Setting,
+    made: dict[str, Any],
+    console: Console,
+    output: Path | None,
+    minutes: float | None,
+    keep_going: bool,
+) -> tuple[list[str], list[str]]:
+    """Runs the cases; returns those that were not started in time, and those that failed."""
     # A file may hold cases of an earlier run: they stay, so that one case can be measured again.
     stored = (
         json.loads(output.read_text(encoding="utf-8"))["cases"]
         if output is not None and output.exists()
         else {}
     )
-    console.print(
-        f"{backbones}, {dtype}, {device}, batch {batch_size}: "
-        f"matrix products at {product.rate / 1e9:.0f} GFLOP/s",
-        highlight=False,
-    )
     started, failed, left = time.perf_counter(), [], []
-    for name in case_names:
+    for name in names:
         if minutes is not None and time.perf_counter() - started > 60 * minutes:
             left.append(name)
             continue
@@ -124,11 +142,7 @@ def main(
         if output is not None:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps({"cases": stored}, indent=2) + "\n", encoding="utf-8")
-    if left:
-        console.print(f"Not started after {minutes:g} minutes: {', '.join(left)}.")
-    if failed:
-        console.print(f"Failed: {', '.join(failed)}.")
-        raise typer.Exit(1)
+    return left, failed
 
 
 def _checked_cases(case: list[str] | None, device: str, dtype: str) -> list[str]:
