@@ -87,7 +87,7 @@ def test_the_whole_study_small_and_resumed(tmp_path, monkeypatch):
     written = json.loads((folder / "results.json").read_text())
     assert written["synthetic_images"] is True
     (entry,) = written["comparisons"]
-    assert entry["protocol"] == "published" and len(entry["rows"]) == 11
+    assert entry["protocol"] == "published" and len(entry["rows"]) == 14
     assert any("1,379" in note for note in entry["notes"])
     assert "synthetic" in entry["notes"][0]
     report = (folder / "report.md").read_text()
