@@ -49,3 +49,8 @@ def test_it_starts_as_the_image_tower_and_without_a_text_it_stays_so(
 def test_a_block_that_is_not_there_is_refused(image: str, at: int, allowed: str) -> None:
     with pytest.raises(ValueError, match=f"at must be in {allowed} .*got {at}"):
         kit.tiny_classifier(FiLM(at=at), image=image)
+
+
+def test_a_width_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="hidden_dim must be a whole number of at least 1, got 0"):
+        kit.tiny_classifier(FiLM(hidden_dim=0))

@@ -1,7 +1,9 @@
 """The strategy `mmtm`: the squeeze and excitation of one pair of blocks."""
 
+import pytest
 import torch
 
+from mmfusion import testing as kit
 from mmfusion.model.fusion_mmtm import MMTMUnit
 
 
@@ -19,3 +21,9 @@ def test_an_excitation_of_zero_leaves_the_features_as_they_are() -> None:
         torch.nn.init.zeros_(layer.bias)
     image, text = unit(torch.randn(4, 3), torch.randn(4, 2))
     assert torch.equal(image, torch.ones(4, 3)) and torch.equal(text, torch.ones(4, 2))
+
+
+@pytest.mark.parametrize("ratio", [0, -4])
+def test_a_ratio_that_is_none_is_refused(ratio: int) -> None:
+    with pytest.raises(ValueError, match="ratio must be a whole number of at least 1, got"):
+        kit.tiny_classifier({"name": "mmtm", "ratio": ratio})

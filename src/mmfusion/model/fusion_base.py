@@ -16,6 +16,7 @@ from .encoder_text import TextEncoder
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Encoded, Fused, Hidden, Lengths
+from .validation import check_count
 
 
 @final
@@ -292,30 +293,15 @@ def width_of(option: int | None, image_dim: int) -> int:
     """
     if option is None:
         return image_dim if image_dim <= WIDE else NARROW
-    return at_least_one("dim", option)
-
-
-def at_least_one(name: str, value: object) -> int:
-    """Returns an option of a strategy that must be a whole number of at least 1.
-
-    Args:
-        name: of the option.
-        value: what the user gave.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
-    return value
+    return check_count("dim", option)
 
 
 def pooled_vectors(image: Tower, text: Tower, mapper: EmbeddingMapper) -> tuple[Tensor, Tensor]:
     """Returns the pooled vectors of the image [B, D] and of the mapped text [B, E].
 
     Args:
-        image: the image tower, not yet walked.
-        text: the text tower, not yet walked.
+        image: the image tower, walked as far as the strategy acts in it.
+        text: the text tower, likewise.
         mapper: from the text's space into the image's.
     """
     own, encoded = image.encode(), text.encode()

@@ -10,6 +10,7 @@ from .fusion_base import Fusion, Head, TowerShapes
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
+from .validation import check_count
 
 
 @final
@@ -35,7 +36,7 @@ class FiLM(Fusion):
         hidden_dim: width of the layer between; None means a quarter of what goes in.
 
     Raises:
-        ValueError: (from `build`) if `at` is no such block.
+        ValueError: (from `build`) if `at` is no such block, or `hidden_dim` is below 1.
 
     Example:
         >>> FiLM(with_image=True).options
@@ -69,8 +70,9 @@ class FiLM(Fusion):
         self.channels = channels = dims[self.at] if self.at < depth else shapes.image_dim
         width = shapes.text_dim + (channels if self.with_image else 0)
         hidden = self.options["hidden_dim"]
-        self.squeeze = nn.Linear(width, max(1, width // 4) if hidden is None else hidden)
-        self.change = nn.Linear(self.squeeze.out_features, 2 * channels)
+        hidden = max(1, width // 4) if hidden is None else check_count("hidden_dim", hidden)
+        self.squeeze = nn.Linear(width, hidden)
+        self.change = nn.Linear(hidden, 2 * channels)
         nn.init.zeros_(self.change.weight)
         nn.init.zeros_(self.change.bias)
         widths = [shapes.image_dim, shapes.mapped_dim]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .fusion_base import Fusion, Head, Probe, TowerShapes
+from .fusion_base import Fusion, Head, Probe, TowerShapes, pooled_vectors
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
@@ -55,9 +55,8 @@ class Guarded(Fusion):
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """Returns the fused batch."""
-        image_encoded, text_encoded = image.encode(), text.encode()
-        own, words = image_encoded.pooled, text_encoded.pooled
-        mapped = mapper.pooled(text_encoded, image_encoded, text.lengths_of(text_encoded))
+        own, mapped = pooled_vectors(image, text, mapper)
+        words = text.pooled
         joint = self.joint_probe([own, words], [image.present, text.present])
         joint = (joint + self.joint_head(own, mapped)).float()
         image_logits = self.image_probe([own], [image.present]).float()

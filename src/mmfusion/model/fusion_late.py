@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .fusion_base import Fusion, Head, TowerShapes
+from .fusion_base import Fusion, Head, TowerShapes, pooled_vectors
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
@@ -74,10 +74,8 @@ class Late(Fusion):
 
     def forward(self, image: Tower, text: Tower, mapper: EmbeddingMapper) -> Fused:
         """Returns the fused batch."""
-        image_encoded, text_encoded = image.encode(), text.encode()
-        own = image_encoded.pooled
-        mapped = mapper.pooled(text_encoded, image_encoded, text.lengths_of(text_encoded))
-        text_logits = self.text_probe([text_encoded.pooled], [text.present])
+        own, mapped = pooled_vectors(image, text, mapper)
+        text_logits = self.text_probe([text.pooled], [text.present])
         # float32: under autocast a sum of probabilities in half precision would lose the small
         # differences that decide between classes.
         scores = torch.stack(

@@ -6,10 +6,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .fusion_base import Fusion, Head, TowerShapes, at_least_one, pooled_vectors, width_of
+from .fusion_base import Fusion, Head, TowerShapes, pooled_vectors, width_of
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
+from .validation import check_count
 
 
 @final
@@ -48,7 +49,7 @@ class LowRank(Fusion):
     def build(self, shapes: TowerShapes) -> Self:
         """Returns this strategy with its parameters."""
         self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
-        self.rank = at_least_one("rank", self.options["rank"])
+        self.rank = check_count("rank", self.options["rank"])
         dim = width_of(self.options["dim"], shapes.image_dim)
         # The bias of each layer is the factor of the appended 1.
         self.image = nn.Linear(shapes.image_dim, self.rank * dim)

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .fusion_base import Fusion, Head, TowerShapes
+from .fusion_base import Fusion, Head, TowerShapes, pooled_vectors
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
+from .validation import check_count
 
 
 @final
@@ -38,7 +39,8 @@ class MMTM(Fusion):
         ratio: the width of Z is (C_A + C_B) / ratio.
 
     Raises:
-        ValueError: (from `build`) if a tower can only run as a whole, or has no such block.
+        ValueError: (from `build`) if a tower can only run as a whole, has no such block, or `ratio`
+            is no whole number of at least 1.
     """
 
     summary = "both towers are squeezed and re-weighted at paired blocks"
@@ -73,8 +75,9 @@ class MMTM(Fusion):
                 )
         self.blocks = self._pairs(shapes)
         self.first_image_block, self.first_text_block = self.blocks[0]
+        ratio = check_count("ratio", self.options["ratio"])
         self.units = nn.ModuleList(
-            MMTMUnit(shapes.image_block_dims[i], shapes.text_block_dims[j], self.options["ratio"])
+            MMTMUnit(shapes.image_block_dims[i], shapes.text_block_dims[j], ratio)
             for i, j in self.blocks
         )
         self.head = Head(
@@ -124,9 +127,7 @@ class MMTM(Fusion):
             gates = unit(image.squeeze(unit.absent_image), text.squeeze(unit.absent_text))
             image.scale(gates[0])
             text.scale(gates[1])
-        image_encoded, text_encoded = image.finish(), text.finish()
-        own = image_encoded.pooled
-        mapped = mapper.pooled(text_encoded, image_encoded, text.lengths_of(text_encoded))
+        own, mapped = pooled_vectors(image, text, mapper)
         return Fused(torch.cat([own, mapped], dim=-1), self.head(own, mapped), own, mapped)
 
 

@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from .attention import AttentionBlock
-from .fusion_base import Fusion, Head, TowerShapes, at_least_one, side_by_side
+from .fusion_base import Fusion, Head, TowerShapes, side_by_side
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Encoded, Fused
+from .validation import check_count
 
 
 @final
@@ -51,8 +52,8 @@ class TokenTransformer(Fusion):
     def build(self, shapes: TowerShapes) -> Self:
         """Returns this strategy with its parameters."""
         self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
-        dim = at_least_one("dim", self.options["dim"])
-        layers = at_least_one("layers", self.options["layers"])
+        dim = check_count("dim", self.options["dim"])
+        layers = check_count("layers", self.options["layers"])
         self.from_image = nn.Linear(shapes.image_dim, dim)
         self.from_text = nn.Linear(shapes.mapped_dim, dim)
         # The linear layers bring e_v and e_t as their biases.

@@ -256,7 +256,8 @@ class Tower:
             factor: one per sample and channel [B, D].
         """
         if not self.is_empty:
-            self._change(lambda values, of_each: values * of_each, factor)
+            hidden = self._entering
+            self._hidden = hidden._replace(values=hidden.values * self._at_each_place(factor))
 
     def shift(self, summand: Float[Tensor, "B D"]) -> None:
         """Adds to the state that enters the next block, channel by channel.
@@ -265,16 +266,22 @@ class Tower:
             summand: one per sample and channel [B, D].
         """
         if not self.is_empty:
-            self._change(lambda values, of_each: values + of_each, summand)
+            hidden = self._entering
+            self._hidden = hidden._replace(values=hidden.values + self._at_each_place(summand))
 
-    def _change(self, change: Callable[[Tensor, Tensor], Tensor], of_each: Tensor) -> None:
-        """Changes the state by a vector per sample, at each of the sample's places."""
+    @property
+    def _entering(self) -> Hidden:
+        """The state that enters the next block."""
         assert self._hidden is not None
+        return self._hidden
+
+    def _at_each_place(self, of_each: Float[Tensor, "B D"]) -> Tensor:
+        """Returns a vector per sample in the shape of the state, for all places of the sample."""
         of_each = of_each if self.rows is None else of_each[self.rows]
         of_each = of_each if self._parts is None else self._parts.spread(of_each)
-        values = self._hidden.values
+        values = self._entering.values
         shaped = of_each[:, :, None, None] if values.ndim == 4 else of_each[:, None, :]
-        self._hidden = self._hidden._replace(values=change(values, shaped.to(values.dtype)))
+        return shaped.to(values.dtype)
 
     def _output(self, encoded: Encoded) -> Encoded:
         """Returns what the tower hands on: normalised, for the whole batch."""

@@ -87,6 +87,29 @@ def check_choice(field: str, value: object, allowed: Iterable[str]) -> None:
         )
 
 
+def check_count(field: str, value: object) -> int:
+    """Returns an option that must be a whole number of at least 1.
+
+    Args:
+        field: name of the option.
+        value: what the user gave.
+
+    Raises:
+        ValueError: for anything else.
+
+    Example:
+        >>> check_count("rank", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: rank must be a whole number of at least 1, got 0. Leave it out.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"{field} must be a whole number of at least 1, got {value!r}. Leave it out."
+        )
+    return value
+
+
 def check_probability(field: str, value: float | int) -> None:
     """Refuses a probability outside [0, 1).
 
