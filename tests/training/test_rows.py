@@ -7,7 +7,7 @@ import datasets
 from mmfusion import Augmented, FusionCollator, training_arguments
 from mmfusion import testing as kit
 from mmfusion.training.feature_cache import CachedCollator, CachedDataset
-from mmfusion.training.rows import has_modality, rows_and_collator
+from mmfusion.training.rows import first_views, has_modality, rows_and_collator, without
 
 
 def test_columns_without_a_tower_are_left_aside(tmp_path: Path, rows, compose) -> None:
@@ -50,3 +50,9 @@ def test_a_row_has_a_modality_if_one_of_them_is_there():
     assert has_modality(table, ("text",)).tolist() == [True, True, False, False]
     without = table.remove_columns("image")
     assert has_modality(without, ("image", "text")).tolist() == [True, True, False, False]
+
+
+def test_a_table_of_one_column_keeps_its_rows() -> None:
+    table = datasets.Dataset.from_dict({"image": [["a.png", "b.png"], None]})
+    assert without(table, "image")["image"][:] == [None, None]
+    assert first_views(table, 1)["image"][:] == ["a.png", None]

@@ -114,9 +114,7 @@ def first_views(table: datasets.Dataset, views: int) -> datasets.Dataset:
         kept, feature = [None if row is None else row[0] for row in kept], feature.feature
     else:
         kept = [row if row and any(row) else None for row in kept]
-    # A table without its only column would have no rows, so the new one is added first.
-    added = table.add_column("first views", kept, feature=feature)
-    return added.remove_columns("image").rename_column("first views", "image")
+    return _replaced(table, "image", kept, feature)
 
 
 def without(rows: Any, modality: str) -> Any:
@@ -131,5 +129,13 @@ def without(rows: Any, modality: str) -> Any:
         return CachedDataset(rows.dataset, {**rows.keys, modality: nothing}, rows.caches)
     if isinstance(rows, CachedDataset):
         return CachedDataset(without(rows.dataset, modality), rows.keys, rows.caches)
-    feature = rows.features[modality]
-    return rows.remove_columns(modality).add_column(modality, nothing, feature=feature)
+    return _replaced(rows, modality, nothing, rows.features[modality])
+
+
+def _replaced(
+    table: datasets.Dataset, name: str, values: list[Any], feature: Any
+) -> datasets.Dataset:
+    """Returns a table with other values in a column."""
+    # A table without its only column would have no rows, so the new one is added first.
+    added = table.add_column(f"new {name}", values, feature=feature)
+    return added.remove_columns(name).rename_column(f"new {name}", name)
