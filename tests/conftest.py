@@ -5,6 +5,7 @@ variable MMFUSION_DATA names their folder.
 """
 
 import functools
+import importlib.util
 import os
 import resource
 import signal
@@ -93,6 +94,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _warnings_are_heard() -> None:
     """Lets each test hear what is said once per process, whatever ran before it."""
     logging.warning_once.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def docs_extension() -> Callable[[str], types.ModuleType]:
+    """Returns a function that loads a module of `docs/_ext` by its name."""
+
+    def load(name: str) -> types.ModuleType:
+        path = Path(__file__).parents[1] / "docs" / "_ext" / f"{name}.py"
+        found = importlib.util.spec_from_file_location(name, path)
+        assert found is not None and found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "COHORT", 6)
     monkeypatch.setattr(epochs, "CACHED_EPOCHS", 1)
     monkeypatch.setattr(scaling, "BATCHES", (2,))
-    monkeypatch.setattr(scaling, "LENGTHS", (4,))
+    monkeypatch.setattr(scaling, "LENGTHS", (4, 8))
     monkeypatch.setattr(pixels, "SIDE", 64)
     monkeypatch.setattr(peers, "WIDTHS", {"to 128": 128, "to the longest": None})
     # The real compiler takes a minute. The answers of CompiledClassifier have tests of their own.
@@ -90,7 +90,7 @@ def test_every_case_runs_and_its_figures_are_kept(tmp_path: Path, small: None) -
     assert set(found["cases"]["growth"]["pairs"]) == {"20", "40"}
     assert set(found["cases"]["scaling"]["batch"]) == {"2"} and set(
         found["cases"]["scaling"]["length"]
-    ) == {"4"}
+    ) == {"4", "8"}
     assert set(found["cases"]["epoch"]["seconds"]) == {"cached", "frozen", "full training"}
     assert set(found["cases"]["pixels to label"]["seconds"]) == {
         "classifier",

@@ -1,21 +1,14 @@
 """What the pages make of the tables and formulas of docstrings."""
 
-import importlib.util
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
-EXTENSION = Path(__file__).resolve().parents[1] / "docs" / "_ext" / "docstrings.py"
-
 
 @pytest.fixture(scope="module")
-def docstrings() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docstrings", EXTENSION)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def docstrings(docs_extension: Callable[[str], ModuleType]) -> ModuleType:
+    return docs_extension("docstrings")
 
 
 def test_formulas_keep_their_lines_and_sections_are_left_alone(docstrings: ModuleType) -> None:

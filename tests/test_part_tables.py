@@ -1,8 +1,7 @@
 """The tables of strategies and mappers that the documentation shows are those of the code."""
 
-import importlib.util
 import json
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
@@ -10,16 +9,10 @@ import pytest
 from mmfusion.model.fusion import BUILT_IN, FUSIONS
 from mmfusion.model.mapper import MAPPERS
 
-SCRIPT = Path(__file__).resolve().parents[1] / "docs" / "_ext" / "part_tables.py"
-
 
 @pytest.fixture(scope="module")
-def part_tables() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("part_tables", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def part_tables(docs_extension: Callable[[str], ModuleType]) -> ModuleType:
+    return docs_extension("part_tables")
 
 
 def test_the_readme_lists_what_the_tables_hold(part_tables: ModuleType) -> None:
