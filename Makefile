@@ -27,7 +27,7 @@ fuzz: $(VENV)/.installed
 bench: $(VENV)/.installed
 	MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(BIN)/python -m benchmarks --output runs/bench.json
 
-# One command of at most 9 minutes for a machine with a GPU. It installs nothing: PYTHON must have torch, transformers, timm,
+# One command for a machine with a GPU. No case starts after 7 minutes. It installs nothing: PYTHON must have torch, transformers, timm,
 # einops, torchmetrics, jaxtyping, typer and rich. `make bench-cuda DEVICE=cpu BACKBONES=tiny BATCH=4` tries it without a GPU.
 DEVICE ?= cuda
 BACKBONES ?= base
