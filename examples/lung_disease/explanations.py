@@ -53,12 +53,13 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "cross_attention": {"fusion": {"name": "cross_attention", **NARROW}},
     "joint": {"fusion": {"name": "joint", **NARROW}},
     "mmtm": {"fusion": {"name": "mmtm", "pairs": 1}},
+    "bottleneck": {"fusion": {"name": "bottleneck", "layers": 1}},
     "film": {"fusion": "film"},
     "gated": {"fusion": "gated"},
     "low_rank": {"fusion": "low_rank"},
     "tokens": {"fusion": "tokens"},
 }
-OWN = ("joint", "cross_attention", "mmtm", "film", "gated", "low_rank", "tokens")
+OWN = ("joint", "cross_attention", "mmtm", "bottleneck", "film", "gated", "low_rank", "tokens")
 """The strategies with layers of their own, which are trained without a warm start."""
 PIXEL_METHODS = ("grad_cam", "occlusion", "integrated_gradients", "gradient_x_input")
 WORD_METHODS = ("integrated_gradients", "occlusion", "gradient_x_input")

@@ -35,9 +35,9 @@ def study_rows(
     Args:
         published: whether the published study used this protocol. Then its figures are included.
         narrow: whether attention is narrower than the image's embedding.
-        slow: whether all strategies are included. Without it, `mmtm` and `film`, which compute the
-            last stage of the image encoder in every epoch, are left out, and `gated`, `low_rank`
-            and `tokens`, because the run must end within ten minutes.
+        slow: whether all strategies are included. Without it, `mmtm`, `bottleneck` and `film`,
+            which compute the last stage of the image encoder in every epoch, are left out, and
+            `gated`, `low_rank` and `tokens`, because the run must end within ten minutes.
         solved: whether only rows are returned that need no epochs where encoders are frozen.
     """
     given = PUBLISHED if published else {}
@@ -72,6 +72,7 @@ def study_rows(
     if slow:
         rows += [
             ComparisonRow("mmtm", fusion={"name": "mmtm", "pairs": 1}, mapper=tokens),
+            ComparisonRow("bottleneck", fusion={"name": "bottleneck", "layers": 1}, mapper=tokens),
             "film",
             "gated",
             "low_rank",

@@ -25,6 +25,7 @@ _HOME = {
     "Joint": "model.fusion",
     "CrossAttention": "model.fusion",
     "MMTM": "model.fusion",
+    "Bottleneck": "model.fusion",
     "FiLM": "model.fusion",
     "Gated": "model.fusion",
     "LowRank": "model.fusion",

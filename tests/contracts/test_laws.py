@@ -24,6 +24,7 @@ VARIANTS: dict[str, Any] = {
     "joint-after": {"name": "joint", "at": 4, "shared_blocks": 2},
     "mmtm-first-blocks": {"name": "mmtm", "blocks": [[0, 0], [2, 1]]},
     "mmtm-one-pair": {"name": "mmtm", "pairs": 1},
+    "bottleneck-narrow": {"name": "bottleneck", "layers": 2, "num_tokens": 2, "dim": 8},
     "late-learned": {"name": "late", "combine": "learned"},
     "late-product": {"name": "late", "combine": "product"},
 }
@@ -32,6 +33,7 @@ MAPPERS: dict[str, Any] = {name: name for name in mapper_table if name != "ident
     "cross_attention": {"name": "cross_attention", "num_queries": 5},
     "image_queries": {"name": "cross_attention", "queries": "image"},
 }
+WALKING = [name for name in FUSIONS if table[name].acts_in_both_towers]
 WALKED_IMAGE = ("timm_vit", "transformers_vit", "cnn")
 WALKED_TEXT = ("bert", "roberta", "distilbert", "mpnet", "modernbert")
 
@@ -83,7 +85,7 @@ def test_laws(fusion: str, mapper: str, image: str, text: str) -> None:
     [
         (name, kind)
         for name in FUSIONS
-        for kind in (WALKED_IMAGE if name == "mmtm" else kit.IMAGE_KINDS)
+        for kind in (WALKED_IMAGE if table[name].acts_in_both_towers else kit.IMAGE_KINDS)
     ],
 )
 def test_multi_label(fusion: str, image: str) -> None:
@@ -94,15 +96,16 @@ def test_multi_label(fusion: str, image: str) -> None:
     kit.check_gradient_law(model, batch)
 
 
+@pytest.mark.parametrize("fusion", WALKING)
 @pytest.mark.parametrize(
     ("image", "text"), [("opaque", "bert"), ("custom", "bert"), ("timm_vit", "custom")]
 )
-def test_mmtm_refuses_a_tower_it_cannot_enter(image: str, text: str) -> None:
+def test_a_tower_that_cannot_be_entered_is_refused(fusion: str, image: str, text: str) -> None:
     side = "text" if text == "custom" else "image"
     with pytest.raises(
         ValueError, match=rf"{side}_encoder must be a backbone that can be walked .* Use 'concat'"
     ):
-        kit.tiny_classifier("mmtm", "linear", image, text)
+        kit.tiny_classifier(fusion, "linear", image, text)
 
 
 @pytest.mark.parametrize("image", ["cnn", "opaque", "custom"])
@@ -111,9 +114,10 @@ def test_joint_refuses_an_early_block_where_no_foreign_tokens_are_taken(image: s
         kit.tiny_classifier({"name": "joint", "at": 0}, "linear", image, "bert")
 
 
+@pytest.mark.parametrize("fusion", WALKING)
 @pytest.mark.parametrize("modality", ["image", "text"])
-def test_mmtm_spends_nothing_on_an_absent_sample_in_any_block(modality: str) -> None:
-    model = kit.tiny_classifier("mmtm")
+def test_nothing_is_spent_on_an_absent_sample_in_any_block(fusion: str, modality: str) -> None:
+    model = kit.tiny_classifier(fusion)
     batch = kit.tiny_batch(model)
     rows = batch[f"{modality}_present"]
     present = {name: value[rows] for name, value in batch.items()}

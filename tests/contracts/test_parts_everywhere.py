@@ -29,6 +29,7 @@ from mmfusion import testing as kit
 from mmfusion.cli import app
 from mmfusion.data.collate import FusionCollator
 from mmfusion.data.toy import word_tokenizer
+from mmfusion.model.fusion import FUSIONS
 from mmfusion.training.feature_cache import cache_features
 
 CLASSES = ("dark", "light", "striped")
@@ -37,6 +38,7 @@ STRATEGIES = [
     ("joint", "cross_attention"),
     ("cross_attention", "cross_attention"),
     ("mmtm", "mlp"),
+    ("bottleneck", "linear"),
     ("late", "linear"),
     ("guarded", "linear"),
 ]
@@ -114,8 +116,9 @@ def test_cached_is_uncached(
     model, processor = made(tokenizer, fusion, mapper)
     model.freeze("image").freeze("text")
     stored, collate = cache_features(model, processor, rows, tmp_path)
-    # Windows are joined behind the encoder. `mmtm` acts before that.
-    assert stored.modalities == (("image",) if fusion == "mmtm" else ("image", "text"))
+    # Windows are joined behind the encoder. Strategies inside both towers act before that.
+    inside = FUSIONS[fusion].acts_in_both_towers
+    assert stored.modalities == (("image",) if inside else ("image", "text"))
     expected = logits(model, FusionCollator(processor)(list(rows)))
     answer = logits(model, collate([stored[i] for i in range(len(stored))]))
     # The cache holds half precision.

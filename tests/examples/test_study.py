@@ -47,6 +47,7 @@ def test_the_table_has_every_row_that_was_asked_for():
     quick = rows_of(study_rows(published=True, narrow=True, slow=False), ["image", "text"])
     assert {row.name for row in rows} - {row.name for row in quick} == {
         "mmtm",
+        "bottleneck",
         "film",
         "gated",
         "low_rank",

@@ -20,6 +20,7 @@ STRATEGIES: dict[str, Any] = {
     "joint after the tower": {"name": "joint", "at": 4},
     "cross_attention": "cross_attention",
     "mmtm": "mmtm",
+    "bottleneck": "bottleneck",
     "film": "film",
     "film with the image": {"name": "film", "at": 2, "with_image": True},
     "gated": "gated",

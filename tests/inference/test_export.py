@@ -30,6 +30,7 @@ CASES = [
     (None, "bert", "concat", "linear"),
     ("cnn", None, "concat", "linear"),
     ("timm_vit", "bert", "guarded", "linear"),
+    ("cnn", "bert", "bottleneck", "linear"),
     ("cnn", "custom", "film", "linear"),
     ("custom", "custom", "gated", "linear"),
     ("custom", "custom", "low_rank", "mlp"),

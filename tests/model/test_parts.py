@@ -116,6 +116,8 @@ KINDS = [
     ("cross_attention", "cnn", "roberta", "cross_attention"),
     ("mmtm", "timm_vit", "bert", "linear"),
     ("mmtm", "cnn", "distilbert", "mlp"),
+    ("bottleneck", "timm_vit", "roberta", "linear"),
+    ("bottleneck", "cnn", "modernbert", "linear"),
     ("late", "opaque", "custom", "linear"),
     ("guarded", "transformers_vit", "mpnet", "linear"),
 ]

@@ -11,8 +11,9 @@ from mmfusion import (
 )
 from mmfusion import testing as kit
 from mmfusion.model.missing import complete_inputs
-from mmfusion.model.tower import CachePoint, Tower
+from mmfusion.model.tower import Tower
 from mmfusion.model.tower_start import start_tower
+from mmfusion.model.types import CachePoint
 
 
 def test_how_far_a_tower_may_be_cached(classifier: Any) -> None:

@@ -90,15 +90,14 @@ def probe(part: Any, *vectors: Array | None) -> Array:
     return affine(np.concatenate([*features, flags]), part.out)
 
 
-def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
-    """Returns one sample's tokens [N, D] after a pre-norm block; the context has no padding."""
-    attention, width = block.attention, x.shape[-1] // heads
-    seen = layer_norm(context, block.norm_context or block.norm)
+def attend(attention: Any, x: Array, context: Array, heads: int) -> Array:
+    """Returns what each of one sample's tokens [N, D] takes from a context without padding."""
     q, k, v = (
-        affine(layer_norm(x, block.norm), attention.query),
-        affine(seen, attention.key),
-        affine(seen, attention.value),
+        affine(x, attention.query),
+        affine(context, attention.key),
+        affine(context, attention.value),
     )
+    width = q.shape[-1] // heads
     taken = np.zeros_like(q)
     for h in range(heads):
         part = slice(h * width, (h + 1) * width)
@@ -107,7 +106,13 @@ def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
                 [q[n, part] @ k[m, part] / np.sqrt(width) for m in range(len(context))]
             )
             taken[n, part] = softmax(scores) @ v[:, part]
-    x = x + affine(taken, attention.out)
+    return affine(taken, attention.out)
+
+
+def attention_block(block: Any, x: Array, context: Array, heads: int) -> Array:
+    """Returns one sample's tokens [N, D] after a pre-norm block; the context has no padding."""
+    seen = layer_norm(context, block.norm_context or block.norm)
+    x = x + attend(block.attention, layer_norm(x, block.norm), seen, heads)
     inner = affine(layer_norm(x, block.norm_out), block.feed_forward[0])
     gelu = inner * 0.5 * (1 + array(torch.erf(torch.from_numpy(inner / np.sqrt(2)))))
     return x + affine(gelu, block.feed_forward[3])

@@ -21,6 +21,7 @@ from mmfusion.training.fit import fit
         Joint(shared_blocks=1),
         "cross_attention",
         "mmtm",
+        "bottleneck",
         "film",
         "tokens",
         {"name": "late", "combine": "learned"},
@@ -63,7 +64,7 @@ def test_a_text_without_a_token_is_a_missing_one_from_the_cache_too(
 
 
 @pytest.mark.parametrize(
-    "fusion", ["concat", "mmtm", "joint", "film", "gated", "low_rank", "tokens"]
+    "fusion", ["concat", "mmtm", "bottleneck", "joint", "film", "gated", "low_rank", "tokens"]
 )
 def test_cached_is_uncached_on_a_cnn(both_ways, compose_frozen, fusion, few_rows, tmp_path):
     model, processor = compose_frozen(few_rows, fusion, image="cnn")

@@ -16,7 +16,7 @@ from mmfusion import (
 )
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
-from mmfusion.model.tower import CachePoint
+from mmfusion.model.types import CachePoint
 from mmfusion.training.feature_cache import cache_features
 from mmfusion.training.feature_store import TowerCache
 

@@ -127,6 +127,8 @@ class BertLike(Adapter, ABC):
 class Bert(BertLike):
     """BERT, RoBERTa and its kin, DistilBERT."""
 
+    # Its layers know no positions: they were added to the embeddings.
+    takes_tokens = True
     packs = True
 
     def _find_layers(self) -> Any:

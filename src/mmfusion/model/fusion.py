@@ -7,6 +7,7 @@ documentation, the command line and the benchmarks read the table.
 from typing import Any
 
 from .fusion_base import Fusion
+from .fusion_bottleneck import Bottleneck as Bottleneck
 from .fusion_concat import Concat as Concat
 from .fusion_cross_attention import CrossAttention as CrossAttention
 from .fusion_film import FiLM as FiLM
@@ -24,6 +25,7 @@ FUSIONS: dict[str, type[Fusion]] = {
     "joint": Joint,
     "cross_attention": CrossAttention,
     "mmtm": MMTM,
+    "bottleneck": Bottleneck,
     "film": FiLM,
     "gated": Gated,
     "low_rank": LowRank,

@@ -34,6 +34,7 @@ class TowerShapes:
         image_blocks: number of blocks of the image tower.
         text_blocks: number of blocks of the text tower.
         takes_tokens: whether foreign tokens may join the image tower's sequence.
+        text_takes_tokens: whether they may join the text tower's sequence.
         num_labels: C.
         multi_label: whether each class is decided by itself (sigmoid) instead of against the others
             (softmax).
@@ -49,6 +50,7 @@ class TowerShapes:
     text_blocks: int
     takes_tokens: bool
     num_labels: int
+    text_takes_tokens: bool = False
     multi_label: bool = False
     head_dropout: float = 0.0
 
@@ -71,6 +73,7 @@ class TowerShapes:
             image_blocks=image.num_blocks,
             text_blocks=text.num_blocks,
             takes_tokens=image.takes_tokens,
+            text_takes_tokens=text.takes_tokens,
             **options,
         )
 
@@ -279,6 +282,25 @@ def require_image_width(shapes: TowerShapes, name: str) -> None:
             f"{name!r}, got width "
             f"{shapes.mapped_dim}. Use 'linear', 'mlp' or 'cross_attention'."
         )
+
+
+def require_walked_towers(shapes: TowerShapes, name: str) -> None:
+    """Refuses towers that can only run as a whole.
+
+    Args:
+        shapes: widths of the towers.
+        name: the strategy's name.
+
+    Raises:
+        ValueError: when the inside of a tower is unknown.
+    """
+    for side, dims in (("image", shapes.image_block_dims), ("text", shapes.text_block_dims)):
+        if not dims:
+            raise ValueError(
+                f"{side}_encoder must be a backbone that can be walked block by block "
+                f"for {name!r}, got one whose inside is unknown. "
+                "Use 'concat', 'cross_attention' or 'late' with it."
+            )
 
 
 def width_of(option: int | None, image_dim: int) -> int:

@@ -12,6 +12,7 @@ from .masking import masked_mean
 from .packing import attends_one_by_one, groups_by_length, one_group, ungrouped
 from .tower import Tower
 from .types import Fused
+from .validation import check_gate
 
 
 @final
@@ -31,6 +32,9 @@ class CrossAttention(Fusion):
             that is above 1,024.
         gate: where g starts, not 0.
         dropout: probability in [0, 1) inside the block.
+
+    Raises:
+        ValueError: (from `build`) if `gate` is 0.
     """
 
     summary = "image tokens attend to mapped text tokens through a gate that starts small"
@@ -54,15 +58,10 @@ class CrossAttention(Fusion):
     def build(self, shapes: TowerShapes) -> Self:
         """Returns this strategy with its parameters."""
         self.first_image_block, self.first_text_block = shapes.image_blocks, shapes.text_blocks
-        if self.options["gate"] == 0:
-            raise ValueError(
-                "gate must be other than 0, got 0. A gate at zero lets no gradient through to the "
-                "text."
-            )
         names = ("num_heads", "inner_dim", "hidden_dim", "dropout")
         widths = {name: self.options[name] for name in names}
         self.block = AttentionBlock(shapes.image_dim, shapes.mapped_dim, **widths)
-        self.gate = nn.Parameter(torch.tensor([float(self.options["gate"])]))
+        self.gate = nn.Parameter(torch.tensor([check_gate(self.options["gate"])]))
         self.head = Head([shapes.image_dim], shapes.num_labels, shapes.head_dropout)
         return self
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .fusion_base import Fusion, Head, TowerShapes, pooled_vectors
+from .fusion_base import Fusion, Head, TowerShapes, pooled_vectors, require_walked_towers
 from .mapper import EmbeddingMapper
 from .tower import Tower
 from .types import Fused
@@ -66,13 +66,7 @@ class MMTM(Fusion):
         Raises:
             ValueError: if a tower can only run as a whole, or has no such block.
         """
-        for side, dims in (("image", shapes.image_block_dims), ("text", shapes.text_block_dims)):
-            if not dims:
-                raise ValueError(
-                    f"{side}_encoder must be a backbone that can be walked block by block "
-                    "for 'mmtm', got one whose inside is unknown. "
-                    "Use 'concat', 'cross_attention' or 'late' with it."
-                )
+        require_walked_towers(shapes, "mmtm")
         self.blocks = self._pairs(shapes)
         self.first_image_block, self.first_text_block = self.blocks[0]
         ratio = check_count("ratio", self.options["ratio"])

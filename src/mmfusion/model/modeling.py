@@ -21,9 +21,9 @@ from .load_weights import keep_weights, load_classifier
 from .loss import answers_loss, checked_labels, fused_loss, loss_options, register_weights
 from .mapper import EmbeddingMapper, make_mapper
 from .missing import BatchInputs, complete_inputs, drop_modalities, with_views
-from .tower import CachePoint, Tower
+from .tower import Tower
 from .tower_start import tower_of
-from .types import Fused, FusionOutput
+from .types import CachePoint, Fused, FusionOutput
 from .validation import check_choice, described_writes
 
 ImageLike = ImageEncoder | str | PreTrainedConfig | nn.Module

@@ -7,10 +7,11 @@ ones afterwards. The result is the same, but every row is computed.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,27 +19,8 @@ from .encoder_base import Encoder
 from .graph import is_tracing
 from .masking import normalized
 from .parts import Parts, pool_each
-from .types import Encoded, Hidden, Lengths
-
-
-@final
-@dataclass(frozen=True)
-class CachePoint:
-    """The last point of a frozen tower whose output may be stored.
-
-    Attributes:
-        block: the block that the stored state enters.
-        pooled: whether the whole tower is stored, its pooling included; `block` is then the number
-            of blocks.
-    """
-
-    block: int
-    pooled: bool = False
-
-    @property
-    def is_start(self) -> bool:
-        """Whether nothing can be stored."""
-        return self.block == 0 and not self.pooled
+from .tower_rows import chosen, first_place, rows_of, selected, selected_state
+from .types import CachePoint, Encoded, Hidden, Lengths
 
 
 @final
@@ -87,7 +69,7 @@ class Tower:
         self.present = present
         self.stand_in = stand_in
         self.batch = present.shape[0]
-        self.rows = None if flags is None else _rows_of(present, flags)
+        self.rows = None if flags is None else rows_of(present, flags)
         nobody = flags is not None and not any(flags)
         self.is_empty = (inputs is None and start is None) or nobody
         self.pooled: Tensor | None = None
@@ -100,8 +82,16 @@ class Tower:
         self._lengths = self._of_present(lengths) if parts is None else parts.lengths
         has_mask = inputs is not None and len(inputs) > 1
         self._is_masked = has_mask or (start is not None and start.mask is not None)
-        self._inputs = None if inputs is None or self.is_empty else self._select(inputs)
-        self._hidden = None if start is None or self.is_empty else self._select_hidden(start)
+        self._inputs = (
+            None
+            if inputs is None or self.is_empty
+            else selected(inputs, self.present, self.rows, self._parts)
+        )
+        self._hidden = (
+            None
+            if start is None or self.is_empty
+            else selected_state(start._replace(lengths=self._lengths), self.rows, self._parts)
+        )
 
     def encode(self) -> Encoded:
         """Returns the encoded modality for the whole batch, stand-ins included.
@@ -249,6 +239,62 @@ class Tower:
         mean = mean if self._parts is None else self._parts.mean(mean)
         return self._spread(mean, stand_in)
 
+    def attend(self, foreign: Float[Tensor, "B M D"]) -> Float[Tensor, "B M D"]:
+        """Runs the next block with foreign tokens before this tower's own.
+
+        Needs an encoder with `takes_tokens`.
+
+        Args:
+            foreign: tokens of each sample, as wide as the sequence.
+
+        Returns:
+            how the block changed the foreign tokens; zeros where the modality is absent.
+        """
+
+        def act(hidden: Hidden, foreign: Tensor) -> tuple[Hidden, Tensor]:
+            places, mask, lengths = foreign.shape[1], hidden.mask, hidden.lengths
+            joined = Hidden(
+                torch.cat([foreign, hidden.values], dim=1),
+                # Before the own tokens, because padding may only stand behind real tokens.
+                None if mask is None else F.pad(mask, (places, 0), value=True),
+                lengths=None if lengths is None else [places + length for length in lengths],
+            )
+            values = self.encoder.walk(self._block, self._block + 1, joined).values
+            return hidden._replace(values=values[:, places:]), values[:, :places] - foreign
+
+        change = self.meet(foreign, act)
+        self._block += 1
+        return change
+
+    def meet(
+        self,
+        foreign: Float[Tensor, "B M E"],
+        act: Callable[[Hidden, Tensor], tuple[Hidden, Tensor]],
+    ) -> Float[Tensor, "B M E"]:
+        """Lets foreign tokens change the state that enters the next block, and be changed by it.
+
+        Args:
+            foreign: tokens of each sample.
+            act: takes the state and the foreign tokens of its rows. It returns the new state, and
+                the change of the foreign tokens. Of several pictures or windows, each meets the
+                tokens of its sample.
+
+        Returns:
+            the change of the foreign tokens, the mean over the parts of a sample; zeros where the
+            modality is absent.
+        """
+        if self.is_empty:
+            return torch.zeros_like(foreign)
+        values = self._entering.values
+        foreign = foreign if self.rows is None else foreign[self.rows]
+        flat = rearrange(foreign.to(values.dtype), "p m e -> p (m e)")
+        flat = flat if self._parts is None else self._parts.spread(flat)
+        here = rearrange(flat, "r (m e) -> r m e", m=foreign.shape[1])
+        self._hidden, change = act(self._entering, here)
+        flat = rearrange(change, "r m e -> r (m e)")
+        flat = flat if self._parts is None else self._parts.mean(flat)
+        return self._spread(rearrange(flat, "p (m e) -> p m e", m=foreign.shape[1]), None)
+
     def scale(self, factor: Float[Tensor, "B D"]) -> None:
         """Multiplies the state that enters the next block, channel by channel.
 
@@ -306,34 +352,6 @@ class Tower:
             return None
         return [length for length, flag in zip(lengths, self._flags, strict=True) if flag]
 
-    def _select(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        if self._parts is not None:
-            chosen = tuple(map(self._parts.select, inputs))
-            if not is_tracing():
-                return chosen
-            present = self._parts.present.flatten()
-            return tuple(_neutral(value, present) for value in chosen)
-        if self.rows is not None:
-            return tuple(value[self.rows] for value in inputs)
-        if is_tracing():
-            return tuple(_neutral(value, self.present) for value in inputs)
-        return inputs
-
-    def _select_hidden(self, start: Hidden) -> Hidden:
-        start = start._replace(lengths=self._lengths)
-        if self._parts is not None:
-            select = self._parts.select
-            mask, pooled = (
-                None if value is None else select(value) for value in (start.mask, start.pooled)
-            )
-            return Hidden(select(start.values), mask, pooled)
-        if self.rows is None:
-            return start
-        mask, pooled = (
-            None if value is None else value[self.rows] for value in (start.mask, start.pooled)
-        )
-        return Hidden(start.values[self.rows], mask, pooled, self._lengths)
-
     def _spread(self, values: Tensor, stand_in: Tensor | None) -> Tensor:
         """Returns `values` of the present rows at their places, `stand_in` at the others."""
         if self.rows is None and not is_tracing():
@@ -351,9 +369,9 @@ class Tower:
         if self.rows is None and not is_tracing():
             return encoded
         mask = encoded.mask
-        first = _first_place(mask.shape[1], mask.device)
+        first = first_place(mask.shape[1], mask.device)
         if self.rows is None:
-            mask = _chosen(self.present[:, None], mask, first)
+            mask = chosen(self.present[:, None], mask, first)
         else:
             mask = first.expand(self.batch, -1).index_put((self.rows,), mask)
         tokens = self._spread(encoded.tokens, self.stand_in)
@@ -366,32 +384,6 @@ class Tower:
         vector = self.stand_in
         if vector is None:
             vector = self.encoder.any_weight.new_zeros(self.encoder.dim)
-        mask = _first_place(places, vector.device).expand(self.batch, -1)
+        mask = first_place(places, vector.device).expand(self.batch, -1)
         self.pooled = vector.expand(self.batch, -1)
         return Encoded(vector.expand(self.batch, places, -1), mask, self.pooled)
-
-
-def _rows_of(present: Tensor, flags: Sequence[bool]) -> Tensor | None:
-    """Returns the rows that are present; None where all are."""
-    if all(flags):
-        return None
-    # With `size` given, nonzero_static does not wait for the device to count.
-    return torch.nonzero_static(present, size=sum(flags)).squeeze(1)
-
-
-def _first_place(places: int, device: torch.device) -> Tensor:
-    """Returns a mask [places] of which the first is True."""
-    return torch.arange(places, device=device) == 0
-
-
-def _chosen(condition: Tensor, this: Tensor, other: Tensor) -> Tensor:
-    """Returns torch.where for bool tensors; onnxruntime has it only for numbers."""
-    return (condition & this) | (~condition & other)
-
-
-def _neutral(value: Tensor, present: Tensor) -> Tensor:
-    """Returns `value` with zero pixels, or one real token of id 0, in the absent rows."""
-    shape = present.view(-1, *[1] * (value.ndim - 1))
-    if value.ndim == 2 and value.dtype == torch.bool:
-        return _chosen(shape, value, _first_place(value.shape[1], value.device))
-    return torch.where(shape, value, value.new_zeros(()))

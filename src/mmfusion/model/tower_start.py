@@ -11,8 +11,8 @@ from .encoder_base import Encoder
 from .missing import BatchInputs
 from .modalities import MODALITIES
 from .parts import Parts
-from .tower import CachePoint, Tower
-from .types import Hidden
+from .tower import Tower
+from .types import CachePoint, Hidden
 
 
 def tower_of(model: Any, name: str, batch: BatchInputs) -> Tower | None:

@@ -96,6 +96,26 @@ class Hidden(NamedTuple):
 
 
 @final
+@dataclass(frozen=True)
+class CachePoint:
+    """The last point of a frozen tower whose output may be stored.
+
+    Attributes:
+        block: the block that the stored state enters.
+        pooled: whether the whole tower is stored, its pooling included; `block` is then the number
+            of blocks.
+    """
+
+    block: int
+    pooled: bool = False
+
+    @property
+    def is_start(self) -> bool:
+        """Whether nothing can be stored."""
+        return self.block == 0 and not self.pooled
+
+
+@final
 class Fused(NamedTuple):
     """The output of a fusion strategy.
 

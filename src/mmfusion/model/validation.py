@@ -1,6 +1,7 @@
 """Checks of what a user passes, and the sentences that propose the closest allowed name."""
 
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -108,6 +109,30 @@ def check_count(field: str, value: object) -> int:
             f"{field} must be a whole number of at least 1, got {value!r}. Leave it out."
         )
     return value
+
+
+def check_gate(value: float) -> float:
+    """Returns the start of a gate, which must be a number other than 0.
+
+    Args:
+        value: what the user gave.
+
+    Raises:
+        ValueError: for 0, or what is no finite number.
+
+    Example:
+        >>> check_gate(0)
+        Traceback (most recent call last):
+            ...
+        ValueError: gate must be other than 0, got 0. A gate at zero lets no gradient through.
+    """
+    if value == 0:
+        raise ValueError(
+            f"gate must be other than 0, got {value!r}. A gate at zero lets no gradient through."
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"gate must be a finite number, got {value!r}. Leave it out.")
+    return float(value)
 
 
 def check_probability(field: str, value: float | int) -> None:
