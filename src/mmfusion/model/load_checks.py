@@ -85,10 +85,21 @@ def _check_encoder(field: str, encoder: Any) -> None:
         )
     if source == "open_clip":
         _check_open_clip(field, encoder.get("options"))
+    elif source == "keras":
+        _check_keras(field, encoder.get("name"))
     elif source not in ("timm", "transformers") and not is_registered(str(encoder.get("name"))):
         raise ValueError(
             f"{field}.name in config.json must be a registered backbone, got "
             f"{encoder.get('name')!r}. Call register_backbone before loading."
+        )
+
+
+def _check_keras(field: str, name: Any) -> None:
+    """Refuses a Keras model whose name could be that of a file."""
+    if not isinstance(name, str) or not name.isalnum():
+        raise ValueError(
+            f"{field}.name in config.json must be a model of keras.applications, got {name!r}. "
+            "Was the classifier saved with save_pretrained?"
         )
 
 
