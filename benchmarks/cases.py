@@ -41,6 +41,7 @@ from benchmarks.models import (
 )
 from benchmarks.peers import peers
 from benchmarks.pixels import pixels_to_label
+from benchmarks.precision import int8
 from benchmarks.scaling import scaling
 from benchmarks.timing import Side
 from mmfusion import FusionClassifier, TextEncoder, export_model
@@ -384,6 +385,7 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "training step": training_step,
     "latency": latency,
     "compiled": compiled,
+    "int8": int8,
     "gaps": gaps,
     "export": exported,
     "peers": peers,
@@ -394,6 +396,5 @@ CASES: dict[str, Callable[[Setting], dict[str, Any]]] = {
 }
 """The cases by name: each takes the setting and returns what the JSON holds of it."""
 
-
-CPU_FLOAT32 = {"export"}
+CPU_FLOAT32 = {"export", "int8"}
 """The cases that run only on the CPU in float32."""

@@ -62,6 +62,8 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
         "filling_the_cache_seconds",
         "absent",
         "device_at_work",
+        "parity",
+        "bfloat16_over_int8",
         "skipped",
     ):
         if key in found:
@@ -133,6 +135,12 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
         filling = case["filling_the_cache_seconds"]
         yield (
             f"{case['samples']:,} pairs an epoch; the cache was filled once, in {filling:.1f} s.\n"
+        )
+    for name, found in case.get("parity", {}).items():
+        yield (
+            f"{name}: logits differ from float32 eager by {found['mean']:.2g} on average and "
+            f"{found['largest']:.2g} at most; their own standard deviation is "
+            f"{found['spread']:.2g}.\n"
         )
     if "keras_backend" in case:
         yield f"Keras on {case['keras_backend']}.\n"

@@ -27,6 +27,10 @@ import beartype
 import jaxtyping
 import pytest
 import torch
+
+# The hook below makes Python compile what is imported inside of it anew. torchao, which this module
+# imports, has a text with a backslash that is an error then.
+import transformers.modeling_utils  # noqa: F401
 from transformers.utils import logging
 
 

@@ -4,6 +4,7 @@ The compiled classifier answers as the eager one does for every shape of the inp
 more graphs than it has shapes.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, predict_stream
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
+from mmfusion.inference import int8
 from mmfusion.model import packed_attention
 
 
@@ -67,6 +69,27 @@ def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(
                 fast(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0
             )
     assert 2 <= backend.graphs <= len(fast.shapes) == 4
+
+
+def test_8_bit_integers_answer_as_the_quantised_classifier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(int8, "LEAST_WIDTH", 8)
+    model = kit.tiny_classifier("concat", "linear", "timm_vit", "bert")
+    fast = CompiledClassifier(
+        model, dtype="int8", batch_sizes=(4,), lengths=(8,), backend=Counting()
+    )
+    quantised = copy.deepcopy(model).eval()
+    int8.quantize_linear_layers(quantised)
+    inputs = inputs_of(model, 3)
+    with torch.no_grad():
+        expected = quantised(**inputs).logits
+        torch.testing.assert_close(fast(**inputs).logits, expected, atol=1e-5, rtol=0)
+        assert not torch.allclose(model(**inputs).logits, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="before it is quantised"):
+        fast.load_state_dict(model.state_dict())
+    with pytest.raises(TypeError, match="dtype must be a floating-point type of torch, got 'int4'"):
+        CompiledClassifier(model, dtype="int4")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

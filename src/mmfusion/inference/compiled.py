@@ -1,22 +1,22 @@
 """The classifier that is compiled for inference, for a few shapes."""
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from types import FunctionType
-from typing import Any, Self, final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self, final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
+from ..model.encoder_build import checked_dtype
 from ..model.facts import BatchFacts
 from ..model.masking import real_tokens_first
 from ..model.missing import graph_inputs
 from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 from ..model.types import FusionOutput
+from .compiled_graphs import cast, doubled, graphs, with_own_code
+from .int8 import quantize_linear_layers
 
 
 @final
@@ -39,7 +39,8 @@ class CompiledClassifier(nn.Module):
     Args:
         model: the classifier. It is not changed.
         dtype: the type of the copy's weights, for example half precision; None keeps the type of
-            each weight.
+            each weight. "int8" quantises the wide linear layers of the encoders
+            (`mmfusion.inference.int8`, extra `int8`); `parity` tells how far the answers move.
         batch_sizes: the batch sizes that are compiled. A larger batch is cut into pieces of the
             largest size.
         lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the
@@ -69,7 +70,7 @@ class CompiledClassifier(nn.Module):
         self,
         model: FusionClassifier,
         *,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["int8"] | None = None,
         batch_sizes: Sequence[int] = (1, 32),
         lengths: Sequence[int] | None = None,
         windows: Sequence[int] = (2, 4, 8),
@@ -79,7 +80,7 @@ class CompiledClassifier(nn.Module):
         super().__init__()
         limit = None if model.text_encoder is None else model.text_encoder.max_length
         if lengths is None:
-            lengths = _doubled(limit or 512) if model.text_encoder is not None else ()
+            lengths = doubled(limit or 512) if model.text_encoder is not None else ()
         sizes = {"batch_sizes": batch_sizes, "lengths": lengths, "windows": windows}
         for name, values in sizes.items():
             may_lack = name == "lengths" and model.text_encoder is None
@@ -93,8 +94,11 @@ class CompiledClassifier(nn.Module):
                 "Leave it out."
             )
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        if dtype is not None:
-            _cast(self.model, dtype)
+        self._is_int8 = dtype == "int8"
+        if self._is_int8:
+            quantize_linear_layers(self.model)
+        elif dtype is not None:
+            cast(self.model, checked_dtype(dtype))
         self.batch_sizes, self.lengths = sorted(set(batch_sizes)), sorted(set(lengths))
         self.windows = sorted(set(windows))
         self._mode, self._backend = mode, backend
@@ -118,7 +122,7 @@ class CompiledClassifier(nn.Module):
         )
         chosen: dict[str, Any] = {"mode": mode} if self._backend == "inductor" else {}
         self._run = torch.compile(
-            _with_own_code(self._logits),
+            with_own_code(self._logits),
             dynamic=False,
             fullgraph=True,
             backend=self._backend,
@@ -140,7 +144,15 @@ class CompiledClassifier(nn.Module):
 
         Returns:
             What `torch.nn.Module.load_state_dict` returns.
+
+        Raises:
+            ValueError: if the copy is quantised.
         """
+        if self._is_int8:
+            raise ValueError(
+                "weights must be loaded into the classifier before it is quantised. Compile the "
+                "classifier anew."
+            )
         loaded = super().load_state_dict(*args, **kwargs)
         self._start_anew()
         return loaded
@@ -224,7 +236,11 @@ class CompiledClassifier(nn.Module):
         # Always run in the same mode, because torch compiles one graph for inference mode and
         # another for no_grad.
         with (
-            _graphs(len(self.shapes) * (1 + len(self.windows)), for_cpu=self._for_cpu),
+            graphs(
+                len(self.shapes) * (1 + len(self.windows)),
+                for_cpu=self._for_cpu,
+                int8=self._is_int8,
+            ),
             torch.inference_mode(False),
             torch.no_grad(),
         ):
@@ -330,70 +346,3 @@ class CompiledClassifier(nn.Module):
     # torch.compile takes this method, because a graph returns tensors and no FusionOutput.
     def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
         return self.model(**inputs).logits
-
-
-# This counter gives each compiled copy of a function its own name.
-_numbers = itertools.count()
-
-
-def _with_own_code(method: Any) -> Any:
-    """Returns a bound method with its own code object.
-
-    torch limits the number of graphs per code object. Without this, all instances would share one
-    limit.
-    """
-    function = method.__func__
-    code = function.__code__.replace(co_name=f"{function.__name__}_{next(_numbers)}")
-    own = FunctionType(
-        code, function.__globals__, code.co_name, function.__defaults__, function.__closure__
-    )
-    return own.__get__(method.__self__)
-
-
-@torch.no_grad()
-def _cast(model: nn.Module, dtype: torch.dtype) -> None:
-    """Casts parameters and saved buffers.
-
-    Buffers that are not saved (rotary frequencies, for example) need single precision.
-    """
-    saved = model.state_dict().keys()
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    for name, buffer in model.named_buffers():
-        if name in saved and buffer.is_floating_point():
-            buffer.data = buffer.data.to(dtype)
-
-
-def _doubled(limit: int) -> list[int]:
-    """Returns 64, 128, 256 ... up to a limit."""
-    lengths = [64]
-    while lengths[-1] < limit:
-        lengths.append(2 * lengths[-1])
-    return [min(length, limit) for length in lengths]
-
-
-@contextmanager
-def _graphs(count: int, *, for_cpu: bool) -> Iterator[None]:
-    """Yields while torch allows one graph per shape, instead of 8 graphs per function.
-
-    For a CPU, torch is also told to compile texts whose number of tokens depends on values, and to
-    bring the weights into another layout once instead of in each call.
-
-    Args:
-        count: the number of shapes.
-        for_cpu: whether the graphs are for a CPU with a recent torch.
-    """
-    with ExitStack() as patched:
-        patched.enter_context(
-            torch._dynamo.config.patch(
-                recompile_limit=max(count, torch._dynamo.config.recompile_limit)
-            )
-        )
-        if for_cpu:
-            # Imported here, because the module is large and only compiled graphs need it.
-            from torch._inductor import config as inductor
-
-            patched.enter_context(torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True))
-            patched.enter_context(inductor.patch(freezing=True))
-        yield
