@@ -86,7 +86,9 @@ class FusionClassifier(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     # A class attribute may be a list here, because transformers changes only a copy of it.
-    _no_split_modules = ["AttentionBlock", "BottleneckUnit", "MMTMUnit", "Head", "EmbeddingMapper"]  # noqa: RUF012
+    _no_split_modules = [  # noqa: RUF012
+        *("AttentionBlock", "BottleneckUnit", "MMTMUnit", "Head", "EmbeddingMapper")
+    ]
 
     def __init__(
         self,
