@@ -4,8 +4,8 @@
     python examples/lung_disease/precision.py --dataset covid --images DIR
 
 Trains `concat` on the frozen small encoders for each fold, and lets `CompiledClassifier` answer the
-test fold in each precision. EfficientNet-Lite0 has no wide linear layer, so "int8" changes its
-text tower alone. The result is written to runs/lung_disease/<dataset>-precision.json.
+test fold in each precision. EfficientNet-Lite0 has no wide linear layer, so "int8" quantises the
+text tower alone, and the rest is in bfloat16. The result is written to runs/lung_disease/<dataset>-precision.json.
 """
 
 from __future__ import annotations

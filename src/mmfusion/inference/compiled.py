@@ -39,8 +39,9 @@ class CompiledClassifier(nn.Module):
     Args:
         model: the classifier. It is not changed.
         dtype: the type of the copy's weights, for example half precision; None keeps the type of
-            each weight. "int8" quantises the wide linear layers of the encoders
-            (`mmfusion.inference.int8`, extra `int8`); `parity` tells how far the answers move.
+            each weight. "int8" quantises the wide linear layers of the encoders and casts the rest
+            to bfloat16 (`mmfusion.inference.int8`, extra `int8`); `parity` tells how far the
+            answers move.
         batch_sizes: the batch sizes that are compiled. A larger batch is cut into pieces of the
             largest size.
         lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the
@@ -96,6 +97,8 @@ class CompiledClassifier(nn.Module):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._is_int8 = dtype == "int8"
         if self._is_int8:
+            # The rest in bfloat16: in float32, convolutions would take longer than is saved.
+            cast(self.model, torch.bfloat16)
             quantize_linear_layers(self.model)
         elif dtype is not None:
             cast(self.model, checked_dtype(dtype))
