@@ -5,7 +5,8 @@
 
 Trains `concat` on the frozen small encoders for each fold, and lets `CompiledClassifier` answer the
 test fold in each precision. EfficientNet-Lite0 has no wide linear layer, so "int8" quantises the
-text tower alone, and the rest is in bfloat16. The result is written to runs/lung_disease/<dataset>-precision.json.
+text tower alone, and the rest is in bfloat16. The result is written to
+runs/lung_disease/<dataset>-precision.json.
 """
 
 from __future__ import annotations
