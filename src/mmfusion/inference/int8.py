@@ -22,7 +22,7 @@ def quantize_linear_layers(model: FusionClassifier) -> int:
     """Quantises the wide linear layers of the encoders in place; returns how many.
 
     The weights W of an output and the inputs x of a token become integers from -128 to 127 with a
-    scale each, max |W| / 127.5 and max |x| / 127.5:
+    scale each, the largest absolute value / 127.5:
 
         y = scale_W scale_x (W_int8 x_int8) + b
 
