@@ -80,13 +80,17 @@ def test_predict_prints_probabilities_and_what_was_missing(model, workspace, tmp
     ] == ["text"]
 
 
-def test_evaluate_prints_intervals(model, workspace):
+def test_evaluate_prints_intervals_and_leaves_no_folder_behind(
+    model, workspace, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     manifest = workspace / "data" / "manifest.csv"
     measured = json.loads(call("evaluate", model, manifest, "--json"))
     assert measured["samples"] == 60 and measured["accuracy"]["low"] <= measured["accuracy"]["high"]
     assert re.search(
         r"auroc.*\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", call("evaluate", model, manifest)
     )
+    assert not list(tmp_path.glob("mmfusion-*"))
 
 
 def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):

@@ -201,10 +201,11 @@ def evaluate(
         images=image_column,
         unknown_label=unknown_label,
     )
-    arguments = training_arguments(
-        scratch_folder(), per_device_eval_batch_size=batch_size, disable_tqdm=as_json
-    )
-    result = evaluate_model(classifier, processor, rows, arguments=arguments)
+    with scratch_folder() as folder:
+        arguments = training_arguments(
+            folder, per_device_eval_batch_size=batch_size, disable_tqdm=as_json
+        )
+        result = evaluate_model(classifier, processor, rows, arguments=arguments)
     if as_json:
         typer.echo(to_json({"samples": len(rows), **result.to_dict()}))
         return

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -382,8 +383,8 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n")
 
 
-def scratch_folder() -> str:
-    """Returns a new temporary folder, because training arguments need an output folder."""
+def scratch_folder() -> AbstractContextManager[str]:
+    """Returns a temporary folder for a `with` block; training arguments need an output folder."""
     import tempfile
 
-    return tempfile.mkdtemp(prefix="mmfusion-")
+    return tempfile.TemporaryDirectory(prefix="mmfusion-")
