@@ -1,5 +1,7 @@
 """Pictures of a study and windows of a text, against a loop over the parts of each sample."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -102,13 +104,15 @@ def test_each_part_of_a_joined_sequence_is_pooled_as_its_encoder_does() -> None:
     assert torch.equal(pooled[1], values[1, 0])
 
 
-def model_of(fusion: str, views: int, image: str, text: str, mapper: str) -> FusionClassifier:
+def model_of(fusion: Any, views: int, image: str, text: str, mapper: str) -> FusionClassifier:
     config = kit.tiny_classifier(fusion, mapper, image, text).config
     config.num_views = views
     return FusionClassifier(config)
 
 
-KINDS = [
+# With one block, the tokens that enter it are the same in all samples.
+BOTTLENECK = {"name": "bottleneck", "layers": 2}
+KINDS: list[tuple[Any, ...]] = [
     ("concat", "timm_vit", "bert", "linear"),
     ("joint", "transformers_vit", "modernbert", "cross_attention"),
     ("joint", "timm_vit", "roberta", "linear"),
@@ -116,8 +120,8 @@ KINDS = [
     ("cross_attention", "cnn", "roberta", "cross_attention"),
     ("mmtm", "timm_vit", "bert", "linear"),
     ("mmtm", "cnn", "distilbert", "mlp"),
-    ("bottleneck", "timm_vit", "roberta", "linear"),
-    ("bottleneck", "cnn", "modernbert", "linear"),
+    (BOTTLENECK, "timm_vit", "roberta", "linear"),
+    (BOTTLENECK, "cnn", "modernbert", "linear"),
     ("late", "opaque", "custom", "linear"),
     ("guarded", "transformers_vit", "mpnet", "linear"),
 ]
