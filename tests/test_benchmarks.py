@@ -18,7 +18,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import cases, epochs, gaps, measuring, peers, pixels, plots, report, scaling
+from benchmarks import (
+    cases,
+    epochs,
+    gaps,
+    measuring,
+    peers,
+    pixels,
+    plots,
+    precision,
+    report,
+    scaling,
+)
 from benchmarks.__main__ import SETTINGS, command, main
 from benchmarks.headline import LARGE, SMALL, headline
 from benchmarks.measuring import Setting
@@ -50,6 +61,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "WIDTHS", {"to 128": 128, "to the longest": None})
     # The real compiler takes a minute. The answers of CompiledClassifier have tests of their own.
     monkeypatch.setattr(measuring, "CompiledClassifier", lambda model, **_: model)
+    monkeypatch.setattr(precision, "CompiledClassifier", lambda model, **_: model)
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
 
 

@@ -104,8 +104,8 @@ def test_options_reach_the_backbone(bert: Any) -> None:
     [
         (
             {"source": "tim"},
-            r"source must be one of \['timm', 'transformers', 'open_clip', 'custom'\], got 'tim'\. "
-            "Did you mean 'timm'",
+            r"source must be one of \['timm', 'transformers', 'open_clip', 'keras', 'custom'\], "
+            r"got 'tim'\. Did you mean 'timm'",
         ),
         (
             {"pretrained": True, "weights": {}},

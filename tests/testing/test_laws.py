@@ -80,7 +80,7 @@ def test_the_missing_law_catches_compute_for_absent_samples(plug_in: Any) -> Non
 
 def test_the_missing_law_catches_a_slot_that_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     model = kit.tiny_classifier(image="custom", text="custom")
-    monkeypatch.setattr("mmfusion.model.tower._rows_of", lambda *_: None)
+    monkeypatch.setattr("mmfusion.model.tower.rows_of", lambda *_: None)
     with pytest.raises(
         AssertionError, match=r"missing law \(contents of the slot\): answers differ by nan"
     ):

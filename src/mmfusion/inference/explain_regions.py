@@ -41,6 +41,9 @@ def region_words(
     assert encoder is not None
     with torch.no_grad(), _recorded(model.mapper) as mapped, _recorded(model.fusion) as joined:
         model(**inputs)
+    if not model.fusion.uses_text_tokens:
+        # The attention of such a strategy is not that of the picture's tokens to the words.
+        joined = []
     weights: Tensor | None = None
     if mapped and (joined or model.mapper.asks_image):
         weights = mapped[-1]

@@ -122,8 +122,8 @@ def source_of(name: object, source: str | None, *, kind: str) -> str:
         ValueError: for an unknown source.
     """
     if source is not None:
-        images = ["timm", "keras"] if kind == "image" else []
-        check_choice("source", source, [*images, "transformers", "open_clip", "custom"])
+        first, last = (["timm"], ["keras"]) if kind == "image" else ([], [])
+        check_choice("source", source, [*first, "transformers", "open_clip", *last, "custom"])
         return source
     if isinstance(name, nn.Module):
         return "custom"

@@ -240,7 +240,7 @@ class Tower:
         return self._spread(mean, stand_in)
 
     def attend(self, foreign: Float[Tensor, "B M D"]) -> Float[Tensor, "B M D"]:
-        """Runs the next block with foreign tokens before this tower's own.
+        """Runs the next block with foreign tokens in this tower's sequence.
 
         Needs an encoder with `takes_tokens`.
 
@@ -253,14 +253,20 @@ class Tower:
 
         def act(hidden: Hidden, foreign: Tensor) -> tuple[Hidden, Tensor]:
             places, mask, lengths = foreign.shape[1], hidden.mask, hidden.lengths
+            if mask is None:
+                # Behind the own tokens, where `joint` puts them, too.
+                joined = Hidden(torch.cat([hidden.values, foreign], dim=1))
+                walked = self.encoder.walk(self._block, self._block + 1, joined).values
+                own, met = walked[:, :-places], walked[:, -places:]
+                return hidden._replace(values=own), met - foreign
+            # Before the own tokens, because padding may only stand behind real tokens.
             joined = Hidden(
                 torch.cat([foreign, hidden.values], dim=1),
-                # Before the own tokens, because padding may only stand behind real tokens.
-                None if mask is None else F.pad(mask, (places, 0), value=True),
+                F.pad(mask, (places, 0), value=True),
                 lengths=None if lengths is None else [places + length for length in lengths],
             )
-            values = self.encoder.walk(self._block, self._block + 1, joined).values
-            return hidden._replace(values=values[:, places:]), values[:, :places] - foreign
+            walked = self.encoder.walk(self._block, self._block + 1, joined).values
+            return hidden._replace(values=walked[:, places:]), walked[:, :places] - foreign
 
         change = self.meet(foreign, act)
         self._block += 1

@@ -111,7 +111,7 @@ def check_count(field: str, value: object) -> int:
     return value
 
 
-def check_gate(value: float) -> float:
+def check_gate(value: object) -> float:
     """Returns the start of a gate, which must be a number other than 0.
 
     Args:
