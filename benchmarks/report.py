@@ -63,7 +63,6 @@ def print_case(console: Console, name: str, found: dict[str, Any]) -> None:
         "absent",
         "device_at_work",
         "parity",
-        "bfloat16_over_int8",
         "skipped",
     ):
         if key in found:

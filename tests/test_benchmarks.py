@@ -62,6 +62,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     # The real compiler takes a minute. The answers of CompiledClassifier have tests of their own.
     monkeypatch.setattr(measuring, "CompiledClassifier", lambda model, **_: model)
     monkeypatch.setattr(precision, "CompiledClassifier", lambda model, **_: model)
+    monkeypatch.setattr(precision, "WIDTHS", (64,))
     monkeypatch.setattr(torch, "compile", lambda module, **_: module)
 
 

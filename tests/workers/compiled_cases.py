@@ -81,7 +81,7 @@ def test_8_bit_integers_answer_as_the_quantised_classifier(
     )
     quantised = copy.deepcopy(model).eval().to(torch.bfloat16)
     half = copy.deepcopy(quantised)
-    int8.quantize_linear_layers(quantised)
+    int8.quantize_linear_layers(quantised, 8)
     inputs = inputs_of(model, 3)
     with torch.no_grad():
         expected = quantised(**inputs).logits

@@ -40,8 +40,8 @@ class CompiledClassifier(nn.Module):
         model: the classifier. It is not changed.
         dtype: the type of the copy's weights, for example half precision; None keeps the type of
             each weight. "int8" quantises the wide linear layers of the encoders and casts the rest
-            to bfloat16 (`mmfusion.inference.int8`, extra `int8`); `parity` tells how far the
-            answers move.
+            to bfloat16 (`mmfusion.inference.int8`, extra `int8`).
+            `mmfusion.inference.parity.parity` tells how far the answers move.
         batch_sizes: the batch sizes that are compiled. A larger batch is cut into pieces of the
             largest size.
         lengths: the text lengths in tokens that are compiled; None means 64, 128, 256 ... up to the

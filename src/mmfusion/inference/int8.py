@@ -1,24 +1,20 @@
-"""Linear layers in 8-bit integers, and how far the answers of another precision are away."""
+"""Linear layers in 8-bit integers."""
 
 import importlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, final
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..metrics.functional import auroc
 from ..model.modeling import FusionClassifier
 
-LEAST_WIDTH = 256
+LEAST_WIDTH = 512
 """Linear layers of the encoders that are at least this wide on both sides are quantised.
 
-Narrower ones spend more time on rounding than they save.
+Narrower ones spend more time on rounding than they save (`python -m benchmarks --case int8`).
 """
 
 
-def quantize_linear_layers(model: FusionClassifier) -> int:
+def quantize_linear_layers(model: FusionClassifier, least_width: int | None = None) -> int:
     """Quantises the wide linear layers of the encoders in place; returns how many.
 
     The weights W of an output and the inputs x of a token become integers from -128 to 127 with a
@@ -31,14 +27,16 @@ def quantize_linear_layers(model: FusionClassifier) -> int:
 
     Args:
         model: the classifier.
+        least_width: the fewest inputs and outputs of a layer that is quantised; None means
+            `LEAST_WIDTH`.
 
     Raises:
         ImportError: if torchao is not installed.
         ValueError: if no linear layer is wide enough.
 
     Source:
-        Dettmers et al. 2022, LLM.int8() (arXiv 2208.07339), section 2.1, row-wise and without
-        outliers in another type; done by torchao.
+        Dettmers et al. 2022, LLM.int8() (arXiv 2208.07339), vector-wise quantisation, here without
+        the outliers in another type; done by torchao.
     """
     try:
         quantization: Any = importlib.import_module("torchao.quantization")
@@ -46,95 +44,22 @@ def quantize_linear_layers(model: FusionClassifier) -> int:
         raise ImportError(
             f'dtype="int8" needs torchao: {error}. Run: pip install "mmfusion[int8]"'
         ) from error
+    least = LEAST_WIDTH if least_width is None else least_width
+    found = 0
+
+    def is_wide(module: nn.Module, _: str) -> bool:
+        nonlocal found
+        wide = type(module) is nn.Linear and min(module.weight.shape) >= least
+        found += wide
+        return wide
+
     # Without `set_inductor_config`, torchao would change settings of torch for the whole process.
     config = quantization.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
-    count = 0
     for name in model.modalities:
-        encoder = getattr(model, f"{name}_encoder")
-        count += sum(_is_wide(part, "") for part in encoder.modules())
-        quantization.quantize_(encoder, config, filter_fn=_is_wide)
-    if not count:
+        quantization.quantize_(getattr(model, f"{name}_encoder"), config, filter_fn=is_wide)
+    if not found:
         raise ValueError(
-            f"dtype must be a type of torch for encoders without a linear layer of {LEAST_WIDTH} "
-            'or more inputs and outputs, got "int8". Use torch.bfloat16.'
+            f"dtype must be a type of torch for encoders without a linear layer of {least} or more "
+            'inputs and outputs, got "int8". Use torch.bfloat16.'
         )
-    return count
-
-
-def _is_wide(module: nn.Module, _: str) -> bool:
-    return type(module) is nn.Linear and min(module.weight.shape) >= LEAST_WIDTH
-
-
-@final
-@dataclass(frozen=True)
-class Parity:
-    """How far answers in another precision are from those of the model itself.
-
-    Attributes:
-        rows: how many samples were compared.
-        largest: the largest difference of a logit.
-        mean: the mean absolute difference of the logits.
-        spread: the standard deviation of the model's own logits, to judge the differences by.
-        changed: the share of samples whose most probable class is another one; for several labels
-            the share of the labels that fall on the other side of 0.5.
-        auroc_before: the AUROC of the model itself; None without labels.
-        auroc_after: the AUROC of the other answers; None without labels.
-    """
-
-    rows: int
-    largest: float
-    mean: float
-    spread: float
-    changed: float
-    auroc_before: float | None = None
-    auroc_after: float | None = None
-
-
-def parity(
-    before: Tensor,
-    after: Tensor,
-    labels: Tensor | Sequence[int] | None = None,
-    *,
-    multi_label: bool = False,
-) -> Parity:
-    """Returns how far the logits `after` are from the logits `before`.
-
-    Args:
-        before: of the model itself [B, C].
-        after: of the model in another precision, for the same samples [B, C].
-        labels: the true classes [B], or 1 and 0 per class [B, C]; None leaves the AUROC out.
-        multi_label: whether each class is decided by itself.
-
-    Raises:
-        ValueError: if the shapes differ, or there are no samples.
-
-    Example:
-        >>> before = torch.tensor([[2.0, 0.0], [0.0, 0.1]])
-        >>> report = parity(before, before + torch.tensor([[0.0, 0.0], [0.2, 0.0]]))
-        >>> report.changed, round(report.largest, 3)
-        (0.5, 0.2)
-    """
-    if before.shape != after.shape or before.ndim != 2 or not len(before):
-        raise ValueError(
-            f"before and after must be logits [B, C] of the same samples, got "
-            f"{tuple(before.shape)} and {tuple(after.shape)}."
-        )
-    first, second = before.detach().double().cpu(), after.detach().double().cpu()
-    difference = (first - second).abs()
-    if multi_label:
-        changed = ((first > 0) != (second > 0)).double().mean()
-    else:
-        changed = (first.argmax(1) != second.argmax(1)).double().mean()
-    areas: list[float | None] = [None, None]
-    if labels is not None:
-        truth = torch.as_tensor(labels).numpy()
-        areas = [auroc(one.numpy(), truth) for one in (first, second)]
-    return Parity(
-        rows=len(first),
-        largest=float(difference.max()),
-        mean=float(difference.mean()),
-        spread=float(first.std(correction=0)),
-        changed=float(changed),
-        auroc_before=areas[0],
-        auroc_after=areas[1],
-    )
+    return found
