@@ -1,5 +1,6 @@
 """The commands: each one reads its options, calls the library and prints the result."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,6 @@ from .support import (
     open_model,
     read_sample,
     report_training,
-    scratch_folder,
     to_json,
 )
 from .trainings import load_with_truth, loss_of, models_of, split_rows
@@ -201,7 +201,8 @@ def evaluate(
         images=image_column,
         unknown_label=unknown_label,
     )
-    with scratch_folder() as folder:
+    # The Trainer needs an output folder, although an evaluation writes nothing into it.
+    with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(
             folder, per_device_eval_batch_size=batch_size, disable_tqdm=as_json
         )

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -381,10 +380,3 @@ def read_text(path: Path) -> str:
             f"--text must be UTF-8, got {str(path)!r}, which is not at byte {error.start}."
         ) from error
     return text.replace("\r\n", "\n")
-
-
-def scratch_folder() -> AbstractContextManager[str]:
-    """Returns a temporary folder for a `with` block; training arguments need an output folder."""
-    import tempfile
-
-    return tempfile.TemporaryDirectory(prefix="mmfusion-")
