@@ -120,6 +120,25 @@ def test_the_input_spec_is_the_models_own_preprocessing(module: str) -> None:
     np.testing.assert_allclose((ordered / 255 - spec["mean"]) / spec["std"], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "name", ["ConvNeXtTiny", "EfficientNetV2B0", "EfficientNetV2S", "MobileNetV3Small"]
+)
+def test_without_its_own_preprocessing_a_model_gets_the_same_pixels_from_the_spec(
+    name: str,
+) -> None:
+    """The first layers of the model with preprocessing, against the spec of the one without."""
+    raw = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    model = getattr(keras.applications, name)(
+        include_top=False, weights=None, input_shape=(32, 32, 3)
+    )
+    first = next(layer for layer in model.layers if layer.weights)
+    seen = keras.Model(model.input, first.input)(raw).detach().numpy()
+    spec = keras_input_spec(name, {"include_preprocessing": False})
+    expected = (raw / 255 - spec["mean"]) / spec["std"]
+    pads = [(0, 0), (0, seen.shape[1] - 32), (0, seen.shape[2] - 32), (0, 0)]
+    np.testing.assert_allclose(seen, np.pad(expected, pads), atol=1e-2)
+
+
 def test_every_model_of_keras_has_a_preprocessing_and_its_own_size() -> None:
     names = [
         key

@@ -82,7 +82,7 @@ class KerasBackbone(nn.Module):
     Args:
         name: of the model in keras.applications.
         options: the further arguments of its function there.
-        values: first values by key: those of the trained or random model.
+        model: the Keras model whose values are the first ones.
 
     Attributes:
         dim: width D of its features.
@@ -92,33 +92,36 @@ class KerasBackbone(nn.Module):
         pixel_values [B, 3, H, W] -> a feature map [B, D, h, w].
     """
 
-    def __init__(self, name: str, options: Mapping[str, Any], values: Mapping[str, Tensor]):
+    def __init__(self, name: str, options: Mapping[str, Any], model: Any):
         super().__init__()
         self.name, self.options = name, dict(options)
         self.input_spec = keras_input_spec(name, options)
-        height, width = self.input_spec["size"]
-        model = self._layers(height, width, torch.get_default_dtype())
         self.dim = int(model.output_shape[-1])
         self._trained, self._kept = _keys(model)
+        values = _values(model)
         for key in self._trained:
-            self.register_parameter(key, nn.Parameter(values[key].clone()))
+            self.register_parameter(key, nn.Parameter(values[key]))
         for key in self._kept:
-            self.register_buffer(key, values[key].clone())
+            self.register_buffer(key, values[key])
+        self.to(torch.get_default_dtype())
 
+    # The compiler cannot follow Keras's code. torch.export can: it runs the code.
+    @torch.compiler.disable(reason="Keras's code cannot be compiled. timm has most of its models.")
     def forward(self, pixel_values: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         """Returns the features.
 
         Args:
             pixel_values: normalised pixels.
         """
-        return self._answer(pixel_values)
-
-    # The compiler cannot follow Keras's code. torch.export can: it runs the code.
-    @torch.compiler.disable(reason="Keras's code cannot be compiled. timm has most of its models.")
-    def _answer(self, pixel_values: Tensor) -> Tensor:
-        pixels = rearrange(pixel_values, "b c h w -> b h w c")
         keras = keras_module()
-        model = self._layers(int(pixels.shape[1]), int(pixels.shape[2]), pixels.dtype)
+        pixels = rearrange(pixel_values, "b c h w -> b h w c")
+        model = keras_layers(
+            self.name,
+            tuple(sorted(self.options.items())),
+            int(pixels.shape[1]),
+            int(pixels.shape[2]),
+            str(pixels.dtype).removeprefix("torch."),
+        )
         trained = [getattr(self, key) for key in self._trained]
         kept = [getattr(self, key) for key in self._kept]
         # Keras moves every tensor to the device of its own scope.
@@ -134,14 +137,6 @@ class KerasBackbone(nn.Module):
                 for value, new in zip(kept, moved, strict=True):
                     value.copy_(new)
         return rearrange(features, "b h w d -> b d h w")
-
-    def _layers(self, height: int, width: int, dtype: torch.dtype) -> Any:
-        """Returns the layers for pictures of one size and type.
-
-        Some models pad by the size of the picture, so that each size needs layers of its own.
-        """
-        options = tuple(sorted(self.options.items()))
-        return keras_layers(self.name, options, height, width, str(dtype).split(".")[-1])
 
     def extra_repr(self) -> str:
         """Returns what tells this backbone apart where it is printed."""
@@ -169,19 +164,9 @@ def build_keras(
     for key in kept:
         if key not in known:
             raise ValueError(f"{name} has no option {key!r}. {closest(key, known)}")
-    size = _SIZES.get(name, 224)
-    # Keras draws the seeds of its initialisers from Python's generator. So torch's seed decides
-    # them.
     seed = int(torch.randint(2**31, ()))
     try:
-        with _settings("float32"), keras_module().device("cpu"):
-            random.seed(seed)
-            model = make(
-                include_top=False,
-                weights="imagenet" if load else None,
-                input_shape=(size, size, 3),
-                **kept,
-            )
+        model = _built(name, kept, weights="imagenet" if load else None, seed=seed)
     # Keras raises the errors of urllib and of its own for weights that cannot be fetched.
     except Exception as error:
         what = "whose weights can be fetched and fit" if load else "that can be built"
@@ -190,10 +175,7 @@ def build_keras(
             f"name must be a model of keras.applications {what}, got {name!r} with {kept}: "
             f"{reason[0]}"
         ) from error
-    values = _values(model)
-    dtype = torch.get_default_dtype()
-    values = {k: v.to(dtype) if v.is_floating_point() else v for k, v in values.items()}
-    return KerasBackbone(name, kept, values), kept
+    return KerasBackbone(name, kept, model), kept
 
 
 def keras_weights(backbone: Any, weights: Any) -> Any:
@@ -215,20 +197,17 @@ def keras_weights(backbone: Any, weights: Any) -> Any:
             f"weights must be a file of Keras, got {str(weights)!r}, which does not exist. Check "
             "the path."
         )
-    height, width = backbone.input_spec["size"]
-    with _settings("float32"), keras_module().device("cpu"):
-        model = _function(backbone.name)(
-            include_top=False, weights=None, input_shape=(height, width, 3), **backbone.options
-        )
-        try:
+    model = _built(backbone.name, backbone.options)
+    try:
+        with keras_module().device("cpu"):
             model.load_weights(weights)
-        # Keras raises many kinds of errors for a file that does not fit.
-        except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ValueError(
-                f"weights must be those of {backbone.name} without its classifier "
-                f"(include_top=False), got {str(weights)!r}: {reason[0]}"
-            ) from error
+    # Keras raises many kinds of errors for a file that does not fit.
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"weights must be those of {backbone.name} without its classifier "
+            f"(include_top=False), got {str(weights)!r}: {reason[0]}"
+        ) from error
     return _values(model)
 
 
@@ -243,10 +222,13 @@ def keras_input_spec(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         options: with which it is made.
     """
     spec = default_input_spec() | {"size": [_SIZES.get(name, 224)] * 2}
-    mode = _MODES[_function(name).__module__.rpartition(".")[2]]
+    module = _function(name).__module__.rpartition(".")[2]
+    mode = _MODES[module]
     if mode == _INSIDE and not options.get("include_preprocessing", True):
-        # The documentation of these models asks for pixels in [-1, 1] then.
-        mode = _TF
+        # These leave out ImageNet's mean and deviation then, and the others a scale to [-1, 1].
+        # (The documentation asks for [-1, 1] for EfficientNetV2B0 to B3, too. Their layers do not.)
+        normalizes = module == "convnext" or name.startswith("EfficientNetV2B")
+        mode = _TORCH if normalizes else _TF
     if mode == _CAFFE:
         # The means of the channels of ImageNet in [0, 255], blue first, without a division.
         means = [value / 255 for value in (103.939, 116.779, 123.68)]
@@ -332,9 +314,35 @@ def keras_layers(
         width: of the pictures, in pixels.
         dtype: the type in which it computes.
     """
+    return _built(name, dict(options), (height, width), dtype)
+
+
+def _built(
+    name: str,
+    options: Mapping[str, Any],
+    size: tuple[int, int] | None = None,
+    dtype: str = "float32",
+    *,
+    weights: str | None = None,
+    seed: int | None = None,
+) -> Any:
+    """Returns a Keras model without its classifier, on the CPU.
+
+    Args:
+        name: of the model.
+        options: further arguments of its function.
+        size: height and width of the pictures; None takes those that it was trained with.
+        dtype: the type in which it computes.
+        weights: None or "imagenet".
+        seed: of the first weights. Keras draws the seeds of its initialisers from Python's
+            generator, whose state is the user's again afterwards.
+    """
+    height, width = size or [_SIZES.get(name, 224)] * 2
     with _settings(dtype), keras_module().device("cpu"):
+        if seed is not None:
+            random.seed(seed)
         return _function(name)(
-            include_top=False, weights=None, input_shape=(height, width, 3), **dict(options)
+            include_top=False, weights=weights, input_shape=(height, width, 3), **options
         )
 
 
