@@ -38,8 +38,8 @@ class Bottleneck(Fusion):
     and its change of z is y_i - z. An absent modality has no part in the mean. The pooled vectors
     of the image and of the mapped text, and the mean of z, enter the head side by side.
 
-    Source: Nagrani et al. 2021, Attention Bottlenecks for Multimodal Fusion (arXiv 2107.00135), eq.
-    8 and 9. There the class tokens alone enter the heads; z enters here, so that one block
+    Source: Nagrani et al. 2021, Attention Bottlenecks for Multimodal Fusion (arXiv 2107.00135),
+    section 3. There the class tokens alone enter the heads; z enters here, so that one block
     suffices.
 
     Args:
@@ -188,7 +188,7 @@ class BottleneckUnit(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.norm_tokens = nn.LayerNorm(dim)
         self.write = Attention(width, dim, num_heads=num_heads, inner_dim=inner_dim)
-        self.gate = nn.Parameter(torch.tensor([float(gate)]))
+        self.gate = nn.Parameter(torch.tensor([gate]))
 
     def forward(self, hidden: Hidden, tokens: Tensor) -> tuple[Hidden, Tensor]:
         """Returns the state with what it takes from the tokens, and the change of the tokens.

@@ -253,20 +253,14 @@ class Tower:
 
         def act(hidden: Hidden, foreign: Tensor) -> tuple[Hidden, Tensor]:
             places, mask, lengths = foreign.shape[1], hidden.mask, hidden.lengths
-            if mask is None:
-                # Behind the own tokens, where `joint` puts them, too.
-                joined = Hidden(torch.cat([hidden.values, foreign], dim=1))
-                walked = self.encoder.walk(self._block, self._block + 1, joined).values
-                own, met = walked[:, :-places], walked[:, -places:]
-                return hidden._replace(values=own), met - foreign
-            # Before the own tokens, because padding may only stand behind real tokens.
+            # Behind the own tokens and their padding, as in `joint`. The mask tells them apart.
             joined = Hidden(
-                torch.cat([foreign, hidden.values], dim=1),
-                F.pad(mask, (places, 0), value=True),
-                lengths=None if lengths is None else [places + length for length in lengths],
+                torch.cat([hidden.values, foreign], dim=1),
+                None if mask is None else F.pad(mask, (0, places), value=True),
+                lengths=None if lengths is None else [length + places for length in lengths],
             )
-            walked = self.encoder.walk(self._block, self._block + 1, joined).values
-            return hidden._replace(values=walked[:, places:]), walked[:, :places] - foreign
+            values = self.encoder.walk(self._block, self._block + 1, joined).values
+            return hidden._replace(values=values[:, :-places]), values[:, -places:] - foreign
 
         change = self.meet(foreign, act)
         self._block += 1
