@@ -389,11 +389,8 @@ torch.save(model(**inputs).logits.detach(), {str(folder / "logits.pt")!r})
             command, capture_output=True, text=True, env=environment, cwd=tmp_path
         )
         assert answer.returncode == 0, answer.stderr[-3000:]
-    assert answer.stdout.split()[-3:] == [
-        "reloaded",
-        "transformers_modules",
-        "transformers_modules",
-    ]
+    expected = ["reloaded", "transformers_modules", "transformers_modules"]
+    assert answer.stdout.split()[-3:] == expected
     config = json.loads((folder / "config.json").read_text())
     assert config["auto_map"] == {
         "AutoConfig": "configuration.FusionConfig",
