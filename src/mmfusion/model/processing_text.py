@@ -1,6 +1,6 @@
 """Texts as token ids: cut, cut in the middle, or in overlapping windows where they are too long."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
@@ -106,40 +106,37 @@ def tokenized(
         return_overflowing_tokens=False,
         **limit,
     )
-    mask = encoded["attention_mask"]
-    reached = max_length is not None and bool((mask.sum(1) >= max_length).any())
-    # A fast tokenizer reports the tokens that it cut. Without that report, every text that reaches
-    # the limit counts as cut.
-    known = encoded.encodings
-    cut = reached and (not known or any(one.overflowing for one in known))
-    return TokenIds(encoded["input_ids"], mask, cut)
+    ids, mask = encoded["input_ids"], encoded["attention_mask"]
+    if max_length is None:
+        return TokenIds(ids, mask, False)
+    # Whether a text was cut is found out by counting its tokens again. tokenizers 0.23.1 and 0.23.2
+    # do not report what they cut (huggingface/tokenizers#2091).
+    full = (mask.sum(1) >= max_length).tolist()
+    reached = [text for text, flag in zip(texts, full, strict=True) if flag]
+    whole = tokenizer(reached, verbose=False)["input_ids"] if reached else []
+    return TokenIds(ids, mask, any(len(one) > max_length for one in whole))
 
 
 def _windows(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, overlap: int
 ) -> TokenIds:
     """Returns texts in windows; without an axis of them if each text has one."""
-    encoded = tokenizer(
-        list(texts),
-        padding=True,
-        truncation=True,
-        max_length=max_length,
-        stride=overlap,
-        return_overflowing_tokens=True,
-        return_attention_mask=True,
-        return_tensors="pt",
-    )
-    ids, mask = encoded["input_ids"], encoded["attention_mask"]
-    owners = encoded["overflow_to_sample_mapping"].tolist()
-    if len(owners) == len(texts):
+    windows, counts = [], []
+    for before, body, after in _whole(tokenizer, texts):
+        room = max_length - len(before) - len(after)
+        # The last window ends with the last token.
+        starts = range(0, max(1, len(body) - overlap), room - overlap)
+        windows += [before + body[start : start + room] + after for start in starts]
+        counts.append(len(starts))
+    ids, mask = _padded(tokenizer, windows)
+    most = max(counts, default=1)
+    if most == 1:
         return TokenIds(ids, mask, False)
-    most = max(owners.count(row) for row in set(owners))
     shape = (len(texts), most, ids.shape[1])
     of_all, of_mask = ids.new_full(shape, int(tokenizer.pad_token_id)), mask.new_zeros(shape)
-    place = 0
-    for window, owner in enumerate(owners):
-        place = place + 1 if window and owners[window - 1] == owner else 0
-        of_all[owner, place], of_mask[owner, place] = ids[window], mask[window]
+    places = [(row, place) for row, count in enumerate(counts) for place in range(count)]
+    for window, (row, place) in enumerate(places):
+        of_all[row, place], of_mask[row, place] = ids[window], mask[window]
     return TokenIds(of_all, of_mask, False)
 
 
@@ -147,16 +144,29 @@ def _head_and_tail(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> TokenIds:
     """Returns the beginning and the end of texts that are too long, with their special tokens."""
-    encoded = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
     rows, cut = [], False
-    for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
-        if len(ids) > max_length:
-            own = [place for place, flag in enumerate(special) if not flag]
-            before, after = ids[: own[0]], ids[own[-1] + 1 :]
-            room = max(0, max_length - len(before) - len(after))
+    for before, body, after in _whole(tokenizer, texts):
+        room = max(0, max_length - len(before) - len(after))
+        if len(body) > room:
             head = int(room * _HEAD)
-            body = ids[own[0] : own[-1] + 1]
-            ids, cut = before + body[:head] + body[len(body) - (room - head) :] + after, True
-        rows.append(ids)
+            body, cut = body[:head] + body[len(body) - (room - head) :], True
+        rows.append(before + body + after)
+    ids, mask = _padded(tokenizer, rows)
+    return TokenIds(ids, mask, cut)
+
+
+def _whole(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> Iterator[tuple[list[int], list[int], list[int]]]:
+    """Yields the ids of each whole text: special tokens before it, its own, and those behind it."""
+    encoded = tokenizer(list(texts), return_special_tokens_mask=True, verbose=False)
+    for ids, special in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True):
+        own = [place for place, flag in enumerate(special) if not flag]
+        first, last = (own[0], own[-1] + 1) if own else (len(ids), len(ids))
+        yield ids[:first], ids[first:last], ids[last:]
+
+
+def _padded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Returns rows of token ids as one tensor, and its mask."""
     padded = tokenizer.pad({"input_ids": rows}, return_attention_mask=True, return_tensors="pt")
-    return TokenIds(padded["input_ids"], torch.as_tensor(padded["attention_mask"]), cut)
+    return padded["input_ids"], torch.as_tensor(padded["attention_mask"])
