@@ -23,6 +23,8 @@ def tiny_batch(
 ) -> Batch:
     """Returns inputs and labels for `model`: noise as pixels, and random tokens of random lengths.
 
+    They are on the device of the model.
+
     Args:
         model: the classifier; it tells the sizes, the vocabulary and the number of labels.
         batch: the number of samples B, at least 1.
@@ -66,7 +68,7 @@ def tiny_batch(
         labels[0, 0] = float("nan")
     else:
         labels = torch.arange(batch) % classes
-    return data | {"labels": labels}
+    return {name: value.to(model.device) for name, value in (data | {"labels": labels}).items()}
 
 
 def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0) -> Batch:
@@ -97,10 +99,8 @@ def repadded(batch: Batch, *, side: str = "right", extra: int = 0, seed: int = 0
         start = width - len(real) if side == "left" else 0
         ids[row, start : start + len(real)] = real
         mask[row, start : start + len(real)] = 1
-    return batch | {
-        "input_ids": ids.unflatten(0, axes),
-        "attention_mask": mask.unflatten(0, axes),
-    }
+    padded = {"input_ids": ids.unflatten(0, axes), "attention_mask": mask.unflatten(0, axes)}
+    return batch | {name: value.to(own_ids.device) for name, value in padded.items()}
 
 
 def with_longer_text(batch: Batch, encoder: TextEncoder | None, more: int = 5) -> Batch:
@@ -120,7 +120,7 @@ def with_longer_text(batch: Batch, encoder: TextEncoder | None, more: int = 5) -
     added = {name: value[-1:] for name, value in batch.items()}
     added |= {"input_ids": text, "attention_mask": torch.ones_like(text).to(mask.dtype)}
     if "text_present" in batch:
-        added["text_present"] = torch.ones(1, dtype=torch.bool)
+        added["text_present"] = torch.ones_like(added["text_present"])
     places = (0, width - ids.shape[-1])
     padded = batch | {
         "input_ids": torch.nn.functional.pad(ids, places),
@@ -147,7 +147,8 @@ def corrupted(batch: Batch, seed: int = 0) -> Batch:
     pixels[no_image] = float("nan")
     # The tokens are drawn from the batch, because these are in the vocabulary of any model.
     tokens = ids[mask.bool()]
-    ids[no_text] = tokens[torch.randint(0, len(tokens), ids.shape, generator=draw)][no_text]
+    others = torch.randint(0, len(tokens), ids.shape, generator=draw).to(ids.device)
+    ids[no_text] = tokens[others][no_text]
     mask[no_text] = 1
     return batch | {"pixel_values": pixels, "input_ids": ids, "attention_mask": mask}
 

@@ -67,6 +67,8 @@ def check_encoder(*encoders: Encoder, setup: str = "") -> None:
     for encoder in map(copy.deepcopy, encoders):
         role = "image_encoder" if isinstance(encoder, ImageEncoder) else "text_encoder"
         model = FusionClassifier(**{role: encoder})  # type: ignore[arg-type]
+        device = next((one.device for one in encoder.parameters()), torch.device("cpu"))
+        nn.Module.to(model, device)
         redraw_parameters(model, 0)
         batch = tiny_batch(model)
         # The encoder is also called on its own, because the classifier hides the shapes of its
@@ -100,7 +102,11 @@ def check_mapper(
     # The law runs without dropout, which would make two runs differ.
     mapper = copy.deepcopy(mapper).eval()
     redraw_parameters(mapper, 0)
-    text, image = _random_encoded(4, 6, in_dim, seed=0), _random_encoded(4, 5, out_dim, seed=1)
+    device = next((one.device for one in mapper.parameters()), torch.device("cpu"))
+    text, image = (
+        Encoded(*(value.to(device) for value in _random_encoded(4, places, dim, seed=seed)))
+        for seed, (places, dim) in enumerate([(6, in_dim), (5, out_dim)])
+    )
     mapped = mapper(text, image)
     _check_encoded(mapped, 4, out_dim)
     for row in range(4):

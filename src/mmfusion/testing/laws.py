@@ -122,7 +122,8 @@ def _check_without(model: FusionClassifier, batch: Batch, modality: str, toleran
     # No sample is left if the other modality is absent everywhere.
     if not len(rest["labels"]):
         return
-    none = rest | {f"{modality}_present": torch.zeros(len(rest["labels"]), dtype=torch.bool)}
+    nobody = torch.zeros(len(rest["labels"]), dtype=torch.bool, device=model.device)
+    none = rest | {f"{modality}_present": nobody}
     spent = tower_work(model, none, modality)
     assert spent == 0, (
         f"missing law: {modality} tower computed {spent} numbers for a batch without the modality"
