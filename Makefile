@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test fuzz bench bench-cuda lint types docs format clean
+.PHONY: study test test-cuda fuzz bench bench-cuda lint types docs format clean
 
 # torch and torchvision first and by plain name: pip then takes the build that the machine offers.
 $(VENV)/.installed: pyproject.toml
@@ -18,6 +18,10 @@ study: $(VENV)/.installed
 
 test: lint types docs $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
+
+# The tests that need a GPU. It installs nothing, as `bench-cuda`.
+test-cuda:
+	PYTHONPATH=src $(PYTHON) -m pytest -q -n 4 -m cuda tests/contracts/test_on_cuda.py tests/model/test_packing.py
 
 # 10,000 damaged pictures, DICOM files and tables, and 5,000 model folders; `make test` reads a fiftieth of them.
 fuzz: $(VENV)/.installed
@@ -35,8 +39,8 @@ BATCH ?= 256
 OUTPUT ?= runs/bench-$(DEVICE)-$(BACKBONES).json
 bench-cuda:
 	PYTHONPATH=src $(PYTHON) -m benchmarks --device $(DEVICE) --dtype bfloat16 --backbones $(BACKBONES) --batch-size $(BATCH) \
-	  --case peers --case "fused forward" --case compiled --case latency --case gaps --case parts --case "text tower" \
-	  --case "training step" --minutes 7 --keep-going --output $(OUTPUT)
+	  --case peers --case compiled --case latency --case gaps --case parts --case "training step" \
+	  --case "text tower" --case "fused forward" --minutes 7 --keep-going --output $(OUTPUT)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -80,6 +80,15 @@ UNCOUNTED = ("contracts", "examples", "fuzz", "golden", "properties", "reference
 """Folders of tests during which no lines are counted for the coverage."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides the GPU, except from the tests that are chosen with `-m cuda`.
+
+    The Trainer would move models to it, and the other tests compare with the CPU.
+    """
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves tests that run the same lines over and over out of the coverage.
 

@@ -1,14 +1,17 @@
-"""The compiled classifier; its tests are in workers/compiled_cases.py."""
+"""The compiled classifier; its tests are in the files of `workers` that are named here."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
-def test_the_compiled_classifier() -> None:
+
+@pytest.mark.parametrize("name", ["compiled_cases", "compiled_rows"])
+def test_the_compiled_classifier(name: str) -> None:
     # This needs a process of its own, because torch.compile and the run-time check of shapes clash.
-    cases = Path(__file__).parents[1] / "workers" / "compiled_cases.py"
+    cases = Path(__file__).parents[1] / "workers" / f"{name}.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(cases)]
     environment = os.environ | {"MMFUSION_SHAPES_UNCHECKED": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

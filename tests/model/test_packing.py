@@ -365,6 +365,7 @@ def test_a_compiled_graph_stays_padded_unless_it_is_asked_to_pack(
     assert seen[4:] == [padded]
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(
     not torch.cuda.is_available(), reason="the variable-length kernel runs on CUDA alone"
 )

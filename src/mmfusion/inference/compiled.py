@@ -15,8 +15,19 @@ from ..model.missing import graph_inputs
 from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
 from ..model.types import FusionOutput
-from .compiled_graphs import cast, doubled, graphs, with_own_code
+from .compiled_graphs import (
+    cast,
+    compile_options,
+    convolutions_as_products,
+    doubled,
+    graphs,
+    row_length,
+    with_own_code,
+)
 from .int8 import quantize_linear_layers
+
+ROW_DEVICES = ("cuda",)
+"""Where a graph packs its texts into rows of a few fixed lengths."""
 
 
 @final
@@ -116,20 +127,25 @@ class CompiledClassifier(nn.Module):
         # Before 2.14, torch cannot choose a layout of weights if the number of tokens is not fixed.
         # `torch.__version__` compares as a version, not as a string.
         self._for_cpu = device == "cpu" and torch.__version__ >= "2.14"
-        if self.model.text_encoder is not None:
-            self.model.text_encoder.pack_in_graphs(self._for_cpu)
-        mode = (
-            ("reduce-overhead" if device == "cuda" else "default")
-            if self._mode is None
-            else self._mode
+        # A CUDA graph has fixed shapes, so its rows of tokens have a few lengths.
+        text = self.model.text_encoder
+        self._has_rows = (
+            device in ROW_DEVICES
+            and text is not None
+            and text.can_pack
+            and text.padding != "padded"
         )
-        chosen: dict[str, Any] = {"mode": mode} if self._backend == "inductor" else {}
+        if text is not None:
+            text.pack_in_graphs(self._for_cpu)
+        if device == "cuda":
+            convolutions_as_products(self.model)
+        mode = self._mode or ("reduce-overhead" if device == "cuda" else "default")
         self._run = torch.compile(
             with_own_code(self._logits),
             dynamic=False,
             fullgraph=True,
             backend=self._backend,
-            **chosen,
+            options=compile_options(self._backend, mode),
         )
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
@@ -310,13 +326,20 @@ class CompiledClassifier(nn.Module):
         for name, value in inputs.items():
             # Repeat the first sample. Any valid sample is right, because its logits are cut off.
             spare = value[start : start + 1].expand(batch - rows, *value.shape[1:])
-            filled[name] = torch.cat([value[start:stop], spare])
+            # A tensor of inference mode would need a graph of its own, so it is copied.
+            copies = batch > rows or value.is_inference()
+            value = value[start:stop]
+            filled[name] = torch.cat([value, spare]) if copies else value.contiguous()
+        row = None
         if self.lengths:
             lengths = facts.window_lengths or [(one,) for one in facts.text_lengths or ()]
-            longest = max(max(row) for row in lengths[start:stop])
+            lengths = lengths[start:stop]
+            longest = max(map(max, lengths))
             filled |= self._lengthened(filled["input_ids"], filled["attention_mask"], longest)
+            if self._has_rows and batch > 1:
+                row = self._row_for([*lengths, *lengths[:1] * (batch - rows)], filled["input_ids"])
         # Clone: the next replay of a CUDA graph overwrites this buffer.
-        return self._run(filled)[:rows].clone()
+        return self._run(filled, row)[:rows].clone()
 
     def _lengthened(
         self, input_ids: Tensor, attention_mask: Tensor, longest: int
@@ -346,6 +369,30 @@ class CompiledClassifier(nn.Module):
             "attention_mask": nn.functional.pad(mask.to(attention_mask.dtype), add),
         }
 
+    def _row_for(self, lengths: Sequence[Sequence[int]], input_ids: Tensor) -> Tensor:
+        """Returns a tensor as long as the row into which the real tokens of a batch are packed.
+
+        Only its shape is read. The graph is compiled for any length of it, as the shape is that of
+        an input. A CUDA graph is recorded for each.
+
+        Args:
+            lengths: how many tokens each window of each text has.
+            input_ids: the texts as the graph takes them.
+        """
+        # A text or window that is not there has one token in a graph.
+        tokens = sum(max(1, length) for row in lengths for length in row)
+        tokens += input_ids.shape[:-1].numel() - sum(map(len, lengths))
+        row = torch.empty(min(row_length(tokens), input_ids.numel()), device=self.device)
+        torch._dynamo.mark_dynamic(row, 0)
+        return row
+
     # torch.compile takes this method, because a graph returns tensors and no FusionOutput.
-    def _logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        return self.model(**inputs).logits
+    def _logits(self, inputs: dict[str, Tensor], row: Tensor | None) -> Tensor:
+        if row is None:
+            return self.model(**inputs).logits
+        text = self.model.text_encoder
+        assert text is not None
+        text.pack_in_graphs(left_out=inputs["input_ids"].numel() - row.shape[0])
+        logits = self.model(**inputs).logits
+        text.pack_in_graphs(False)
+        return logits

@@ -156,6 +156,7 @@ class TextEncoder(Encoder):
             backbone.to(checked_dtype(dtype))
         super().__init__(config, backbone)
         self._packs_in_graphs = False
+        self._left_out: int | None = None
         self.padding = padding
 
     @classmethod
@@ -193,18 +194,22 @@ class TextEncoder(Encoder):
             )
         self.config.padding = value
 
-    def pack_in_graphs(self, wanted: bool = True) -> Self:
+    def pack_in_graphs(self, wanted: bool = True, *, left_out: int | None = None) -> Self:
         """Returns this encoder, whose compiled graphs compute the real tokens alone.
 
         They do so if the encoder can pack and `padding` is not "padded". torch must then be told
         that shapes may depend on values
-        (`torch._dynamo.config.capture_dynamic_output_shape_ops`).
-        `CompiledClassifier` does that on a CPU (from torch 2.14 on).
+        (`torch._dynamo.config.capture_dynamic_output_shape_ops`), unless `left_out` is given.
+        `CompiledClassifier` does the first on a CPU (from torch 2.14 on) and the second on CUDA.
 
         Args:
             wanted: False lets graphs stay padded again.
+            left_out: how many places of the padding a graph leaves out; there are at least as many.
+                Its shapes then depend on no values, as CUDA graphs need it. None: all.
         """
-        self._packs_in_graphs = wanted and self.padding != "padded" and self.can_pack
+        packs = wanted and self.padding != "padded" and self.can_pack
+        self._packs_in_graphs = packs
+        self._left_out = left_out if packs else None
         return self
 
     def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -336,6 +341,7 @@ class TextEncoder(Encoder):
             lengths=lengths,
             always=self.padding == "packed",
             in_graphs=self._packs_in_graphs,
+            left_out=self._left_out,
         )
 
     def _make_adapter(self) -> Adapter:

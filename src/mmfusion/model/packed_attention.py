@@ -104,12 +104,18 @@ def packed_attention(
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     if attends_one_by_one(query.device):
         return _text_by_text(query, key, value, packing.lengths, sliding_window, options), None
+    # The kernel fills in nothing behind the last token, and nobody reads it.
+    if not dropout and _kernel_runs(query) and (not is_tracing() or packing.is_longer):
+        return _by_kernel(query, key, value, packing, sliding_window, scaling), None
     # The operator has no gradient, and an exported graph must run without this library.
-    if query.device.type == "cpu" and not is_exporting() and not torch.is_grad_enabled():
+    if (
+        query.device.type == "cpu"
+        and not packing.is_longer
+        and not is_exporting()
+        and not torch.is_grad_enabled()
+    ):
         lengths = packing.mask.sum(1)
         return _text_by_text_operator(query, key, value, lengths, sliding_window, scaling), None
-    if not is_tracing() and not dropout and _kernel_runs(query):
-        return _by_kernel(query, key, value, packing, sliding_window, scaling), None
     return _padded(query, key, value, packing, sliding_window, options), None
 
 
@@ -187,7 +193,9 @@ def _kernel_runs(query: Tensor) -> bool:
         return False
     width = query.shape[-1]
     newer = torch.cuda.get_device_capability(query.device) >= (8, 0)
-    return newer and width % 8 == 0 and width <= 256 and torch.backends.cuda.flash_sdp_enabled()
+    # A graph cannot ask for this switch. It belongs to eager code.
+    allowed = is_tracing() or torch.backends.cuda.flash_sdp_enabled()
+    return newer and width % 8 == 0 and width <= 256 and allowed
 
 
 def _by_kernel(

@@ -6,11 +6,11 @@ know where a sequence ends. `packed_attention` reads this from a `Packing`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from itertools import accumulate
 from typing import Any, final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -35,9 +35,13 @@ class Packing:
         mask: True where a token is real [B, L].
         lengths: how many real tokens each sequence has; None: counted here, which waits for the
             device (in a graph they stay unknown).
+        places: how long the row is, where that is not the number of real tokens: at least as long.
+            A graph can then have rows of a few fixed lengths. What stands behind the last token
+            means nothing.
 
     Attributes:
         mask: as it was given.
+        is_longer: whether places were given.
         positions: the place of each token in its row of the batch [1, T], T tokens in all.
         row_mask: the attention mask for the row: a single True, because nothing is masked.
 
@@ -50,13 +54,22 @@ class Packing:
         [[5, 6, 0], [7, 8, 9]]
     """
 
-    def __init__(self, mask: Bool[Tensor, "B L"], lengths: Lengths = None):
+    def __init__(
+        self, mask: Bool[Tensor, "B L"], lengths: Lengths = None, *, places: int | None = None
+    ):
         self.batch, self.width = mask.shape
         self.mask = mask
+        self.is_longer = places is not None
         if lengths is None and not is_tracing():
             lengths = row_lengths(mask)
         self._lengths = lengths
-        if lengths is None:
+        self._ends: Tensor | None = None
+        if places is not None:
+            rows, columns = torch.nonzero_static(mask, size=places, fill_value=-1).unbind(1)
+            # The places behind the last token get the number behind the padded batch.
+            rows = torch.where(rows < 0, self.batch, rows)
+            columns = columns.clamp(min=0)
+        elif lengths is None:
             rows, columns = mask.nonzero().unbind(1)
         else:
             # With `size` given, nonzero_static does not wait for the device to count.
@@ -78,11 +91,18 @@ class Packing:
         places = self.batch * self.width
         return sum(self.lengths) / places if places else 1.0
 
-    @cached_property
+    @property
     def cu_seqlens(self) -> Int[Tensor, " N"]:
         """Where each sequence begins in the row, and where the last one ends: int32 [B + 1]."""
-        starts = list(accumulate(self.lengths, initial=0))
-        return on_device(starts, self._places.device).to(torch.int32)
+        # Kept here: in Python 3.11, cached_property has a lock, which a graph cannot hold.
+        if self._ends is None:
+            if self._lengths is None:
+                ends = F.pad(self.mask.sum(1).cumsum(0), (1, 0))
+            else:
+                starts = list(accumulate(self._lengths, initial=0))
+                ends = on_device(starts, self._places.device)
+            self._ends = ends.to(torch.int32)
+        return self._ends
 
     def pack(self, values: Shaped[Tensor, "B L ..."]) -> Shaped[Tensor, "1 T ..."]:
         """Returns the real tokens of a padded batch, in one row.
@@ -91,6 +111,8 @@ class Packing:
             values: [B, L, ...].
         """
         places = self._places.to(values.device)
+        if self.is_longer:
+            places = places.clamp(max=self.batch * self.width - 1)
         return values.flatten(0, 1).index_select(0, places).unsqueeze(0)
 
     def unpack(self, row: Shaped[Tensor, "1 T ..."]) -> Shaped[Tensor, "B L ..."]:
@@ -99,9 +121,12 @@ class Packing:
         Args:
             row: [1, T, ...].
         """
-        padded = row.new_zeros(self.batch * self.width, *row.shape[2:])
+        size = self.batch * self.width
+        # One place more, for what stands behind the last token. (A symbol of a graph plus a truth
+        # value is an error in torch 2.11.)
+        padded = row.new_zeros(size + int(self.is_longer), *row.shape[2:])
         padded = padded.index_copy_(0, self._places.to(row.device), row[0])
-        return padded.unflatten(0, (self.batch, self.width))
+        return padded[:size].unflatten(0, (self.batch, self.width))
 
 
 def row_lengths(mask: Bool[Tensor, "B L"]) -> tuple[int, ...]:
@@ -119,6 +144,7 @@ def packing_of(
     lengths: Lengths = None,
     always: bool,
     in_graphs: bool = False,
+    left_out: int | None = None,
 ) -> Packing | None:
     """Returns how to pack a batch; None where it is faster padded.
 
@@ -129,12 +155,18 @@ def packing_of(
         mask: True where a token is real [B, L], at least one per row.
         lengths: how many real tokens each row has; None: counted here, which waits for the device.
         always: pack even where less than a tenth is padding.
-        in_graphs: pack in a compiled graph, where torch may compile shapes that depend on values.
+        in_graphs: pack in a compiled graph.
+        left_out: how many places of the padding a compiled graph leaves out, of at least as many;
+            None: all, where torch may compile shapes that depend on values.
     """
     if is_exporting():
         return Packing(mask)
     if is_tracing():
-        return _packing_in_a_graph(mask) if in_graphs and mask.shape[0] > 1 else None
+        if not in_graphs or mask.shape[0] == 1:
+            return None
+        if left_out is None:
+            return _packing_in_a_graph(mask)
+        return Packing(mask, places=mask.shape[0] * mask.shape[1] - left_out)
     lengths = row_lengths(mask) if lengths is None else lengths
     places = mask.shape[0] * mask.shape[1]
     share = sum(lengths) / places if places else 1.0
