@@ -34,6 +34,9 @@ SETTINGS = (
 )
 """The prefixes of the environment variables that a figure may depend on."""
 
+CALLS_ON_A_GPU = 4
+"""How often a side is called in each round on a GPU, one call right after the other."""
+
 SET_BY_TORCH = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that torch sets by itself; `command` leaves it out."""
 
@@ -82,7 +85,8 @@ def main(
     torch.set_num_threads(threads)
     kind = getattr(torch, dtype)
     product = fastest_product(device, kind)
-    setting = Setting(preset(backbones), device, kind, batch_size, rounds, product)
+    calls = CALLS_ON_A_GPU if device == "cuda" else 1
+    setting = Setting(preset(backbones), device, kind, batch_size, rounds, product, calls)
     made: dict[str, Any] = {
         "command": command(),
         "machine": machine(device),
@@ -91,6 +95,7 @@ def main(
         "dtype": dtype,
         "device": device,
         "batch_size": batch_size,
+        "calls": calls,
     }
     console.print(
         f"{backbones}, {dtype}, {device}, batch {batch_size}: "

@@ -17,6 +17,7 @@ from benchmarks.machine import Product
 from benchmarks.models import Preset
 from benchmarks.timing import Side, by_turns, spread
 from mmfusion import CompiledClassifier, FusionClassifier
+from mmfusion.model.facts import look
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-2}
 """The largest difference from float32 eager that counts as equal, for entries of about 1."""
@@ -37,6 +38,7 @@ class Setting:
         batch: the samples per batch.
         rounds: how often each side is timed.
         product: the fastest matrix product in this dtype; with None no share of its rate is given.
+        calls: how often each side is called in a round, one call right after the other.
     """
 
     chosen: Preset
@@ -45,15 +47,26 @@ class Setting:
     batch: int
     rounds: int
     product: Product | None = None
+    calls: int = 1
 
     def place(self, module: Any) -> Any:
         """Returns `module`, moved to the device and the dtype."""
         return module.to(self.device, self.dtype)
 
 
+def known(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Returns the inputs, on CUDA with the facts that `FusionCollator` adds to a batch.
+
+    On a CPU the facts would save nothing, because a model checks them there.
+    """
+    on_cpu = next(iter(inputs.values())).device.type == "cpu"
+    return dict(inputs) if on_cpu else {**inputs, "facts": look(inputs)}
+
+
 def of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
     """Returns a side that computes the model's logits."""
-    return lambda: model(**inputs).logits
+    batch = known(inputs)
+    return lambda: model(**batch).logits
 
 
 def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
@@ -62,7 +75,8 @@ def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
     The copy is compiled for the batch size of the inputs and for its default lengths.
     """
     fast = CompiledClassifier(model, batch_sizes=(len(inputs["input_ids"]),))
-    return lambda: fast(**inputs).logits
+    batch = known(inputs)
+    return lambda: fast(**batch).logits
 
 
 def timed(
@@ -71,7 +85,7 @@ def timed(
     """Returns the seconds of each side; the sides take turns in every round."""
     # Inference mode forbids the backward pass.
     with torch.inference_mode(not training):
-        measured = by_turns(sides, rounds=setting.rounds, warm_up=warm_up)
+        measured = by_turns(sides, rounds=setting.rounds, warm_up=warm_up, calls=setting.calls)
     return {name: spread(seconds) for name, seconds in measured.items()}
 
 

@@ -55,9 +55,14 @@ def peers(setting: Setting) -> dict[str, Any]:
     ]
     built = _built(ours, setting.chosen.pixels, absent)
     full = {
-        name: pairs(setting.chosen, setting.batch, torch.float32, width=width)
+        name: pairs(
+            setting.chosen, setting.batch, torch.float32, width=width, device=setting.device
+        )
         for name, width in WIDTHS.items()
     }
+    # The expected answers are those of float32.
+    for module in (ours, *built.values()):
+        module.to(setting.device)
     sides: dict[str, Side] = {}
     expected: dict[str, Tensor] = {}
     for peer, module in built.items():
@@ -67,8 +72,7 @@ def peers(setting: Setting) -> dict[str, Any]:
                 # each width has an answer of its own.
                 same = name != "to 128" and "TransCheX" not in peer
                 expected[f"{peer}, {name}"] = module(**(full["to the longest"] if same else inputs))
-            placed = {key: value.to(setting.device) for key, value in inputs.items()}
-            placed["pixel_values"] = placed["pixel_values"].to(setting.dtype)
+            placed = inputs | {"pixel_values": inputs["pixel_values"].to(setting.dtype)}
             sides[f"{peer}, {name}"] = _side(module, placed, compiles=peer.endswith("compiled"))
     inputs = pairs(setting.chosen, setting.batch, setting.dtype, device=setting.device)
     assert ours.text_encoder is not None

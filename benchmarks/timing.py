@@ -16,14 +16,18 @@ Side = Callable[[], Any]
 """One of the sides that are compared: a call does the whole work once."""
 
 
-def by_turns(sides: Mapping[str, Side], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Returns the seconds of each side in each round.
+def by_turns(
+    sides: Mapping[str, Side], *, rounds: int, warm_up: int = 1, calls: int = 1
+) -> dict[str, list[float]]:
+    """Returns the seconds that each side takes for one call, in each round.
 
     Args:
         sides: the sides to time, by name.
         rounds: the number of rounds, at least 1.
         warm_up: the number of rounds before them that are not timed. They leave compilation, cold
             caches and first allocations out of the times.
+        calls: how often a side is called in a round, one call right after the other. A GPU then
+            computes one batch while the host prepares the next, as with a stream of batches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(-warm_up, rounds):
@@ -31,11 +35,12 @@ def by_turns(sides: Mapping[str, Side], *, rounds: int, warm_up: int = 1) -> dic
             # CUDA runs asynchronously: earlier work must end before the clock starts.
             _wait()
             started = time.perf_counter()
-            side()
+            for _ in range(calls):
+                side()
             _wait()
             # Negative turns are the warm-up.
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - started) / calls)
     return seconds
 
 
