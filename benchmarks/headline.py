@@ -43,11 +43,12 @@ def headline(runs: Mapping[str, Cases]) -> str:
 
 
 def _title(cases: Cases) -> str:
-    """Returns a column's heading: the dtype, and the accelerator or else the processor."""
+    """Returns a column's heading: the dtype, the accelerator or else the processor, the batch."""
     # The heading is that of the first case: a file is meant to hold one machine and one dtype.
     made = next(iter(cases.values()))["made"]
     machine = made["machine"]
-    return f"{made['dtype']}, {machine.get('accelerator') or machine['processor']}"
+    device = machine.get("accelerator") or machine["processor"]
+    return f"{made['dtype']}, {device}, batch {made['batch_size']}"
 
 
 def _times(case: str, slow: str, fast: str) -> Callable[[Cases], str]:
@@ -85,6 +86,17 @@ def _rate(side: str) -> Callable[[Cases], str]:
     return row
 
 
+def _pairs_per_second(side: str) -> Callable[[Cases], str]:
+    """Returns a row whose cell is the batch divided by the side's median in "fused forward"."""
+
+    def row(cases: Cases) -> str:
+        case = cases.get("fused forward", {})
+        sides = case.get("seconds", {})
+        return f"{case['made']['batch_size'] / sides[side]['median']:,.0f}" if side in sides else ""
+
+    return row
+
+
 def _shares(cases: Cases) -> str:
     """Returns each strategy's share of the forward time, separated by commas."""
     shares = cases.get("parts", {}).get("share_of_forward_time", {})
@@ -96,7 +108,7 @@ def _milliseconds(side: str) -> Callable[[Cases], str]:
 
     def row(cases: Cases) -> str:
         sides = cases.get("latency", {}).get("seconds", {})
-        return f"{sides[side]['median'] * 1e3:.0f}" if side in sides else ""
+        return f"{sides[side]['median'] * 1e3:.3g}" if side in sides else ""
 
     return row
 
@@ -136,6 +148,9 @@ LARGE: dict[str, Callable[[Cases], str]] = {
     ),
     "forward pass, share of the rate of matrix products, eager / compiled": _joined(
         _rate("concat"), _rate("concat, compiled")
+    ),
+    "pairs per second, eager / compiled": _joined(
+        _pairs_per_second("concat"), _pairs_per_second("concat, compiled")
     ),
     "mapper and fusion, share of the forward time": _shares,
     "training step packed, against padded": _times(

@@ -83,7 +83,8 @@ def render(stem: str, cases: dict[str, Any]) -> str:
     for name, case in cases.items():
         made = case["made"]
         lines += [
-            f"## {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}",
+            f"## {name.capitalize()}, {NAMES[made['backbones']].split(',')[0]}, {made['dtype']}"
+            + "".join(f", {device}" for device in [made["machine"].get("accelerator")] if device),
             "",
             _made(made),
             "",
@@ -141,6 +142,12 @@ def _remarks(case: dict[str, Any]) -> Iterator[str]:
             f"{found['largest']:.2g} at most; their own standard deviation is "
             f"{found['spread']:.2g}.\n"
         )
+    for name, found in case.get("device_at_work", {}).items():
+        yield (
+            f"{name}: the GPU computes {found['busy']:.0%} of the time, the longest gap is "
+            f"{found['longest_gap_microseconds']:.0f} microseconds, {found['kernels']:.0f} kernels "
+            f"and {found['waits']:.1f} waits of the host in each pass.\n"
+        )
     if "keras_backend" in case:
         yield f"Keras on {case['keras_backend']}.\n"
     if case.get("absent"):
@@ -171,6 +178,8 @@ def _made(made: dict[str, Any]) -> str:
     inputs = made.get(
         "inputs", f"batch {made['batch_size']}, texts of the lengths of Open-i reports"
     )
+    if made.get("calls", 1) > 1:
+        inputs += f", {made['calls']} calls in a row"
     # On a GPU the processor does not decide the times.
     where = (
         made["machine"].get("accelerator")

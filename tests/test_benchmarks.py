@@ -260,7 +260,8 @@ def test_the_headline_divides_the_medians() -> None:
     def side(median: float) -> dict[str, float]:
         return {"median": median}
 
-    made = {"made": {"dtype": "bfloat16", "machine": {"processor": "abacus", "threads": 3}}}
+    machine = {"processor": "abacus", "threads": 3}
+    made = {"made": {"dtype": "bfloat16", "machine": machine, "batch_size": 6}}
     large = {
         "text tower": made
         | {
@@ -270,7 +271,8 @@ def test_the_headline_divides_the_medians() -> None:
                 "transformers, to 512": side(16),
             }
         },
-        "fused forward": {
+        "fused forward": made
+        | {
             "seconds": {
                 "concat": side(4),
                 "concat, compiled": side(2),
@@ -284,9 +286,10 @@ def test_the_headline_divides_the_medians() -> None:
     }
     small = {"epoch": made | {"seconds": {"frozen": side(60), "cached": side(1)}}}
     lines = headline({"here": large, "here-small": small, "there-small": small}).splitlines()
-    assert lines[0] == "| | bfloat16, abacus |" and lines[1] == "| --- | --- |"
+    assert lines[0] == "| | bfloat16, abacus, batch 6 |" and lines[1] == "| --- | --- |"
     cells = [line.split(" | ")[1].removesuffix(" |") for line in lines[2:]]
-    assert cells == ["2.50 / 8.00", "1.50 / 2.50", "3.00 / 5.00", "54% / 66%", "30 / 20", "60.00"]
+    ratios = ["2.50 / 8.00", "1.50 / 2.50", "3.00 / 5.00", "54% / 66%"]
+    assert cells == [*ratios, "2 / 3", "30.1 / 20", "60.00"]
 
 
 def test_the_command_names_what_the_figures_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
