@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -83,24 +84,27 @@ class DualEncoder(nn.Module):
 
     Args:
         model: the classifier whose ViT and BERT are copied.
+        attention: "sdpa" or "eager", as transformers names its attention functions.
     """
 
-    def __init__(self, model: FusionClassifier):
+    def __init__(self, model: FusionClassifier, attention: str = "sdpa"):
         super().__init__()
         assert model.image_encoder is not None and model.text_encoder is not None
         ours = model.image_encoder.backbone, model.text_encoder.backbone
-        vision, words = ViTModel(ours[0].config), BertModel(ours[1].config)
-        for copy, original in zip((vision, words), ours, strict=True):
+        # Copies, because the configs name the attention of this library. The layers read them.
+        configs = [copy.deepcopy(backbone.config) for backbone in ours]
+        for config in configs:
+            config._attn_implementation = attention
+        vision, words = ViTModel(configs[0]), BertModel(configs[1])
+        for tower, original in zip((vision, words), ours, strict=True):
             # The peer has poolers and our towers have none, so the poolers stay random.
-            missing, unexpected = copy.load_state_dict(original.state_dict(), strict=False)
+            missing, unexpected = tower.load_state_dict(original.state_dict(), strict=False)
             if unexpected or not all("pooler" in name for name in missing):
                 raise RuntimeError(
                     f"the peer must have the same backbone, "
                     f"got {missing} missing and {unexpected} too much."
                 )
         self.towers = VisionTextDualEncoderModel(vision_model=vision, text_model=words)
-        # The copied config may name the attention of this library. The peer runs transformers' own.
-        self.towers.set_attn_implementation("sdpa")
         self.head = nn.Linear(2 * self.towers.config.projection_dim, 2)
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

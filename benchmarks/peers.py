@@ -104,8 +104,7 @@ def _built(ours: Any, pixels: int, absent: list[str]) -> dict[str, Peer]:
     for attention in ("eager", "sdpa", "compiled"):
         # The three have the same random head, because each is built from the same seed.
         torch.manual_seed(0)
-        dual = DualEncoder(ours).eval()
-        dual.towers.set_attn_implementation("eager" if attention == "eager" else "sdpa")
+        dual = DualEncoder(ours, "eager" if attention == "eager" else "sdpa").eval()
         built[f"dual encoder, {attention}"] = dual
     if "torchmultimodal" not in absent:
         built["torchmultimodal, late fusion"] = _late_fusion(ours)
