@@ -91,6 +91,9 @@ def main(
     laterals: Annotated[
         bool, typer.Option(help="Open-i: add rows of frontal and lateral X-rays together.")
     ] = False,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Phantom: the slow strategies, too (20 minutes).")
+    ] = False,
     output: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs/lung_disease"),
     limit: Limit = None,
     data_seed: DataSeed = 0,
@@ -124,7 +127,8 @@ def main(
             if ways != ["none"]:
                 raise ValueError("--laterals must be used with --segment none alone.")
             data = replace(data, protocols={k: paired(v) for k, v in data.protocols.items()})
-        run(console, data, arguments, folder, ways, rows, protocol, quick, preset, laterals)
+        slow = all_rows or not quick
+        run(console, data, arguments, folder, ways, rows, protocol, slow, preset, laterals)
     except ValueError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
@@ -138,7 +142,7 @@ def run(
     ways: list[str],
     only_rows: str,
     only_protocol: str,
-    quick: bool,
+    slow: bool,
     preset: str,
     laterals: bool = False,
 ) -> None:
@@ -153,7 +157,7 @@ def run(
         for way in ways:
             # Of segmented pictures, the rows that train in epochs are left out for their time.
             solved = way != "none" and arguments["image_encoder"].is_frozen
-            rows = study_rows(published, preset == "small", slow=not quick, solved=solved)
+            rows = study_rows(published, preset == "small", slow=slow, solved=solved)
             rows = rows_with_laterals(rows) if laterals else rows
             wanted = [r for r in rows if only_rows in (r if isinstance(r, str) else r.name)]
             if not wanted:
