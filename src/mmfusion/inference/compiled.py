@@ -39,13 +39,15 @@ class CompiledClassifier(nn.Module):
     The padding is cut off the logits. The padding does not change the logits (docs/laws.md). At
     most `len(shapes)` graphs are compiled, each when it is first needed.
 
-    On a CPU with torch 2.14 or newer, the text tower of a graph computes only real tokens, as that
-    of the classifier does (see `TextEncoder.padding`). Batches of one stay padded. torch also
-    brings the weights into the layout that suits the CPU. A graph keeps such copies, so it
-    does not see weights that are changed in place afterwards. On other devices and with older
-    versions, texts are padded inside a graph. If their lengths differ much, the classifier itself
-    may be faster: `python -m benchmarks --case compiled` measures both. The graphs are compiled
-    again after a move to another device and after `load_state_dict`.
+    On CUDA, and on a CPU with torch 2.14 or newer, the text tower of a graph computes only real
+    tokens, as that of the classifier does (see `TextEncoder.padding`). Batches of one stay padded.
+    On other devices and with older versions, texts are padded inside a graph. If their lengths
+    differ much, the classifier itself may be faster: `python -m benchmarks --case compiled`
+    measures both.
+
+    A graph does not see changes of the copy: on a CPU, torch keeps the weights in another layout,
+    and the attributes of the modules are read once. The graphs are compiled again after a move to
+    another device and after `load_state_dict`.
 
     Args:
         model: the classifier. It is not changed.
