@@ -52,7 +52,6 @@ def inputs_of(model: Any, rows: int, *, columns: int = 0, seed: int = 0) -> dict
         ("timm_vit", "bert", "concat"),
         ("cnn", "roberta", "mmtm"),
         ("transformers_vit", "modernbert", "joint"),
-        ("cnn", "bert", "bottleneck"),
         ("cnn", "custom", "film"),
         ("custom", "custom", "gated"),
         ("custom", "custom", "low_rank"),

@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from mmfusion import CompiledClassifier, TextEncoder
 from mmfusion import testing as kit
 from mmfusion.inference import compiled
-from mmfusion.model.fusion import BUILT_IN
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +55,16 @@ def test_one_graph_packs_any_number_of_tokens_into_rows_of_fixed_lengths(
 
 @pytest.mark.parametrize(
     ("fusion", "image"),
-    [(fusion, "transformers_vit") for fusion in BUILT_IN]
-    + [(fusion, "cnn") for fusion in ("mmtm", "bottleneck", "film")],
+    [
+        ("concat", "cnn"),
+        ("joint", "transformers_vit"),
+        ("cross_attention", "transformers_vit"),
+        ("mmtm", "cnn"),
+        ("bottleneck", "transformers_vit"),
+        ("film", "cnn"),
+        ("tokens", "transformers_vit"),
+        ("guarded", "transformers_vit"),
+    ],
 )
 def test_a_graph_for_cuda_holds_the_kernel_and_no_wait(
     fusion: str, image: str, monkeypatch: pytest.MonkeyPatch
