@@ -69,8 +69,8 @@ def cast(model: nn.Module, dtype: torch.dtype) -> None:
 class PatchProduct(nn.Conv2d):
     """A convolution whose windows do not overlap, computed as one matrix product.
 
-    A window is one row of the product. On an H200, cuDNN takes more than ten times as long for the
-    patch embedding of a ViT-B/16 (docs/speed.md).
+    A window is one row of the product. On an H200, cuDNN took eight times as long for the patch
+    embedding of a ViT-B/16 (docs/speed.md).
 
     Shape:
         [B, C, H, W] -> [B, D, H // h, W // w] with windows of h x w pixels.
