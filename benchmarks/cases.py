@@ -25,10 +25,10 @@ from benchmarks.measuring import (
     compared,
     cut,
     in_its_own_process,
-    known,
     of_compiled,
     of_model,
     timed,
+    with_facts,
 )
 from benchmarks.models import (
     FUSIONS,
@@ -181,7 +181,7 @@ def training_step(setting: Setting) -> dict[str, Any]:
     # A tiny learning rate keeps the weights, and so the work of each step, nearly the same.
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
-    batch = known(inputs)
+    batch = with_facts(inputs)
 
     def of(padding: str) -> Side:
         def step() -> None:
@@ -267,7 +267,7 @@ def compiled(setting: Setting) -> dict[str, Any]:
     model = setting.place(classifier(setting.chosen, "concat"))
     assert model.text_encoder is not None
 
-    batch = known(inputs)
+    batch = with_facts(inputs)
 
     def of(padding: str) -> Side:
         def run() -> Tensor:

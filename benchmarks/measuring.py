@@ -54,7 +54,7 @@ class Setting:
         return module.to(self.device, self.dtype)
 
 
-def known(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+def with_facts(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
     """Returns the inputs, on CUDA with the facts that `FusionCollator` adds to a batch.
 
     On a CPU the facts would save nothing, because a model checks them there.
@@ -65,7 +65,7 @@ def known(inputs: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def of_model(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
     """Returns a side that computes the model's logits."""
-    batch = known(inputs)
+    batch = with_facts(inputs)
     return lambda: model(**batch).logits
 
 
@@ -75,7 +75,7 @@ def of_compiled(model: FusionClassifier, inputs: Mapping[str, Tensor]) -> Side:
     The copy is compiled for the batch size of the inputs and for its default lengths.
     """
     fast = CompiledClassifier(model, batch_sizes=(len(inputs["input_ids"]),))
-    batch = known(inputs)
+    batch = with_facts(inputs)
     return lambda: fast(**batch).logits
 
 

@@ -133,6 +133,34 @@ def real_data() -> Path:
     return Path(folder)
 
 
+def _empty_on_cuda(value: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    kind = value.dtype if dtype is None or not value.is_floating_point() else dtype
+    return torch.empty(value.shape, dtype=kind, device="cuda")
+
+
+def _fake_on_cuda(held: Any, dtype: torch.dtype | None = None) -> Any:
+    if isinstance(held, dict):
+        return {name: _empty_on_cuda(value, dtype) for name, value in held.items()}
+    for module in held.modules():
+        for name, value in module._parameters.items():
+            if value is not None:
+                empty = _empty_on_cuda(value, dtype)
+                module._parameters[name] = torch.nn.Parameter(empty, value.requires_grad)
+        for name, value in module._buffers.items():
+            if value is not None:
+                module._buffers[name] = _empty_on_cuda(value, dtype)
+    return held
+
+
+@pytest.fixture(scope="session")
+def fake_on_cuda() -> Callable[..., Any]:
+    """Returns a function that moves a module, or a batch, to a CUDA device that is not there.
+
+    It is called where tensors are fake. It takes the type of the floating-point numbers, too.
+    """
+    return _fake_on_cuda
+
+
 @contextmanager
 def _full_disk(size: int) -> Iterator[None]:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

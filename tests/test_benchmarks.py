@@ -33,14 +33,7 @@ from benchmarks import (
 from benchmarks.__main__ import SETTINGS, command, main
 from benchmarks.headline import LARGE, SMALL, headline
 from benchmarks.measuring import Setting
-from benchmarks.models import (
-    DualEncoder,
-    classifier,
-    needed_operations,
-    pairs,
-    preset,
-    transformer_operations,
-)
+from benchmarks.models import needed_operations, pairs, preset, transformer_operations
 from benchmarks.timing import by_turns
 from mmfusion import TextEncoder
 from mmfusion.model.fusion import BUILT_IN
@@ -192,29 +185,6 @@ def test_the_plots_show_what_the_json_holds(tmp_path: Path) -> None:
     del figures_of["scaling"]
     (results / "here.json").write_text(json.dumps({"cases": figures_of}))
     assert plots.stale(results, figures) == ["here-peers.png", "here-scaling.png"]
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_peer_runs_transformers_own_attention(
-    attention: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    peer = DualEncoder(classifier(preset("tiny"), "concat"), attention).eval()
-    names = {
-        module.config._attn_implementation
-        for tower in (peer.towers.vision_model, peer.towers.text_model)
-        for module in tower.modules()
-        if hasattr(module, "config")
-    }
-    assert names == {attention}
-    product, calls = torch.nn.functional.scaled_dot_product_attention, []
-    monkeypatch.setattr(
-        torch.nn.functional,
-        "scaled_dot_product_attention",
-        lambda *args, **options: calls.append(1) or product(*args, **options),
-    )
-    peer(**pairs(preset("tiny"), 2, torch.float32))
-    # Two towers of two layers.
-    assert len(calls) == (4 if attention == "sdpa" else 0)
 
 
 def test_what_needs_datasets_is_skipped_without_it(monkeypatch: pytest.MonkeyPatch) -> None:

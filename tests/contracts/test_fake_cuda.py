@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from mmfusion import FusionClassifier, TextEncoder
+from mmfusion import TextEncoder
 from mmfusion import testing as kit
 from mmfusion.model import packed_attention
 from mmfusion.model.facts import look
@@ -18,35 +18,13 @@ NEW, OLD = (9, 0), (7, 5)
 """The compute capability of a card with and of one without the variable-length kernel."""
 
 
-def moved(model: FusionClassifier, dtype: torch.dtype) -> FusionClassifier:
-    """Moves the parameters and buffers to a CUDA device; called where tensors are fake."""
-    for module in model.modules():
-        for name, value in module._parameters.items():
-            if value is not None:
-                empty = torch.empty(value.shape, dtype=dtype, device="cuda")
-                module._parameters[name] = torch.nn.Parameter(empty, value.requires_grad)
-        for name, value in module._buffers.items():
-            if value is not None:
-                kind = dtype if value.is_floating_point() else value.dtype
-                module._buffers[name] = torch.empty(value.shape, dtype=kind, device="cuda")
-    return model
-
-
-def on_card(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns the inputs of a batch on a CUDA device; called where tensors are fake."""
-    return {
-        name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
-        for name, value in batch.items()
-    }
-
-
 @pytest.mark.parametrize(
     ("dtype", "capability"),
     [(torch.float32, NEW), (torch.bfloat16, NEW), (torch.bfloat16, OLD), (torch.float16, NEW)],
 )
 @pytest.mark.parametrize("image", ["transformers_vit", "cnn"])
 @pytest.mark.parametrize("fusion", BUILT_IN)
-def test_no_tensor_is_left_on_the_host(fusion, image, dtype, capability, monkeypatch):
+def test_no_tensor_is_left_on_the_host(fusion, image, dtype, capability, monkeypatch, fake_on_cuda):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     kernel, runs = packed_attention._by_kernel, []
     monkeypatch.setattr(
@@ -61,9 +39,9 @@ def test_no_tensor_is_left_on_the_host(fusion, image, dtype, capability, monkeyp
     batch = kit.tiny_batch(model)
     facts = look(batch)
     with FakeTensorMode():
-        inputs = on_card(batch)
+        inputs = fake_on_cuda(batch)
         inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
-        moved(model, dtype)
+        fake_on_cuda(model, dtype)
         for training in (False, True):
             output = model.train(training)(**inputs, facts=facts, output_embeddings=True)
             for name in ("logits", "loss", "embedding", "image_embedding", "text_embedding"):
@@ -77,15 +55,15 @@ def test_no_tensor_is_left_on_the_host(fusion, image, dtype, capability, monkeyp
     assert len(runs) >= model.text_encoder.num_blocks if takes else not runs
 
 
-def test_a_tensor_on_the_host_is_found(monkeypatch):
+def test_a_tensor_on_the_host_is_found(fake_on_cuda):
     model = kit.tiny_classifier("gated", image="cnn")
     batch = kit.tiny_batch(model)
     facts = look(batch)
     with FakeTensorMode():
-        inputs = on_card(batch)
-        moved(model, torch.float32)
+        inputs = fake_on_cuda(batch)
+        fake_on_cuda(model)
         model.fusion.gate.weight = torch.nn.Parameter(torch.empty(model.fusion.gate.weight.shape))
         with pytest.raises(RuntimeError, match="device"):
             model(**inputs, facts=facts)
         with pytest.raises(DataDependentOutputException, match="_local_scalar_dense"):
-            moved(model, torch.float32)(**inputs)
+            fake_on_cuda(model)(**inputs)

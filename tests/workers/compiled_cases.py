@@ -13,12 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import (
-    CompiledClassifier,
-    FusionClassifier,
-    FusionProcessor,
-    predict_stream,
-)
+from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, predict_stream
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.inference import int8

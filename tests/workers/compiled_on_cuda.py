@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmfusion import CompiledClassifier, FusionClassifier, TextEncoder
 from mmfusion import testing as kit
+from mmfusion.inference.compiled_graphs import PatchProduct
 from mmfusion.model.facts import look
 from mmfusion.model.fusion import BUILT_IN
 
@@ -49,6 +50,9 @@ def test_it_answers_as_eager_does(fusion: str, dtype: torch.dtype) -> None:
     model = model.to("cuda", dtype)
     fast = CompiledClassifier(model, batch_sizes=(16,), lengths=(32,))
     assert fast._has_rows
+    products = [module for module in fast.model.modules() if isinstance(module, PatchProduct)]
+    # The patch embedding of the ViT.
+    assert len(products) == (0 if fusion == "film" else 1)
     torch.manual_seed(0)
     few, many = torch.randint(1, 5, (16,)), torch.randint(20, 32, (16,))
     answers = []

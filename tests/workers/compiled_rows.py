@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmfusion import CompiledClassifier, TextEncoder
@@ -67,7 +67,7 @@ def test_one_graph_packs_any_number_of_tokens_into_rows_of_fixed_lengths(
     ],
 )
 def test_a_graph_for_cuda_holds_the_kernel_and_no_wait(
-    fusion: str, image: str, monkeypatch: pytest.MonkeyPatch
+    fusion: str, image: str, monkeypatch: pytest.MonkeyPatch, fake_on_cuda: Callable[..., Any]
 ) -> None:
     """On fake tensors, which have a device and no values; whoever looks at a value raises."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
@@ -83,19 +83,8 @@ def test_a_graph_for_cuda_holds_the_kernel_and_no_wait(
     fast = CompiledClassifier(model, batch_sizes=(4,), backend=backend)
     batch = {name: value for name, value in kit.tiny_batch(model).items() if name != "labels"}
     with FakeTensorMode(), torch.no_grad():
-        for module in fast.model.modules():
-            for name, value in module._parameters.items():
-                if value is not None:
-                    half = torch.empty(value.shape, dtype=torch.bfloat16, device="cuda")
-                    module._parameters[name] = nn.Parameter(half, requires_grad=False)
-            for name, value in module._buffers.items():
-                if value is not None:
-                    kind = torch.bfloat16 if value.is_floating_point() else value.dtype
-                    module._buffers[name] = torch.empty(value.shape, dtype=kind, device="cuda")
-        inputs = {
-            name: torch.empty(value.shape, dtype=value.dtype, device="cuda")
-            for name, value in batch.items()
-        }
+        fake_on_cuda(fast.model, torch.bfloat16)
+        inputs = fake_on_cuda(batch)
         inputs["pixel_values"] = inputs["pixel_values"].to(torch.bfloat16)
         row = torch.empty(20, device="cuda")
         torch._dynamo.mark_dynamic(row, 0)

@@ -131,12 +131,7 @@ class CompiledClassifier(nn.Module):
         self._for_cpu = device == "cpu" and torch.__version__ >= "2.14"
         # A CUDA graph has fixed shapes, so its rows of tokens have a few lengths.
         text = self.model.text_encoder
-        self._has_rows = (
-            device in ROW_DEVICES
-            and text is not None
-            and text.can_pack
-            and text.padding != "padded"
-        )
+        self._has_rows = device in ROW_DEVICES and text is not None and text.may_pack
         if text is not None:
             text.pack_in_graphs(self._for_cpu)
         if device == "cuda":

@@ -194,10 +194,15 @@ class TextEncoder(Encoder):
             )
         self.config.padding = value
 
+    @property
+    def may_pack(self) -> bool:
+        """Whether it can pack, and `padding` lets it."""
+        return self.padding != "padded" and self.can_pack
+
     def pack_in_graphs(self, wanted: bool = True, *, left_out: int | None = None) -> Self:
         """Returns this encoder, whose compiled graphs compute the real tokens alone.
 
-        They do so if the encoder can pack and `padding` is not "padded". torch must then be told
+        They do so if it may pack (`may_pack`). torch must then be told
         that shapes may depend on values
         (`torch._dynamo.config.capture_dynamic_output_shape_ops`), unless `left_out` is given.
         `CompiledClassifier` does the first on a CPU (from torch 2.14 on) and the second on CUDA.
@@ -207,7 +212,7 @@ class TextEncoder(Encoder):
             left_out: how many places of the padding a graph leaves out; there are at least as many.
                 Its shapes then depend on no values, as CUDA graphs need it. None: all.
         """
-        packs = wanted and self.padding != "padded" and self.can_pack
+        packs = wanted and self.may_pack
         self._packs_in_graphs = packs
         self._left_out = left_out if packs else None
         return self
@@ -334,7 +339,7 @@ class TextEncoder(Encoder):
 
     def _packing(self, mask: Tensor | None, lengths: Lengths) -> Packing | None:
         """Returns how to pack the batch; None where it stays padded."""
-        if mask is None or self.padding == "padded" or not self.can_pack:
+        if mask is None or not self.may_pack:
             return None
         return packing_of(
             mask,

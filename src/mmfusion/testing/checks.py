@@ -67,8 +67,7 @@ def check_encoder(*encoders: Encoder, setup: str = "") -> None:
     for encoder in map(copy.deepcopy, encoders):
         role = "image_encoder" if isinstance(encoder, ImageEncoder) else "text_encoder"
         model = FusionClassifier(**{role: encoder})  # type: ignore[arg-type]
-        device = next((one.device for one in encoder.parameters()), torch.device("cpu"))
-        nn.Module.to(model, device)
+        nn.Module.to(model, _device_of(encoder))
         redraw_parameters(model, 0)
         batch = tiny_batch(model)
         # The encoder is also called on its own, because the classifier hides the shapes of its
@@ -102,7 +101,7 @@ def check_mapper(
     # The law runs without dropout, which would make two runs differ.
     mapper = copy.deepcopy(mapper).eval()
     redraw_parameters(mapper, 0)
-    device = next((one.device for one in mapper.parameters()), torch.device("cpu"))
+    device = _device_of(mapper)
     text, image = (
         Encoded(*(value.to(device) for value in _random_encoded(4, places, dim, seed=seed)))
         for seed, (places, dim) in enumerate([(6, in_dim), (5, out_dim)])
@@ -200,6 +199,11 @@ def _check_in_this_process(
     # The config alone tells how the model was built, so a new build needs no weights.
     check_repeatable_law(lambda: FusionClassifier(FusionConfig.from_dict(model.config.to_dict())))
     return model, batch
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Returns where the parameters of a module are; the CPU if it has none."""
+    return next((one.device for one in module.parameters()), torch.device("cpu"))
 
 
 def _random_encoded(rows: int, places: int, dim: int, *, seed: int) -> Encoded:
