@@ -7,7 +7,10 @@ transformers nor keras.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
+
+from .model.auto_classes import register_on_first_use
 
 __version__ = "0.1.0"
 
@@ -95,10 +98,18 @@ _HOME = {
 Strategies that are not listed here are looked up in the table of `model.fusion`.
 """
 
-__all__ = ["__version__", *_HOME]
+_OPTIONAL = {"segmentation.unet": "keras", "segmentation.lungs": "keras"}
+"""Module -> the package that it needs, which `pip install mmfusion` alone does not bring."""
 
-_AUTO = ("model.configuration", "model.modeling", "model.processing")
-"""The modules that register a class with transformers' Auto classes when they are imported."""
+# `from mmfusion import *` and `inspect.getmembers` ask for every listed name. A name whose package
+# is missing is not listed. Whoever asks for it by name is told what to install.
+__all__ = ["__version__"]
+__all__ += [
+    name
+    for name, module in _HOME.items()
+    if module not in _OPTIONAL or importlib.util.find_spec(_OPTIONAL[module]) is not None
+]
+
 
 if TYPE_CHECKING:
     from .data.audit import audit as audit
@@ -177,10 +188,6 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f".{module}", __name__), name)
     else:
         value = _strategy(name)
-    if module in _AUTO:
-        # Register all three: a user of one class may call AutoModel or AutoProcessor next.
-        for other in _AUTO:
-            importlib.import_module(f".{other}", __name__)
     globals()[name] = value
     return value
 
@@ -209,3 +216,6 @@ def _strategy(name: str) -> Any:
     raise AttributeError(
         f"module 'mmfusion' has no attribute {name!r}.{did_you_mean(name, __all__)}"
     )
+
+
+register_on_first_use()

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import BertModel, PreTrainedConfig
 
 # The first use of these public names registers the Auto classes.
 from mmfusion import (
@@ -79,6 +79,21 @@ def test_composing_leaves_pretrained_towers_bit_equal(image: Any) -> None:
         assert after.keys() == before[name].keys() and all(
             torch.equal(after[k], v) for k, v in before[name].items()
         )
+
+
+def test_a_composed_classifier_trains_as_a_whole(tmp_path: Path, bert: Any) -> None:
+    BertModel(bert()).save_pretrained(tmp_path / "bert")
+    # transformers loads in evaluation mode. A loop that never calls train() would have no dropout.
+    text = TextEncoder(str(tmp_path / "bert"))
+    assert all(module.training for module in text.modules())
+    image = ImageEncoder("resnet10t", pretrained=False).eval()
+    model = FusionClassifier(image_encoder=image, text_encoder=text)
+    assert all(module.training for module in model.modules())
+    frozen = FusionClassifier(image_encoder=image.freeze(), text_encoder=text)
+    assert {m.training for m in frozen.image_encoder.backbone.modules()} == {False}
+    model.save_pretrained(tmp_path / "model")
+    loaded = FusionClassifier.from_pretrained(tmp_path / "model")
+    assert not any(module.training for module in loaded.modules())
 
 
 def test_parts_given_beside_a_config_take_the_place_of_its_own(classifier: Any) -> None:

@@ -99,6 +99,22 @@ def test_a_backend_that_is_not_there_is_explained(tmp_path):
     assert "Set KERAS_BACKEND=torch, or install it." in done.stderr
 
 
+def test_without_tensorflow_and_without_a_choice_it_runs_on_torch():
+    code = "import os, sys; os.environ.pop('KERAS_BACKEND', None); sys.modules['tensorflow'] = None;"
+    code += "from mmfusion import LungSegmenter; import keras; print(keras.backend.backend())"
+    done = run("-c", code, backend="tensorflow")
+    assert done.stdout.strip() == "torch", done.stderr
+
+
+def test_without_keras_the_rest_is_listed():
+    code = "import sys; sys.modules['keras'] = None; import inspect, mmfusion, pydoc;"
+    code += "from mmfusion import *; pydoc.render_doc(mmfusion); FusionClassifier;"
+    code += "print(sorted(set(mmfusion._HOME) - set(dict(inspect.getmembers(mmfusion)))))"
+    done = run("-c", code, backend="torch")
+    listed = "['LungMask', 'LungSegmenter', 'NotAChestXrayWarning', 'UNetSegmenter']"
+    assert done.stdout.strip() == listed, done.stderr
+
+
 def test_without_keras_the_extra_is_named():
     code = "import sys; sys.modules['keras'] = None; from mmfusion import UNetSegmenter"
     done = run("-c", code, backend="torch")

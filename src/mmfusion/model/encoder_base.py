@@ -63,6 +63,9 @@ class Encoder(nn.Module, ABC):
             for name, buffer in _unsaved_buffers(backbone)
             if not buffer.is_meta
         }
+        # transformers returns loaded backbones in evaluation mode, timm does not. A module that was
+        # just made is in training mode as a whole.
+        self.train()
 
     @abstractmethod
     def _make_adapter(self) -> Adapter:

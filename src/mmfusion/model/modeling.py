@@ -145,6 +145,7 @@ class FusionClassifier(PreTrainedModel):
         nn.Module.to(self, common_dtype(image, text))
         keep_weights(composed)
         self.post_init()
+        self.train()  # A part may have come in evaluation mode.
 
     def _build(self, config: FusionConfig, mapper: Any, fusion: Any) -> None:
         image, text = self.image_encoder, self.text_encoder
@@ -311,8 +312,7 @@ class FusionClassifier(PreTrainedModel):
             "text_state": text_state,
             "text_pooled": text_pooled,
         }
-        given = with_views(given, self.config.num_views)
-        batch = complete_inputs(self.modalities, given, facts)
+        batch = complete_inputs(self.modalities, with_views(given, self.config.num_views), facts)
         if self.text_encoder is not None and batch.facts is not None:
             self.text_encoder.check_texts(batch.facts.row_lengths, batch.facts.token_range)
         if self.training and self.config.modality_dropout and len(self.modalities) == 2:

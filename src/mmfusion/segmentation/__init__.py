@@ -1,7 +1,7 @@
 """The segmentation of lungs in Keras 3, on the torch or the tensorflow backend.
 
-No other folder imports Keras. The user chooses the backend by `KERAS_BACKEND` or keras.json. This
-package never changes it.
+No other folder imports Keras. The user chooses the backend by `KERAS_BACKEND` or keras.json. Without
+a choice it is tensorflow, as in Keras itself, or torch where tensorflow is not installed.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ if importlib.util.find_spec("keras") is None:
 # cannot work in this process, and segmentation does not need torchvision.
 if "tensorflow" not in sys.modules:
     import torchvision  # noqa: F401
+
+# At its first import, Keras writes "tensorflow" into keras.json, whether that is installed or not.
+if "keras" not in sys.modules and importlib.util.find_spec("tensorflow") is None:
+    os.environ.setdefault("KERAS_BACKEND", "torch")
 
 try:
     import keras
