@@ -78,6 +78,10 @@ if os.environ.get("PYTEST_XDIST_WORKER"):
 
 UNCOUNTED = ("contracts", "examples", "fuzz", "golden", "properties", "reference")
 """Folders of tests during which no lines are counted for the coverage."""
+UNCOUNTED_FILES = ("test_encoder_families.py", "test_load_timm.py", "test_parts.py")
+"""Files with many cases that run the same lines."""
+UNCOUNTED_WORDS = ("_law", "_exported_graph")
+"""Words in the names of tests that call the conformance kit or an exporter."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -99,8 +103,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             first, *rest = item.path.relative_to(here).parts
-            if first in UNCOUNTED or not rest:
+            is_long = item.path.name in UNCOUNTED_FILES or any(
+                w in item.name for w in UNCOUNTED_WORDS
+            )
+            if first in UNCOUNTED or not rest or is_long:
                 item.add_marker(pytest.mark.no_cover)
+
+
+@pytest.fixture(autouse=True)
+def _uncounted_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets a test whose lines are not counted start processes whose lines are not counted."""
+    if request.node.get_closest_marker("no_cover") is not None:
+        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(autouse=True)

@@ -62,6 +62,7 @@ _HOME = {
     "TowerShapes": "model.fusion_base",
     "holm": "metrics.tests",
     "predict": "training.evaluate",
+    "predict_proba": "training.evaluate",
     "CompiledClassifier": "inference.compiled",
     "Prediction": "inference.stream",
     "predict_stream": "inference.stream",
@@ -175,6 +176,7 @@ if TYPE_CHECKING:
     from .training.evaluate import Evaluation as Evaluation
     from .training.evaluate import evaluate as evaluate
     from .training.evaluate import predict as predict
+    from .training.evaluate import predict_proba as predict_proba
     from .training.evaluate import score as score
     from .training.feature_cache import cache_features as cache_features
     from .training.fit import fit as fit

@@ -1,10 +1,12 @@
 """A small model with awkward class names, and samples for it."""
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from transformers.utils import logging
 
 from mmfusion import FusionProcessor
 from mmfusion.data.toy import word_tokenizer
@@ -33,3 +35,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{number}.png,clear lungs {number},{label},p{number},@SUM({number})")
     (folder / "rows.csv").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _loud_again() -> Iterator[None]:
+    """The commands silence transformers in their process, which here goes on with other tests."""
+    verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    yield
+    logging.set_verbosity(verbosity)
+    if had_bars:
+        logging.enable_progress_bar()

@@ -3,7 +3,9 @@
 import csv
 import json
 import re
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,7 +42,7 @@ def workspace(tmp_path_factory):
 def call(*words: object, code: int = 0):
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == code, result.output
-    return result.output
+    return result.output if code else result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +87,52 @@ def test_evaluate_prints_intervals_and_leaves_no_folder_behind(
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     manifest = workspace / "data" / "manifest.csv"
-    measured = json.loads(call("evaluate", model, manifest, "--json"))
+    measured = json.loads(call("evaluate", model, manifest, "--json", "--part", "all"))
     assert measured["samples"] == 60 and measured["accuracy"]["low"] <= measured["accuracy"]["high"]
     assert re.search(
         r"auroc.*\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", call("evaluate", model, manifest)
     )
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_evaluate_leaves_out_what_the_model_was_trained_on(model, workspace, capfd):
+    """The figures of the default are those that the training reported for its test part."""
+    manifest = workspace / "data" / "manifest.csv"
+    rows = json.loads((model / "split.json").read_text())["rows"]
+    assert sum(rows.values()) == 60
+    measured = {}
+    for part in (None, "train", "validation", "test"):
+        words = [] if part is None else ["--part", part]
+        result = CliRunner().invoke(app, ["evaluate", str(model), str(manifest), "--json", *words])
+        measured[part] = json.loads(result.stdout)
+        assert result.exit_code == 0
+        told = {None: "rows are left out", "test": ""}.get(part, "these figures are too good")
+        assert told in result.stderr and bool(result.stderr) is bool(told)
+    counts = {part: found["samples"] for part, found in measured.items()}
+    assert counts == {None: rows["test"], **rows}
+    reported = json.loads((model / "results.json").read_text())["image+text"]
+    for part in (None, "test"):
+        # Other batches give other last digits.
+        assert measured[part]["cross_entropy"]["estimate"] == pytest.approx(
+            reported["cross_entropy"]["estimate"], rel=1e-4
+        )
+
+
+def test_the_test_answers_are_stored(model, workspace):
+    from mmfusion import load_manifest, split
+
+    with (model / "test_predictions.csv").open() as file:
+        stored = list(csv.DictReader(file))
+    rows = load_manifest(workspace / "data" / "manifest.csv")
+    test = split(rows, seed=0, text="text")["test"]
+    names = rows.features["label"].names
+    assert [row["label"] for row in stored] == [names[number] for number in test["label"]]
+    assert [row["image"] or None for row in stored] == list(test["image"])
+    for row in stored:
+        assert sum(float(row[f"probability: {name}"]) for name in names) == pytest.approx(1, 1e-4)
+    record = json.loads((model / "split.json").read_text())
+    assert record["command"] == shlex.join(["mmfusion", *sys.argv[1:]])
+    assert record["versions"]["torch"] and record["seed"] == 0
 
 
 def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
@@ -294,7 +336,7 @@ def test_a_template_goes_on_with_the_model(workspace, tmp_path):
     assert FusionProcessor.from_pretrained(tmp_path / "model").template == "{sex}, {age} years"
     call("predict", tmp_path / "model", "--manifest", manifest, "--output", tmp_path / "p.csv")
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 41
-    shown = call("evaluate", tmp_path / "model", manifest, "--json")
+    shown = call("evaluate", tmp_path / "model", manifest, "--json", "--part", "all")
     assert json.loads(shown)["samples"] == 40
 
 

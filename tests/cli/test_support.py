@@ -1,28 +1,36 @@
 """The parts of the commands: options that were given, one line for a mistake."""
 
-import io
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-from mmfusion import FusionProcessor
-from mmfusion.cli import options, support
+from mmfusion.cli import support
 
 
 def test_options_that_were_not_given_are_left_out() -> None:
     assert support.given(a=None, b=0, c="x") == {"b": 0, "c": "x"}
 
 
-def test_a_misspelt_part_is_refused_where_it_is_not_used(small: Path) -> None:
+def test_a_misspelt_part_is_refused_where_it_is_not_used() -> None:
     """A classifier of one modality has no fusion, so it would take any name."""
-    rows = support.load_rows(small / "rows.csv")
-    for wrong in ({"fusion": "concta", "mapper": "linear"}, {"fusion": "late", "mapper": "liner"}):
+    for mapper, fusion in (("linear", "concta"), ("liner", "late")):
         with pytest.raises(ValueError, match=r"must be one of .* Did you mean '(concat|linear)'"):
-            support.compose(
-                rows, "test_vit", None, what=options.Train.all, pretrained=False, seed=0, **wrong
-            )
+            support.check_parts({"name": mapper}, {"name": fusion})
+
+
+def test_options_of_parts_are_read_and_checked() -> None:
+    words = ["at=8", "kind=deep", "shared=True", "rate=0.5"]
+    found = support.part_options("--fusion-option", "joint", words)
+    assert found == {"name": "joint", "at": 8, "kind": "deep", "shared": True, "rate": 0.5}
+    for wrong in (["at"], ["at=1", "at=2"], ["name=late"], ["a b=1"]):
+        with pytest.raises(ValueError, match=r"--fusion-option must be NAME=VALUE"):
+            support.part_options("--fusion-option", "joint", wrong)
+    mlp = {"name": "mlp", "hidden_dim": 5, "dropout": 0.1}
+    support.check_parts(mlp, {"name": "joint", "at": 8})
+    with pytest.raises(ValueError, match=r"options of fusion 'joint' must be what Joint takes"):
+        support.check_parts(mlp, {"name": "joint", "att": 8})
+    with pytest.raises(ValueError, match=r"--mapper-option must be .* Did you mean 'hidden_dim'"):
+        support.check_parts({"name": "mlp", "hiden_dim": 5}, {"name": "late"})
 
 
 def test_json_has_no_words_that_json_lacks() -> None:
@@ -34,42 +42,3 @@ def test_json_has_no_words_that_json_lacks() -> None:
 
     found = json.loads(text, parse_constant=refuse)
     assert found == {"a": [None, 1.5, {"b": [None, "NaN"]}], "c": None, "d": True}
-
-
-@pytest.mark.parametrize(
-    ("content", "text"),
-    [(b"clear\r\nlungs", "clear\nlungs"), (b"\xef\xbb\xbfclear", "clear"), ("肺".encode(), "肺")],
-)
-def test_a_text_is_the_same_from_a_file_and_from_standard_input(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, text: str
-) -> None:
-    # The locale of a terminal may be another one.
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content), encoding="ascii"))
-    (tmp_path / "text.txt").write_bytes(content)
-    assert support.read_text(Path("-")) == text
-    assert support.read_text(tmp_path / "text.txt") == text
-
-
-def test_standard_input_that_is_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9")))
-    with pytest.raises(ValueError, match="--text must be UTF-8, got '-', which is not at byte 3"):
-        support.read_text(Path("-"))
-    with Path("/dev/zero").open() as endless:
-        monkeypatch.setattr(sys, "stdin", endless)
-        with pytest.raises(ValueError, match="--text must have at most 16777216 bytes"):
-            support.read_text(Path("-"))
-    for closed in (None, endless):
-        monkeypatch.setattr(sys, "stdin", closed)
-        with pytest.raises(ValueError, match="standard input is closed"):
-            support.read_text(Path("-"))
-
-
-def test_a_reader_of_a_model_may_fail_in_any_way(
-    small: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def torn(name: str) -> None:
-        raise KeyError("tensors")
-
-    monkeypatch.setattr(FusionProcessor, "from_pretrained", torn)
-    with pytest.raises(ValueError, match=r"must have whole files, got KeyError: .tensors.\. Copy"):
-        support.open_model(str(small / "model"))

@@ -22,7 +22,7 @@ WORDS = ["clear", "opacity", "effusion", "dry", "heart", "large"]
 def call(*words: object, code: int = 0) -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == code, result.output
-    return result.output
+    return result.output if code else result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,10 @@ def test_many_labels(folder: Path, tmp_path: Path) -> None:
     ]
     assert config.pos_weight == pytest.approx(expected) and config.focal_gamma == 1
     measured = json.loads(
-        call("evaluate", tmp_path / "model", folder / "many.csv", "--unknown-label", -1, "--json")
+        call(
+            *("evaluate", tmp_path / "model", folder / "many.csv"),
+            *("--unknown-label", -1, "--json", "--part", "all"),
+        )
     )
     assert measured["samples"] == 90
     assert "got '-1' in row" in call("evaluate", tmp_path / "model", folder / "many.csv", code=1)
@@ -114,7 +117,10 @@ def test_one_label(folder: Path, tmp_path: Path) -> None:
     expected = compute_class_weight("balanced", classes=np.arange(2), y=labels)
     assert model.config.class_weights == pytest.approx(expected.tolist())
     measured = json.loads(
-        call("evaluate", tmp_path / "model", folder / "one.csv", "--unknown-label", -1, "--json")
+        call(
+            *("evaluate", tmp_path / "model", folder / "one.csv"),
+            *("--unknown-label", -1, "--json", "--part", "all"),
+        )
     )
     cells = [row["label"] for row in csv.DictReader((folder / "one.csv").read_text().splitlines())]
     assert measured["samples"] == sum(cell != "-1.0" for cell in cells) < 90
@@ -170,3 +176,62 @@ def test_class_weights_of_many_labels_are_refused_with_the_right_option(
         "--class-weights", "balanced", code=1,
     )  # fmt: skip
     assert "Use pos_weight='balanced'" in output
+
+
+def test_the_parts_may_be_files_or_a_column(folder: Path, tmp_path: Path) -> None:
+    lines = (folder / "many.csv").read_text().splitlines()
+    parts = {"train": lines[1:60], "validation": lines[60:75], "test": lines[75:]}
+    words = {"train": "Train", "validation": "val", "test": "test "}
+    column = [f"{row},{words[name]}" for name, rows in parts.items() for row in rows]
+    (tmp_path / "column.csv").write_text("\n".join([f"{lines[0]},part", *column]))
+    for name, rows in parts.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join([lines[0], *rows]))
+    columns = (["mass", "fluid"], None, "-1", "positive", None)
+    files = [tmp_path / f"{name}.csv" for name in parts]
+    options = {"seed": 0, "text": True}
+    by_file = trainings.load_parts(*files, None, columns, **options)
+    by_column = trainings.load_parts(
+        tmp_path / "column.csv", None, None, "part", columns, **options
+    )
+    for name, rows in parts.items():
+        expected = [row.split(",")[0] for row in rows]
+        assert list(by_file[name]["text"]) == list(by_column[name]["text"]) == expected
+        certain = [float(row.split(",")[1]) for row in rows]
+        labels = [row["mass"] for row in by_column[name]["label"]]
+        other = math.nan if name == "test" else 1.0
+        np.testing.assert_equal(labels, [cell if cell >= 0 else other for cell in certain])
+
+
+def test_a_test_file_without_a_class_has_the_classes_of_the_training(tmp_path: Path) -> None:
+    """Its table alone would number "well" as 0."""
+    rows = {"train": "ill well odd", "validation": "ill well", "test": "well"}
+    for name, labels in rows.items():
+        lines = [f"words {name} {n},{one},{name}{n}" for n, one in enumerate(labels.split())]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["text,label,group", *lines]))
+    files = [tmp_path / f"{name}.csv" for name in rows]
+    columns = (None, None, None, "ignore", None)
+    parts = trainings.load_parts(*files, None, columns, seed=0, text=True)
+    for name, labels in rows.items():
+        names = parts[name].features["label"].names
+        assert names == ["ill", "odd", "well"]
+        assert [names[number] for number in parts[name]["label"]] == labels.split()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a,0,p1,train", "b,1,p2,test"], "'part' must name rows of validation, got none"),
+        (["a,0,p1,train", "b,1,p2,tset"], "must hold train, validation or test, got 'tset'"),
+        (["a,0,p1,train", "b,1,p1,test", "c,1,p3,val"], "no group, got 1 in train and test"),
+    ],
+)
+def test_a_column_that_divides_badly(rows: list[str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join(["text,label,group,part", *rows]))
+    columns = (None, None, None, "ignore", None)
+    with pytest.raises(ValueError, match=message):
+        trainings.load_parts(path, None, None, "part", columns, seed=0, text=True)
+    with pytest.raises(ValueError, match="got 'prat'. Did you mean 'part'"):
+        trainings.load_parts(path, None, None, "prat", columns, seed=0, text=True)
+    with pytest.raises(ValueError, match="--validation and --test must be given together"):
+        trainings.load_parts(path, path, None, None, columns, seed=0, text=True)

@@ -98,6 +98,7 @@ def test_a_graph_answers_as_the_model(
         assert told["input_spec"] == model.image_encoder.input_spec
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("padding", "fusion", "mapper", "image"),
     [
@@ -138,6 +139,7 @@ def test_no_kernel_enters_a_graph_that_asks_for_lengths(
     assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5
 
 
+@pytest.mark.no_cover
 def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:
     model = kit.tiny_classifier("concat", "linear", "cnn", "bert")
     batch = kit.tiny_batch(model, 3, missing=False)
@@ -149,6 +151,7 @@ def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:
         torch.testing.assert_close(found, model(**batch).logits.detach(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.no_cover
 def test_a_graph_masks_only_where_something_is_masked(tmp_path: Path) -> None:
     model = kit.tiny_classifier("concat", "linear", "transformers_vit", "bert")
     exported(model, tmp_path / "model.pt2")
@@ -166,6 +169,7 @@ def test_a_graph_masks_only_where_something_is_masked(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.no_cover
 def test_a_query_whose_window_holds_padding_alone_makes_no_nan(tmp_path: Path) -> None:
     model = kit.tiny_classifier("concat", "linear", None, "modernbert")
     model.text_encoder.padding = "padded"

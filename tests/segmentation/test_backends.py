@@ -100,7 +100,9 @@ def test_a_backend_that_is_not_there_is_explained(tmp_path):
 
 
 def test_without_tensorflow_and_without_a_choice_it_runs_on_torch():
-    code = "import os, sys; os.environ.pop('KERAS_BACKEND', None); sys.modules['tensorflow'] = None;"
+    code = (
+        "import os, sys; os.environ.pop('KERAS_BACKEND', None); sys.modules['tensorflow'] = None;"
+    )
     code += "from mmfusion import LungSegmenter; import keras; print(keras.backend.backend())"
     done = run("-c", code, backend="tensorflow")
     assert done.stdout.strip() == "torch", done.stderr

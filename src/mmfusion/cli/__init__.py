@@ -1,5 +1,7 @@
 """The command line `mmfusion train | compare | evaluate | predict | explain | audit | export`."""
 
-from .commands import app
+from . import commands as commands
+from . import commands_training as commands_training
+from .app import app
 
 __all__ = ["app"]

@@ -1,176 +1,23 @@
-"""The commands: each one reads its options, calls the library and prints the result."""
+"""The commands that use a model or a table: they read options, call the library and print."""
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from ..model.printing import printable
 from . import options
-from .errors import check_output_file, check_output_folder, user_errors
+from .app import app
+from .errors import check_output_file, user_errors
 from .explanations import explain_one
+from .inputs import check_model, open_model, read_sample
 from .predictions import predict_many, predict_one
-from .support import (
-    check_model,
-    compose,
-    encoders_of,
-    fit_and_score,
-    given,
-    load_rows,
-    open_model,
-    read_sample,
-    report_training,
-    to_json,
-)
-from .trainings import load_with_truth, loss_of, models_of, split_rows
+from .reports import announce, report_evaluation
+from .support import load_rows, to_json
 
 if TYPE_CHECKING:
-    from ..training.evaluate import Evaluation
-
-app = typer.Typer(
-    name="mmfusion",
-    help="Classify samples made of an image and a text, and say honestly how well.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.command()
-@user_errors
-def train(
-    manifest: options.Manifest,
-    output: options.TrainingFolder,
-    image_encoder: options.ImageEncoderName = None,
-    text_encoder: options.TextEncoderName = None,
-    mapper: options.Mapper = "linear",
-    fusion: options.Fusion = "concat",
-    what: options.TrainedParts = options.Train.all,
-    pretrained: options.Pretrained = True,
-    label: options.LabelColumns = None,
-    unknown_label: options.UnknownLabel = None,
-    uncertain: options.Uncertain = "ignore",
-    class_weights: options.ClassWeights = None,
-    pos_weight: options.PosWeight = None,
-    focal_gamma: options.FocalGamma = 0.0,
-    epochs: options.Epochs = None,
-    batch_size: options.ProcessBatchSize = 32,
-    learning_rate: options.LearningRate = None,
-    patience: options.Patience = None,
-    cache: options.Cache = None,
-    workers: options.Workers = 0,
-    bf16: options.Bfloat16 = False,
-    baselines: options.Baselines = True,
-    template: options.Template = None,
-    fit: options.Fit = None,
-    image_column: options.ImageColumns = None,
-    long_text: options.LongText = "truncate",
-    overwrite: options.Overwrite = False,
-    seed: options.Seed = 0,
-) -> None:
-    """Split a manifest without leaks, train, and report the test part with intervals.
-
-    If both encoders are given, the image-only and the text-only model are trained too, for
-    comparison.
-    """
-    from ..training.arguments import training_arguments
-
-    wanted = models_of(image_encoder, text_encoder, baselines)
-    _check_folders(output, cache)
-    rows, truth = load_with_truth(manifest, label, template, unknown_label, uncertain, image_column)
-    loss = loss_of(rows, class_weights, pos_weight, focal_gamma)
-    parts = split_rows(rows, truth, seed=seed, text=bool(text_encoder))
-    evaluations: dict[str, Evaluation] = {}
-    for name, (image, text) in wanted.items():
-        # The first model is the one that the user asked for, so it is written to `output` itself.
-        folder = output if len(evaluations) == 0 else output / f"{name}-only"
-        model = compose(
-            *(rows, image, text, mapper, fusion, what, pretrained, seed, template, fit),
-            long_text=long_text,
-            loss=loss,
-        )
-        arguments = training_arguments(
-            folder,
-            model[0],
-            per_device_train_batch_size=batch_size,
-            bf16=bf16,
-            seed=seed,
-            dataloader_num_workers=workers,
-            **given(num_train_epochs=epochs, learning_rate=learning_rate),
-        )
-        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache, overwrite)
-    report_training(evaluations, output)
-
-
-@app.command()
-@user_errors
-def compare(
-    manifest: options.Manifest,
-    output: options.ComparisonFolder = Path("runs/compare"),
-    image_encoder: options.ImageEncoderName = None,
-    text_encoder: options.TextEncoderName = None,
-    image_weights: options.ImageWeights = None,
-    text_weights: options.TextWeights = None,
-    rows: options.Rows = None,
-    folds: options.Folds = 3,
-    seeds: options.Seeds = 3,
-    what: options.TrainedParts = options.Train.frozen,
-    pretrained: options.Pretrained = True,
-    template: options.Template = None,
-    keep_texts: options.KeepTexts = None,
-    label: options.LabelColumns = None,
-    unknown_label: options.UnknownLabel = None,
-    uncertain: options.Uncertain = "ignore",
-    class_weights: options.ClassWeights = None,
-    pos_weight: options.PosWeight = None,
-    focal_gamma: options.FocalGamma = 0.0,
-    max_length: options.MaxLength = None,
-    fit: options.Fit = None,
-    image_column: options.ImageColumns = None,
-    long_text: options.LongText = "truncate",
-    epochs: options.Epochs = None,
-    batch_size: options.ProcessBatchSize = 32,
-    learning_rate: options.LearningRate = None,
-    bf16: options.Bfloat16 = False,
-    cache: options.Cache = None,
-) -> None:
-    """Say whether fusing helps: train fused models and each modality alone on the same folds.
-
-    A stopped run continues where it was stopped.
-    """
-    _check_folders(output, cache)
-    from ..training.compare import compare as compare_rows
-    from ..training.compare_rows import DEFAULT_ROWS
-
-    # First of all, because a mistake in the table should not wait for the weights.
-    samples, truth = load_with_truth(
-        manifest, label, template, unknown_label, uncertain, image_column
-    )
-    loss = loss_of(samples, class_weights, pos_weight, focal_gamma)
-    image, text = encoders_of(
-        image_encoder, text_encoder, what, pretrained, image_weights, text_weights
-    )
-    prepared: dict[str, Any] = {"template": template, "keep_texts": keep_texts, "fit": fit}
-    prepared |= {"max_length": max_length, "long_text": long_text, "folds": folds, "seeds": seeds}
-    comparison = compare_rows(
-        samples,
-        output,
-        image_encoder=image,
-        text_encoder=text,
-        rows="all" if rows == ["all"] else rows or DEFAULT_ROWS,
-        **prepared,
-        options={"per_device_train_batch_size": batch_size, "bf16": bf16}
-        | given(num_train_epochs=epochs, learning_rate=learning_rate),
-        **loss,
-        truth=truth,
-        cache=cache,
-        title=printable(manifest.stem),
-    )
-    comparison.print()
-    typer.echo(f"Written to {printable(str(output))}: report.html, report.md and results.json.")
+    import datasets
 
 
 @app.command()
@@ -181,10 +28,15 @@ def evaluate(
     label: options.LabelColumns = None,
     image_column: options.ImageColumns = None,
     unknown_label: options.UnknownLabel = None,
+    part: options.EvaluatedPart = None,
     batch_size: options.BatchSize = 64,
     as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
-    """Print the metrics of a model on a manifest, with 95 % intervals resampled by patient."""
+    """Print the metrics of a model on a manifest, with 95 % intervals resampled by patient.
+
+    Rows that the model was trained on, or that it was chosen by, are left out.
+    """
     from ..training.arguments import training_arguments
     from ..training.evaluate import evaluate as evaluate_model
 
@@ -201,6 +53,7 @@ def evaluate(
         images=image_column,
         unknown_label=unknown_label,
     )
+    rows = _measured(Path(model), rows, manifest, part)
     # The Trainer needs an output folder, although an evaluation writes nothing into it.
     with tempfile.TemporaryDirectory() as folder:
         arguments = training_arguments(
@@ -209,11 +62,37 @@ def evaluate(
         result = evaluate_model(classifier, processor, rows, arguments=arguments)
     if as_json:
         typer.echo(to_json({"samples": len(rows), **result.to_dict()}))
-        return
-    table = Table("metric", "estimate (95 % interval)", title=f"{len(rows)} samples")
-    for name, interval in result.metrics.items():
-        table.add_row(name, str(interval))
-    Console().print(table)
+    else:
+        report_evaluation(result, len(rows))
+
+
+def _measured(
+    folder: Path, rows: "datasets.Dataset", manifest: Path, part: options.Part | None
+) -> "datasets.Dataset":
+    """Returns the rows to measure on, and says what is left out or must not be trusted."""
+    import numpy as np
+
+    from ..training.split_record import part_of_rows
+
+    parts = part_of_rows(folder, rows, manifest)
+    used = np.isin(parts, ["train", "validation"])
+    if part is None:
+        chosen, count = ~used, int(used.sum())
+        told = f"{count} of {len(rows)} rows are left out: the model was trained on them, or chosen"
+        told += " by them (same patient, picture or text). --part all keeps them."
+    else:
+        chosen = np.ones(len(rows), bool) if part is options.Part.all else parts == part.value
+        count = int((used & chosen).sum())
+        told = f"{count} of {int(chosen.sum())} rows were used to train or to choose the model: "
+        told += "these figures are too good."
+    if not chosen.any():
+        raise ValueError(
+            f"manifest must have rows of the part to measure on, got none in {str(manifest)!r}. "
+            "Give new samples, or another --part."
+        )
+    if count:
+        announce(told)
+    return rows.select(np.flatnonzero(chosen))
 
 
 @app.command()
@@ -228,6 +107,7 @@ def predict(
     output: options.PredictionsFile = None,
     batch_size: options.ManifestBatchSize = 32,
     workers: options.ManifestWorkers = 0,
+    config: options.ConfigFile = None,
 ) -> None:
     """Print the probabilities of one sample, or write those of many samples to a CSV file.
 
@@ -271,6 +151,7 @@ def explain(
     target: options.Target = None,
     method: options.HeatMethod = "auto",
     words: options.WordMethod = "auto",
+    config: options.ConfigFile = None,
 ) -> None:
     """Write a page that shows why a model answers as it does for one sample.
 
@@ -302,6 +183,7 @@ def audit(
     image_column: options.ImageColumns = None,
     unknown_label: options.UnknownLabel = None,
     as_json: options.AsJson = False,
+    config: options.ConfigFile = None,
 ) -> None:
     """Report leaks between splits, duplicates, unreadable files, empty texts and class balance.
 
@@ -333,6 +215,7 @@ def export(
     image_column: options.ImageColumns = None,
     samples: options.SampleCount = 32,
     batch_size: options.BatchSize = 8,
+    config: options.ConfigFile = None,
 ) -> None:
     """Write a model as one graph, after a check that the graph gives the logits of the model."""
     import numpy as np
@@ -371,9 +254,3 @@ def export(
         f"on {report.samples} {printable(where)} its logits differ from the model's "
         f"by at most {report.largest_difference:.1e}."
     )
-
-
-def _check_folders(output: Path, cache: Path | None) -> None:
-    check_output_folder("--output", output)
-    if cache is not None:
-        check_output_folder("--cache", cache)

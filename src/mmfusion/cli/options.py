@@ -7,6 +7,8 @@ from typing import Annotated, final
 
 import typer
 
+from .config_file import read_config
+
 
 @final
 class Train(StrEnum):
@@ -15,6 +17,16 @@ class Train(StrEnum):
     all = "all"
     frozen = "frozen"
     lora = "lora"
+
+
+@final
+class Part(StrEnum):
+    """The rows of a manifest that a model is measured on."""
+
+    train = "train"
+    validation = "validation"
+    test = "test"
+    all = "all"
 
 
 def _either(module: str, table: str) -> str:
@@ -65,6 +77,15 @@ UnknownLabel = Annotated[
         "are left out."
     ),
 ]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=read_config,
+        help="A YAML file with options of this command; the command line goes before it.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1)]
 
@@ -78,6 +99,26 @@ ImageEncoderName = Annotated[
 TextEncoderName = Annotated[str | None, typer.Option(help="transformers name or a folder.")]
 Mapper = Annotated[str, typer.Option(help=_either("model/mapper", "MAPPERS"))]
 Fusion = Annotated[str, typer.Option(help=_either("model/fusion", "FUSIONS"))]
+MapperOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mapper-option", help="An option of the mapper, such as num_queries=8; repeatable."
+    ),
+]
+FusionOptions = Annotated[
+    list[str] | None,
+    typer.Option("--fusion-option", help="An option of the strategy, such as at=8; repeatable."),
+]
+SplitColumn = Annotated[
+    str | None,
+    typer.Option(help="Column that says train, validation or test. Default: divided by group."),
+]
+ValidationManifest = Annotated[
+    Path | None, typer.Option("--validation", help="A table of the validation rows, with --test.")
+]
+TestManifest = Annotated[
+    Path | None, typer.Option("--test", help="A table of the test rows, with --validation.")
+]
 TrainedParts = Annotated[
     Train, typer.Option("--train", help="Which parts of the encoders are trained.")
 ]
@@ -176,7 +217,10 @@ ImageFiles = Annotated[
         "--image", help="A picture (PNG, JPEG, DICOM ...); given more than once: views of a study."
     ),
 ]
-TextFile = Annotated[Path | None, typer.Option(help="A text file; - reads standard input.")]
+TextFile = Annotated[
+    str | None,
+    typer.Option(help="A text file, - for standard input, or the words themselves in quotes."),
+]
 ManySamples = Annotated[
     Path | None, typer.Option(help="Many samples instead: CSV, JSONL or Parquet, as for train.")
 ]
@@ -186,6 +230,15 @@ PredictionsFile = Annotated[
 ManifestBatchSize = Annotated[int, typer.Option(min=1, help="With --manifest.")]
 ManifestWorkers = Annotated[
     int, typer.Option(min=0, help="With --manifest: processes that decode images.")
+]
+
+# Options of `evaluate`.
+EvaluatedPart = Annotated[
+    Part | None,
+    typer.Option(
+        "--part",
+        help="Rows to measure on. Default: all that the model was not trained on or chosen by.",
+    ),
 ]
 
 # Options of `explain`.

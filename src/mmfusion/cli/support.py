@@ -1,22 +1,16 @@
 """The functions behind the commands; heavy imports happen inside them, so that --help is fast."""
 
+import ast
+import inspect
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ..model.validation import described_errors
 from ..training.stored import finite
 from .errors import check_input_file, check_name
 from .errors import user_errors as user_errors
 from .options import Train
-
-MOST_TEXT = 2**24
-"""The most bytes of the text of one sample. An endless standard input would fill the memory."""
 
 if TYPE_CHECKING:
     import datasets
@@ -73,8 +67,8 @@ def compose(
     rows: "datasets.Dataset",
     image: str | None,
     text: str | None,
-    mapper: str,
-    fusion: str,
+    mapper: dict[str, Any],
+    fusion: dict[str, Any],
     what: Train,
     pretrained: bool,
     seed: int,
@@ -89,8 +83,8 @@ def compose(
         rows: labelled rows; their labels tell the classes and whether the problem is multi-label.
         image: the name of the image encoder, or None for a text-only classifier.
         text: the name of the text encoder, or None for an image-only classifier.
-        mapper: the name of the mapper.
-        fusion: the name of the fusion strategy.
+        mapper: the name of the mapper and its options, as `part_options` returns them.
+        fusion: the same of the fusion strategy.
         what: the parts of the encoders that are trained.
         pretrained: whether the encoders start from published weights.
         seed: the seed of the weights that are drawn.
@@ -101,8 +95,6 @@ def compose(
     """
     from transformers import set_seed
 
-    from ..model.fusion import BUILT_IN
-    from ..model.mapper import MAPPERS
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
     from ..model.processing_text import LONG_TEXT
@@ -110,9 +102,6 @@ def compose(
     from ..training.label_space import label_options
     from ..training.rows import most_views
 
-    # A classifier of one modality uses neither, and would not notice a misspelt name.
-    check_choice("--fusion", fusion, BUILT_IN)
-    check_choice("--mapper", mapper, MAPPERS)
     # The weights are drawn here, before the Trainer sets the seed.
     set_seed(seed)
     check_choice("--long-text", long_text, LONG_TEXT)
@@ -158,6 +147,7 @@ def encoders_of(
     from ..model.encoder_image import ImageEncoder
     from ..model.encoder_text import TextEncoder
 
+    quiet_libraries()
     image_encoder = text_encoder = None
     for side, name, weights in (("image", image, image_weights), ("text", text, text_weights)):
         if name is not None:
@@ -239,55 +229,77 @@ def fit_and_score(
     return score(logits, parts["test"])
 
 
+def quiet_libraries() -> None:
+    """Hides the bars and reports that transformers shows for every file of weights.
+
+    The bars of downloads stay, on a terminal.
+    """
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging
+
+    shows_downloads = not are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if shows_downloads and sys.stderr is not None and sys.stderr.isatty():
+        enable_progress_bars()
+
+
+def part_options(option: str, name: str, given: list[str] | None) -> dict[str, Any]:
+    """Returns a mapper or a strategy by its name, with the options that the user gave.
+
+    Args:
+        option: the name of the command's option, for the message.
+        name: of the mapper or the strategy.
+        given: such as ["at=8"]. A value is read as Python writes it; another word is a string.
+
+    Raises:
+        ValueError: for an option without "=", or one that is given twice.
+
+    Example:
+        >>> part_options("--fusion-option", "joint", ["at=8"])
+        {'name': 'joint', 'at': 8}
+    """
+    found: dict[str, Any] = {"name": name}
+    for one in given or []:
+        key, sign, value = one.partition("=")
+        if not sign or not key.isidentifier() or key in found:
+            raise ValueError(
+                f"{option} must be NAME=VALUE, each name once, got {one!r}. Write {option} at=8."
+            )
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = value
+    return found
+
+
+def check_parts(mapper: dict[str, Any], fusion: dict[str, Any]) -> None:
+    """Refuses a mapper or a strategy that does not exist, before anything is loaded.
+
+    A classifier of one modality uses neither, and would not notice a misspelt name.
+
+    Args:
+        mapper: as `part_options` returns it.
+        fusion: as `part_options` returns it.
+
+    Raises:
+        ValueError: for an unknown name or option.
+    """
+    from ..model.fusion import BUILT_IN, make_fusion
+    from ..model.mapper import MAPPERS, EmbeddingMapper
+    from ..model.validation import check_choice
+
+    check_choice("--fusion", fusion["name"], BUILT_IN)
+    make_fusion(**fusion)
+    check_choice("--mapper", mapper["name"], MAPPERS)
+    known = [name for name in inspect.signature(EmbeddingMapper).parameters if "_dim" not in name]
+    for name in mapper.keys() - {"name"}:
+        check_choice("--mapper-option", name, [*known[1:], "hidden_dim"])
+
+
 def given(**options: Any) -> dict[str, Any]:
     """Returns the options that the user gave: those other than None."""
     return {name: value for name, value in options.items() if value is not None}
-
-
-def report_training(evaluations: "dict[str, Evaluation]", output: Path) -> None:
-    """Prints the table of all models and writes their metrics to results.json.
-
-    The table holds accuracy and AUROC of every model, and the difference in AUROC between the first
-    model and each of the others.
-
-    Args:
-        evaluations: the evaluations by name; the first is that of the model that the user asked
-            for.
-        output: the folder for results.json.
-    """
-    from ..metrics.bootstrap import paired_bootstrap
-    from ..metrics.functional import auroc
-
-    # On several processes only the first one writes.
-    if int(os.environ.get("RANK", "0")):
-        return
-    fused = next(iter(evaluations.values()))
-    table = Table(
-        "model",
-        "accuracy",
-        "AUROC",
-        "AUROC of the fused model minus this one",
-        title="test part, 95 % intervals",
-    )
-    results: dict[str, Any] = {}
-    for name, result in evaluations.items():
-        difference = None
-        # The bootstrap is paired: both models are resampled with the same rows.
-        if result is not fused:
-            difference = paired_bootstrap(
-                auroc, fused.logits, result.logits, fused.labels, groups=fused.groups
-            )
-        results[name] = result.to_dict() | (
-            {} if difference is None else {"fused_minus_this": vars(difference)}
-        )
-        table.add_row(
-            name,
-            str(result.metrics["accuracy"]),
-            str(result.metrics["auroc"]),
-            str(difference or ""),
-        )
-    (output / "results.json").write_text(to_json(results), encoding="utf-8")
-    Console().print(table)
 
 
 def to_json(value: Any) -> str:
@@ -303,80 +315,3 @@ def to_json(value: Any) -> str:
         }
     """
     return json.dumps(finite(value), indent=2, allow_nan=False)
-
-
-def check_model(name: str) -> None:
-    """Refuses a name that can be no model, before anything is loaded.
-
-    Args:
-        name: a folder or a hub name.
-
-    Raises:
-        ValueError: saying what is there instead.
-    """
-    check_name("model", name)
-    # A hub name has a slash. Without one, the name can only be a folder with a typing mistake.
-    if not Path(name).is_dir() and "/" not in name.strip("/."):
-        raise ValueError(
-            "model must be a folder that holds a model or a hub name, "
-            f"got {name!r}, which does not exist."
-        )
-
-
-def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
-    """Returns the classifier and the processor in a folder or on the hub."""
-    check_model(name)
-    is_folder = Path(name).is_dir()
-    from ..model.modeling import FusionClassifier
-    from ..model.processing import FusionProcessor
-
-    # The readers of damaged files have many classes of errors.
-    whole = described_errors(f"model {name!r}", "have whole files", "Copy or train it anew.")
-    try:
-        with whole:
-            return FusionClassifier.from_pretrained(name), FusionProcessor.from_pretrained(name)
-    except OSError as error:
-        where = (
-            "it cannot be read" if is_folder else "there is no such folder, nor can a hub give it"
-        )
-        raise ValueError(
-            f"model must be a folder that holds a model or a hub name, got {name!r}: {where} "
-            f"({str(error).partition(chr(10))[0]})."
-        ) from error
-
-
-def read_sample(image: list[Path] | None, text: Path | None) -> str | None:
-    """Returns the text of one sample, after its files were checked.
-
-    Args:
-        image: the files of its pictures, or None.
-        text: the file of its text, or None.
-    """
-    for file in image or []:
-        check_input_file("--image", file)
-    return None if text is None else read_text(text)
-
-
-def read_text(path: Path) -> str:
-    """Returns the text of a UTF-8 file, or of standard input if the path is "-"."""
-    if str(path) == "-":
-        # Python has no standard input if it was closed. A test may put a text in its place.
-        if sys.stdin is None or sys.stdin.closed:
-            raise ValueError("--text must be a file if standard input is closed, got '-'.")
-        content = sys.stdin.buffer.read(MOST_TEXT + 1)
-    else:
-        check_input_file("--text", path)
-        with path.open("rb") as file:
-            content = file.read(MOST_TEXT + 1)
-    if len(content) > MOST_TEXT:
-        raise ValueError(
-            f"--text must have at most {MOST_TEXT} bytes, got more from {str(path)!r}. "
-            "Give the text of one sample."
-        )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"--text must be UTF-8, got {str(path)!r}, which is not at byte {error.start}."
-        ) from error
-    return text.replace("\r\n", "\n")

@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from .support import load_rows
 
+PARTS = ("train", "validation", "test")
+PART_WORDS = {name: name for name in PARTS} | {"val": "validation", "valid": "validation"}
+PART_WORDS |= {"dev": "validation", "training": "train", "testing": "test"}
+"""Words of a split column -> the part that they name."""
+
 if TYPE_CHECKING:
     import datasets
 
@@ -33,6 +38,102 @@ def load_with_truth(
     options["images"] = images
     rows = load_rows(manifest, label, uncertain=uncertain, **options)
     return rows, rows if uncertain == "ignore" else load_rows(manifest, label, **options)
+
+
+def load_parts(
+    manifest: Path,
+    validation: Path | None,
+    test: Path | None,
+    split_column: str | None,
+    columns: tuple[list[str] | None, str | None, str | None, str, list[str] | None],
+    *,
+    seed: int,
+    text: bool,
+) -> "dict[str, datasets.Dataset]":
+    """Returns the rows of "train", "validation" and "test".
+
+    The user divides them by files or by a column. Otherwise `split` does.
+
+    Args:
+        manifest: the file of the samples, or of the training rows alone.
+        validation: the file of the validation rows, or None.
+        test: the file of the test rows, or None.
+        split_column: the column that names the part of each row, or None.
+        columns: the other arguments of `load_with_truth`.
+        seed: as for `split_rows`.
+        text: as for `split_rows`.
+
+    Raises:
+        ValueError: if only one of the files is given, a part is empty or has another name, or a
+            patient is in two parts.
+    """
+    if (validation is None) != (test is None) or (test is not None and split_column is not None):
+        raise ValueError(
+            "--validation and --test must be given together, and without --split-column."
+        )
+    if validation is not None and test is not None:
+        parts = _from_files({"train": manifest, "validation": validation, "test": test}, columns)
+    else:
+        rows, truth = load_with_truth(manifest, *columns)
+        if split_column is None:
+            return split_rows(rows, truth, seed=seed, text=text)
+        parts = _by_column(rows, truth, split_column)
+    _refuse_shared_groups(parts)
+    return parts
+
+
+def _from_files(files: dict[str, Path], columns: Any) -> "dict[str, datasets.Dataset]":
+    """Returns the parts, read from one file each; all label columns have the training's classes."""
+    from ..data.labels import class_names
+    from ..training.label_space import renumbered
+
+    parts = {}
+    for name, path in files.items():
+        rows, truth = load_with_truth(path, *columns)
+        parts[name] = truth if name == "test" else rows
+    names = class_names(parts["train"])
+    if names is None:
+        return parts
+    return {name: renumbered(rows, names) for name, rows in parts.items()}
+
+
+def _by_column(
+    rows: "datasets.Dataset", truth: "datasets.Dataset", column: str
+) -> "dict[str, datasets.Dataset]":
+    """Returns the parts that a column names."""
+    import numpy as np
+
+    from ..model.validation import did_you_mean
+
+    if column not in rows.column_names:
+        hint = did_you_mean(column, rows.column_names)
+        raise ValueError(f"--split-column must be a column of the table, got {column!r}.{hint}")
+    said = np.asarray([PART_WORDS.get(str(one).strip().lower(), one) for one in rows[column]])
+    odd = sorted({str(one) for one in said} - set(PARTS))
+    if odd:
+        raise ValueError(
+            f"--split-column {column!r} must hold train, validation or test, got {odd[0]!r}."
+        )
+    parts = {
+        name: (truth if name == "test" else rows).select(np.flatnonzero(said == name))
+        for name in PARTS
+    }
+    for name, part in parts.items():
+        if not len(part):
+            raise ValueError(f"--split-column {column!r} must name rows of {name}, got none.")
+    return parts
+
+
+def _refuse_shared_groups(parts: "dict[str, datasets.Dataset]") -> None:
+    """Raises a ValueError if a patient is in two parts: the test would not be honest."""
+    groups = {name: set(map(str, rows["group"])) for name, rows in parts.items()}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = sorted(groups[first] & groups[second])
+        if shared:
+            raise ValueError(
+                f"the parts must share no group, got {len(shared)} in {first} and {second}, such "
+                f"as {shared[0]!r}. Move all rows of a group into one part."
+            )
 
 
 def split_rows(

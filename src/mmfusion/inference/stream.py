@@ -3,6 +3,7 @@
 Worker processes can decode the samples.
 """
 
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
@@ -154,6 +155,7 @@ def _answers(
         batch_sampler=_Batches(samples, model.modalities, batch_size),
         collate_fn=_Collate(FusionCollator(processor), keeps_errors),
         num_workers=workers,
+        worker_init_fn=_quiet_at_the_end,
         pin_memory=model.device.type == "cuda",
     )
     # Samples are sorted by length within a window, so a prediction may have to wait for its turn.
@@ -174,6 +176,21 @@ def _answers(
                 bar.update()
                 yield waiting.pop(following)
                 following += 1
+
+
+def _quiet_at_the_end(_: int) -> None:
+    """Keeps a worker from printing a traceback when the main process has ended.
+
+    A thread of the worker hands its tensors over. If the user stops the command, the other end of
+    its connection is gone, and Python would print that as an error of the thread.
+    """
+    shown = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, EOFError | ConnectionError):
+            shown(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _batches_of(loader: "torch.utils.data.DataLoader[Any]") -> Iterator[Any]:

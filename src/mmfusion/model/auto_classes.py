@@ -53,7 +53,7 @@ def _let_reader_register(module: ModuleType) -> None:
         register()
         return own.__get__(None, cls)(*args, **kwargs)
 
-    wrapped = classmethod(from_pretrained)
+    wrapped: Any = classmethod(from_pretrained)
     reader.from_pretrained = wrapped
 
 

@@ -1,7 +1,7 @@
 """The segmentation of lungs in Keras 3, on the torch or the tensorflow backend.
 
-No other folder imports Keras. The user chooses the backend by `KERAS_BACKEND` or keras.json. Without
-a choice it is tensorflow, as in Keras itself, or torch where tensorflow is not installed.
+No other folder imports Keras. The user chooses the backend by `KERAS_BACKEND` or keras.json.
+Without a choice it is tensorflow, as in Keras itself, or torch where tensorflow is not installed.
 """
 
 from __future__ import annotations

@@ -68,6 +68,8 @@ def training_arguments(
         "per_device_train_batch_size": 32,
         "per_device_eval_batch_size": 64,
         "report_to": "none",
+        # By default, transformers decides this by the level of its own messages.
+        "disable_tqdm": False,
         # If all images of a batch are missing on one process, that process does not run the image
         # tower. DDP must then find out which parameters got no gradient.
         "ddp_find_unused_parameters": True,

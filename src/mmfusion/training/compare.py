@@ -1,7 +1,6 @@
 """The comparison of fused models with each modality alone, on a table of samples."""
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from ..model.template import check_columns, template_columns, write_text
 from .compare_encoders import Encoders
-from .compare_folds import Part, Trainings, parts_of, texts_tie, version_of
+from .compare_folds import Part, Trainings, parts_of, texts_tie
 from .compare_html import page
 from .compare_loss import given_loss, loss_notes, true_labels
 from .compare_plots import draw, require_matplotlib
@@ -31,8 +30,7 @@ from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
 from .compare_summary import Answers, summarise
 from .fit import FitResult
 from .stored import finite, write_json
-
-_PACKAGES = ("mmfusion", "torch", "transformers", "timm", "scikit-learn", "numpy")
+from .versions import versions
 
 
 @final
@@ -172,7 +170,7 @@ def compare(
         "verdict": "",
         "notes": [*notes, *_described(table, trainings, measured), *text_notes],
         "settings": settings | {"long_text": long_text},
-        "versions": _versions(),
+        "versions": versions(),
         **summarise(answers, chosen),
     }
     results = finite(described)
@@ -348,11 +346,6 @@ def _name(encoder: Any) -> str | None:
     # A folder of this machine tells nobody anything. Its last part may.
     shown = Path(name).name if name and Path(name).is_absolute() else name
     return f"{shown or type(encoder.backbone).__name__} ({trains})"
-
-
-def _versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide the figures."""
-    return {"python": platform.python_version()} | {name: version_of(name) for name in _PACKAGES}
 
 
 def _written(

@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, final
 
@@ -37,6 +36,7 @@ from .label_space import label_options
 from .recipe import RECIPES, is_solved_by_probes
 from .rows import first_views, has_modality, most_views, without
 from .stored import kept
+from .versions import version_of
 from .warm_start import held_out_folds
 
 VALIDATION_SHARE = 0.15
@@ -81,18 +81,6 @@ def parts_of(samples: datasets.Dataset, n: int, seed: int, *, text: str | None) 
             Part(np.asarray(inner["train"]["row"]), np.asarray(inner["validation"]["row"]), test)
         )
     return parts
-
-
-def version_of(package: str) -> str:
-    """Returns the version of an installed package, or "not installed", as in a bare checkout.
-
-    Args:
-        package: the name of the distribution.
-    """
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def texts_tie(samples: datasets.Dataset) -> float:

@@ -9,6 +9,7 @@ from typing import Any, final
 
 import datasets
 import numpy as np
+from scipy.special import expit, softmax
 from transformers import Trainer, TrainingArguments
 
 from ..data.labels import class_names, label_array
@@ -19,6 +20,7 @@ from ..model.processing import FusionProcessor
 from .arguments import training_arguments
 from .feature_cache import CachedDataset, table_of
 from .label_space import matched, names_of, renumbered
+from .progress import lines_of
 from .rows import rows_and_collator
 
 
@@ -40,6 +42,16 @@ class Evaluation:
     logits: np.ndarray[Any, Any] = field(repr=False)
     labels: np.ndarray[Any, Any] = field(repr=False)
     groups: list[str] | None = field(default=None, repr=False)
+
+    @property
+    def probabilities(self) -> np.ndarray[Any, Any]:
+        """The probabilities of the classes, [B, C]: softmax, or sigmoid of multi-label logits."""
+        return as_probabilities(self.logits, multi_label=self.labels.ndim == 2)
+
+    def __str__(self) -> str:
+        """Returns one line for each metric, such as "auroc  0.812 (0.741 to 0.876)"."""
+        width = max(map(len, self.metrics), default=0)
+        return "\n".join(f"{name:<{width}}  {found}" for name, found in self.metrics.items())
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the metrics as a dict that `json.dumps` accepts."""
@@ -83,7 +95,8 @@ def predict(
     # If its arguments plan a validation, the Trainer requires validation data, even if it only
     # predicts.
     trainer = Trainer(model=model, args=arguments, data_collator=collate, eval_dataset=rows)
-    logits = trainer.predict(rows).predictions
+    with lines_of(trainer):
+        logits = trainer.predict(rows).predictions
     # While it predicts, Accelerate marks the unwrapped model as prepared. With this mark, a later
     # `fit` on several processes would not wrap the model in DDP, and each process would train its
     # own weights.
@@ -91,6 +104,45 @@ def predict(
     answers = np.asarray(logits, dtype=np.float32)
     check_finite(answers)
     return answers
+
+
+def predict_proba(
+    model: FusionClassifier,
+    processor: FusionProcessor,
+    dataset: datasets.Dataset | CachedDataset,
+    *,
+    arguments: TrainingArguments | None = None,
+    cache: str | os.PathLike[str] | None = None,
+) -> np.ndarray[Any, Any]:
+    """Returns the probabilities of all rows, float32 [B, C], in the order of the rows.
+
+    The columns are the classes of `model.config.id2label`. A calibrated model (`fit`) gives
+    calibrated probabilities.
+
+    Args:
+        model: the classifier.
+        processor: its processor.
+        dataset: as for `predict`.
+        arguments: as for `predict`.
+        cache: as for `predict`.
+    """
+    logits = predict(model, processor, dataset, arguments=arguments, cache=cache)
+    return as_probabilities(logits, multi_label=model.multi_label)
+
+
+def as_probabilities(logits: np.ndarray[Any, Any], *, multi_label: bool) -> np.ndarray[Any, Any]:
+    """Returns the softmax of logits, or their sigmoid if the labels do not exclude each other.
+
+    Args:
+        logits: [B, C].
+        multi_label: whether a sample may have several classes.
+
+    Example:
+        >>> as_probabilities(np.zeros((1, 2)), multi_label=False).tolist()
+        [[0.5, 0.5]]
+    """
+    found: np.ndarray[Any, Any] = expit(logits) if multi_label else softmax(logits, axis=1)
+    return found
 
 
 def evaluate(

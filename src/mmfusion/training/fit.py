@@ -41,6 +41,7 @@ from .distill import Distillation
 from .evaluate import predict
 from .feature_cache import CachedDataset, table_of
 from .label_space import adopt_names
+from .progress import lines_of, without_bars_of_files
 from .recipe import is_solved_by_probes
 from .resume import last_complete_checkpoint
 from .rows import rows_and_collator
@@ -250,9 +251,8 @@ def _trainer(
         compute_metrics=_validation_metrics,
         callbacks=callbacks,
     )
-    if arguments.disable_tqdm:
-        # `disable_tqdm` makes the Trainer print each log entry. Remove the callback that prints.
-        trainer.remove_callback(PrinterCallback)
+    # `disable_tqdm` makes the Trainer print each log entry. Remove the callback that prints.
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -299,7 +299,8 @@ def _validate_start(
     trainer: Trainer, model: FusionClassifier, best: BestInMemory
 ) -> list[dict[str, float]]:
     """Validates the weights of the warm start and keeps them; returns the log entry."""
-    trainer.evaluate()
+    with lines_of(trainer):
+        trainer.evaluate()
     # While it validates, Accelerate marks the unwrapped model as prepared. With this mark, the
     # training on several processes would not wrap it in DDP.
     model.__dict__.pop("_is_accelerate_prepared", None)
@@ -367,7 +368,8 @@ def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
     checkpoint = None if folder is None else last_complete_checkpoint(folder)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
-    with described_writes(trainer.args.output_dir):
+    quiet = without_bars_of_files()
+    with described_writes(trainer.args.output_dir), quiet, lines_of(trainer):
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
@@ -376,7 +378,8 @@ def _save(trainer: Trainer, model: FusionClassifier, processor: FusionProcessor)
     folder = str(trainer.args.output_dir)
     # On several processes only one writes, because all of them hold the same weights.
     if trainer.is_world_process_zero():
-        model.save_pretrained(folder)
+        with without_bars_of_files():
+            model.save_pretrained(folder)
         processor.save_pretrained(folder)
     # No process may read the folder before the main process has written it.
     trainer.accelerator.wait_for_everyone()

@@ -23,7 +23,24 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     if not path.exists():
         write_json(path, make(), indent=None)
     # Read back even if it was just made, so that a fresh and a stored result have the same types.
-    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file that holds a mapping.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: if the file holds something else.
+    """
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} must be a JSON file ({error}). Make it anew.") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{str(path)!r} must hold a JSON object, got {type(stored).__name__}.")
     return stored
 
 

@@ -1,0 +1,36 @@
+"""The Typer application that the commands belong to."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+
+app = typer.Typer(
+    name="mmfusion",
+    help="Classify samples made of an image and a text, and say honestly how well.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mmfusion {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Classify samples made of an image and a text, and say honestly how well."""
+    # torchao 0.18 registers two enums in a way that torch 2.14 calls deprecated, at every import.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

@@ -1,0 +1,177 @@
+"""The commands that train: `train` and `compare`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..model.printing import printable
+from . import options
+from .app import app
+from .errors import check_output_folder, user_errors
+from .reports import TEST_ANSWERS, announce, record_training, report_training, write_test_answers
+from .support import check_parts, compose, encoders_of, fit_and_score, given, part_options
+from .trainings import load_parts, load_with_truth, loss_of, models_of
+
+if TYPE_CHECKING:
+    from ..training.evaluate import Evaluation
+
+
+@app.command()
+@user_errors
+def train(
+    manifest: options.Manifest,
+    output: options.TrainingFolder,
+    image_encoder: options.ImageEncoderName = None,
+    text_encoder: options.TextEncoderName = None,
+    mapper: options.Mapper = "linear",
+    mapper_option: options.MapperOptions = None,
+    fusion: options.Fusion = "concat",
+    fusion_option: options.FusionOptions = None,
+    what: options.TrainedParts = options.Train.all,
+    pretrained: options.Pretrained = True,
+    label: options.LabelColumns = None,
+    unknown_label: options.UnknownLabel = None,
+    uncertain: options.Uncertain = "ignore",
+    class_weights: options.ClassWeights = None,
+    pos_weight: options.PosWeight = None,
+    focal_gamma: options.FocalGamma = 0.0,
+    epochs: options.Epochs = None,
+    batch_size: options.ProcessBatchSize = 32,
+    learning_rate: options.LearningRate = None,
+    patience: options.Patience = None,
+    cache: options.Cache = None,
+    workers: options.Workers = 0,
+    bf16: options.Bfloat16 = False,
+    baselines: options.Baselines = True,
+    template: options.Template = None,
+    fit: options.Fit = None,
+    image_column: options.ImageColumns = None,
+    long_text: options.LongText = "truncate",
+    split_column: options.SplitColumn = None,
+    validation: options.ValidationManifest = None,
+    test: options.TestManifest = None,
+    overwrite: options.Overwrite = False,
+    seed: options.Seed = 0,
+    config: options.ConfigFile = None,
+) -> None:
+    """Split a manifest without leaks, train, and report the test part with intervals.
+
+    If both encoders are given, the image-only and the text-only model are trained too, for
+    comparison. The folder then also holds split.json, which tells `evaluate` what the model was
+    trained on, and test_predictions.csv.
+    """
+    from ..training.arguments import training_arguments
+
+    wanted = models_of(image_encoder, text_encoder, baselines)
+    mapping = part_options("--mapper-option", mapper, mapper_option)
+    strategy = part_options("--fusion-option", fusion, fusion_option)
+    check_parts(mapping, strategy)
+    _check_folders(output, cache)
+    columns = (label, template, unknown_label, uncertain, image_column)
+    parts = load_parts(
+        *(manifest, validation, test, split_column, columns),
+        seed=seed,
+        text=bool(text_encoder),
+    )
+    rows = parts["train"]
+    loss = loss_of(rows, class_weights, pos_weight, focal_gamma)
+    evaluations: dict[str, Evaluation] = {}
+    for name, (image, text) in wanted.items():
+        # The first model is the one that the user asked for, so it is written to `output` itself.
+        folder = output if len(evaluations) == 0 else output / f"{name}-only"
+        model = compose(
+            *(rows, image, text, mapping, strategy, what, pretrained, seed, template, fit),
+            long_text=long_text,
+            loss=loss,
+        )
+        arguments = training_arguments(
+            folder,
+            model[0],
+            per_device_train_batch_size=batch_size,
+            bf16=bf16,
+            seed=seed,
+            dataloader_num_workers=workers,
+            **given(num_train_epochs=epochs, learning_rate=learning_rate),
+        )
+        announce(f"model {len(evaluations) + 1} of {len(wanted)}: {name}")
+        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache, overwrite)
+        if len(evaluations) == 1:
+            record_training(output, parts, manifest, seed)
+            write_test_answers(output / TEST_ANSWERS, model[0], evaluations[name], parts["test"])
+    report_training(evaluations, output, manifest)
+
+
+@app.command()
+@user_errors
+def compare(
+    manifest: options.Manifest,
+    output: options.ComparisonFolder = Path("runs/compare"),
+    image_encoder: options.ImageEncoderName = None,
+    text_encoder: options.TextEncoderName = None,
+    image_weights: options.ImageWeights = None,
+    text_weights: options.TextWeights = None,
+    rows: options.Rows = None,
+    folds: options.Folds = 3,
+    seeds: options.Seeds = 3,
+    what: options.TrainedParts = options.Train.frozen,
+    pretrained: options.Pretrained = True,
+    template: options.Template = None,
+    keep_texts: options.KeepTexts = None,
+    label: options.LabelColumns = None,
+    unknown_label: options.UnknownLabel = None,
+    uncertain: options.Uncertain = "ignore",
+    class_weights: options.ClassWeights = None,
+    pos_weight: options.PosWeight = None,
+    focal_gamma: options.FocalGamma = 0.0,
+    max_length: options.MaxLength = None,
+    fit: options.Fit = None,
+    image_column: options.ImageColumns = None,
+    long_text: options.LongText = "truncate",
+    epochs: options.Epochs = None,
+    batch_size: options.ProcessBatchSize = 32,
+    learning_rate: options.LearningRate = None,
+    bf16: options.Bfloat16 = False,
+    cache: options.Cache = None,
+    config: options.ConfigFile = None,
+) -> None:
+    """Say whether fusing helps: train fused models and each modality alone on the same folds.
+
+    A stopped run continues where it was stopped.
+    """
+    _check_folders(output, cache)
+    from ..training.compare import compare as compare_rows
+    from ..training.compare_rows import DEFAULT_ROWS
+
+    # First of all, because a mistake in the table should not wait for the weights.
+    samples, truth = load_with_truth(
+        manifest, label, template, unknown_label, uncertain, image_column
+    )
+    loss = loss_of(samples, class_weights, pos_weight, focal_gamma)
+    image, text = encoders_of(
+        image_encoder, text_encoder, what, pretrained, image_weights, text_weights
+    )
+    prepared: dict[str, Any] = {"template": template, "keep_texts": keep_texts, "fit": fit}
+    prepared |= {"max_length": max_length, "long_text": long_text, "folds": folds, "seeds": seeds}
+    comparison = compare_rows(
+        samples,
+        output,
+        image_encoder=image,
+        text_encoder=text,
+        rows="all" if rows == ["all"] else rows or DEFAULT_ROWS,
+        **prepared,
+        options={"per_device_train_batch_size": batch_size, "bf16": bf16}
+        | given(num_train_epochs=epochs, learning_rate=learning_rate),
+        **loss,
+        truth=truth,
+        cache=cache,
+        title=printable(manifest.stem),
+    )
+    comparison.print()
+    typer.echo(f"Written to {printable(str(output))}: report.html, report.md and results.json.")
+
+
+def _check_folders(output: Path, cache: Path | None) -> None:
+    check_output_folder("--output", output)
+    if cache is not None:
+        check_output_folder("--cache", cache)
