@@ -1,11 +1,11 @@
-"""The README's table: a summary of the measurements.
+"""The summary of the measurements: all rows for docs/speed.md, some for the README.
 
 It has a column for each file of results with the large pair of backbones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 Cases = Mapping[str, Any]
@@ -14,7 +14,7 @@ Cases = Mapping[str, Any]
 TO_THE_LONGEST, TO_512 = "to the longest", "to 512"
 
 
-def headline(runs: Mapping[str, Cases]) -> str:
+def headline(runs: Mapping[str, Cases], labels: Sequence[str] | None = None) -> str:
     """Returns the table in Markdown.
 
     The cell of a figure that was not measured is empty. A row without any figure is left out.
@@ -22,6 +22,7 @@ def headline(runs: Mapping[str, Cases]) -> str:
     Args:
         runs: the files' names without their ending -> their cases. The file "NAME-small" holds the
             measurements of the small pair, which stand in the column of "NAME".
+        labels: the rows; None takes all.
     """
     # The small pair shares the column of the large one, and a file without figures gets no column.
     columns = [
@@ -35,6 +36,8 @@ def headline(runs: Mapping[str, Cases]) -> str:
     ]
     for rows, ending in ((LARGE, ""), (SMALL, "-small")):
         for label, row in rows.items():
+            if labels is not None and label not in labels:
+                continue
             cells = [row(runs.get(name + ending, {})) for name in columns]
             # A row that no file has measured would be an empty line.
             if any(cells):
@@ -140,7 +143,7 @@ LARGE: dict[str, Callable[[Cases], str]] = {
             for width in (TO_THE_LONGEST, TO_512)
         )
     ),
-    "the same, compiled": _joined(
+    "the forward pass compiled, against the same": _joined(
         *(
             _times("fused forward", f"dual encoder, {width}", "concat, compiled")
             for width in (TO_THE_LONGEST, TO_512)
@@ -170,3 +173,11 @@ SMALL: dict[str, Callable[[Cases], str]] = {
     ),
 }
 """The rows of the small pair, in the same form as `LARGE`."""
+
+README_ROWS = (
+    next(iter(LARGE)),
+    "the forward pass compiled, against the same",
+    "pairs per second, eager / compiled",
+    "one pair, milliseconds, eager / compiled",
+)
+"""The rows that the README shows."""

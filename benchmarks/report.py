@@ -1,7 +1,7 @@
 """The tables of results.
 
 While the benchmarks run, the tables are printed on the terminal. This command writes them from the
-JSON files into README.md and docs/benchmarks.md:
+JSON files into README.md, docs/speed.md and docs/benchmarks.md:
 
     python -m benchmarks.report
     python -m benchmarks.report --check
@@ -18,10 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.headline import headline
+from benchmarks.headline import README_ROWS, headline
 
 ROOT = Path(__file__).resolve().parents[1]
-README, PAGE = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+SPEED, PAGE = DOCS / "speed.md", DOCS / "benchmarks.md"
 RESULTS = ROOT / "benchmarks" / "results"
 PLOTTED = ("text tower", "fused forward", "peers", "scaling", "epoch")
 """The cases that the page shows as a plot, too."""
@@ -223,7 +224,11 @@ def written(runs: dict[str, dict[str, Any]]) -> dict[Path, str]:
     tables = "\n".join(render(stem, cases) for stem, cases in runs.items())
     return {
         file: put(file.read_text(encoding="utf-8"), made)
-        for file, made in ((README, headline(runs)), (PAGE, tables))
+        for file, made in (
+            (README, headline(runs, README_ROWS)),
+            (SPEED, headline(runs)),
+            (PAGE, tables),
+        )
     }
 
 
@@ -232,7 +237,7 @@ def main(
         bool, typer.Option("--check", help="Write nothing; fail where a file is stale.")
     ] = False,
 ) -> None:
-    """Writes the tables into README.md and docs/benchmarks.md, or checks them."""
+    """Writes the tables into README.md, docs/speed.md and docs/benchmarks.md, or checks them."""
     for file, text in written(read_runs()).items():
         if not check:
             file.write_text(text, encoding="utf-8")

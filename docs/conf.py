@@ -63,10 +63,10 @@ def _write_results(app: Any) -> None:
     import architectures_table
     import explanations_table
     import part_tables
-    import readme_table
+    import results_table
     import segment_table
 
-    results = readme_table.RESULTS
+    results = results_table.RESULTS
     architectures = [
         json.loads(path.read_text()) for path in sorted((results / "architectures").glob("*.json"))
     ]
@@ -75,7 +75,7 @@ def _write_results(app: Any) -> None:
     ]
     explanations = json.loads((results / "explanations" / "small.json").read_text())
     pages = {
-        "_results": readme_table.render(readme_table.read_results()),
+        "_results": results_table.render(results_table.read_results()),
         "_architectures": "\n\n".join(map(architectures_table.render, architectures)),
         "_segmenters": segment_table.render(segmenters),
         "_explanations": explanations_table.render(explanations),

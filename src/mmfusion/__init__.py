@@ -53,6 +53,7 @@ _HOME = {
     "cache_features": "training.feature_cache",
     "training_arguments": "training.arguments",
     "FusionArguments": "training.recipe",
+    "small_encoders": "training.small_encoders",
     "fit": "training.fit",
     "evaluate": "training.evaluate",
     "score": "training.evaluate",
@@ -181,6 +182,7 @@ if TYPE_CHECKING:
     from .training.feature_cache import cache_features as cache_features
     from .training.fit import fit as fit
     from .training.recipe import FusionArguments as FusionArguments
+    from .training.small_encoders import small_encoders as small_encoders
 
 
 def __getattr__(name: str) -> Any:

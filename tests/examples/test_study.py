@@ -118,7 +118,7 @@ class Middle:
 
 @pytest.mark.xdist_group("processes")
 def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
-    import readme_table
+    import results_table
 
     draw = np.random.default_rng(0)
     (tmp_path / "CXR_png").mkdir()
@@ -159,7 +159,7 @@ def test_segmented_rows_stand_beside_raw_ones(tmp_path, monkeypatch):
         assert masked[f"{name}_minus_raw_low"] <= gain <= masked[f"{name}_minus_raw_high"]
     assert "accuracy_minus_raw" not in raw and "accuracy_minus_raw" not in rows["text only", "mask"]
     assert rows["text only", "mask"]["auroc"] == rows["text only", "none"]["auroc"]
-    shown = readme_table.render([written])
+    shown = results_table.render([written])
     assert "black outside the lungs" in shown and "AUROC minus raw" in shown
     # Other folds must be trained again.
     monkeypatch.setattr(Trainings, "_train", lambda *_: pytest.fail("trained again"))

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 from transformers import TrainerControl, TrainerState
-from transformers.utils import logging
 
 from mmfusion import fit, predict
 from mmfusion.training import progress
@@ -84,10 +83,3 @@ def test_other_processes_print_nothing(capsys: Any, quiet: Any, tmp_path: Any) -
     state = TrainerState(is_world_process_zero=False, epoch=1.0, global_step=4)
     lines.on_evaluate(quiet(tmp_path), state, TrainerControl(), metrics={"eval_loss": 1.0})
     assert capsys.readouterr().err == ""
-
-
-def test_the_bars_of_files_come_back() -> None:
-    had = logging.is_progress_bar_enabled()
-    with progress.without_bars_of_files():
-        assert not logging.is_progress_bar_enabled()
-    assert logging.is_progress_bar_enabled() is had

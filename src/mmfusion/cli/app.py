@@ -7,9 +7,11 @@ import typer
 
 from .. import __version__
 
+HELP = "Classify samples made of an image and a text, and say honestly how well."
+
 app = typer.Typer(
     name="mmfusion",
-    help="Classify samples made of an image and a text, and say honestly how well.",
+    help=HELP,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -22,7 +24,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(help=HELP)
 def main(
     version: Annotated[
         bool,
@@ -31,6 +33,6 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Classify samples made of an image and a text, and say honestly how well."""
+    """Sets up what all commands share."""
     # torchao 0.18 registers two enums in a way that torch 2.14 calls deprecated, at every import.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)

@@ -1,5 +1,7 @@
 """The commands that train: `train` and `compare`."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,10 @@ from .support import check_parts, compose, encoders_of, fit_and_score, given, pa
 from .trainings import load_parts, load_with_truth, loss_of, models_of
 
 if TYPE_CHECKING:
+    import datasets
+
+    from ..model.modeling import FusionClassifier
+    from ..model.processing import FusionProcessor
     from ..training.evaluate import Evaluation
 
 
@@ -61,7 +67,7 @@ def train(
     comparison. The folder then also holds split.json, which tells `evaluate` what the model was
     trained on, and test_predictions.csv.
     """
-    from ..training.arguments import training_arguments
+    from datasets import concatenate_datasets
 
     wanted = models_of(image_encoder, text_encoder, baselines)
     mapping = part_options("--mapper-option", mapper, mapper_option)
@@ -69,36 +75,19 @@ def train(
     check_parts(mapping, strategy)
     _check_folders(output, cache)
     columns = (label, template, unknown_label, uncertain, image_column)
-    parts = load_parts(
-        *(manifest, validation, test, split_column, columns),
-        seed=seed,
-        text=bool(text_encoder),
-    )
-    rows = parts["train"]
+    reads_text = text_encoder is not None
+    files = (manifest, validation, test)
+    parts = load_parts(*files, split_column, columns, seed=seed, text=reads_text)
+    rows = concatenate_datasets(list(parts.values()))
     loss = loss_of(rows, class_weights, pos_weight, focal_gamma)
-    evaluations: dict[str, Evaluation] = {}
-    for name, (image, text) in wanted.items():
-        # The first model is the one that the user asked for, so it is written to `output` itself.
-        folder = output if len(evaluations) == 0 else output / f"{name}-only"
-        model = compose(
-            *(rows, image, text, mapping, strategy, what, pretrained, seed, template, fit),
-            long_text=long_text,
-            loss=loss,
-        )
-        arguments = training_arguments(
-            folder,
-            model[0],
-            per_device_train_batch_size=batch_size,
-            bf16=bf16,
-            seed=seed,
-            dataloader_num_workers=workers,
-            **given(num_train_epochs=epochs, learning_rate=learning_rate),
-        )
-        announce(f"model {len(evaluations) + 1} of {len(wanted)}: {name}")
-        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache, overwrite)
-        if len(evaluations) == 1:
-            record_training(output, parts, manifest, seed)
-            write_test_answers(output / TEST_ANSWERS, model[0], evaluations[name], parts["test"])
+    composed: dict[str, Any] = {"what": what, "pretrained": pretrained, "seed": seed, "loss": loss}
+    composed |= {"template": template, "fit": fit, "long_text": long_text}
+    build = partial(compose, rows, mapper=mapping, fusion=strategy, **composed)
+    settings = given(num_train_epochs=epochs, learning_rate=learning_rate)
+    settings |= {"per_device_train_batch_size": batch_size, "dataloader_num_workers": workers}
+    settings |= {"bf16": bf16, "seed": seed}
+    evaluations = _train_each(wanted, build, parts, output, settings, patience, cache, overwrite)
+    record_training(output, parts, manifest, seed)
     report_training(evaluations, output, manifest)
 
 
@@ -144,9 +133,8 @@ def compare(
     from ..training.compare_rows import DEFAULT_ROWS
 
     # First of all, because a mistake in the table should not wait for the weights.
-    samples, truth = load_with_truth(
-        manifest, label, template, unknown_label, uncertain, image_column
-    )
+    columns = (label, template, unknown_label, uncertain, image_column)
+    samples, truth = load_with_truth(manifest, *columns)
     loss = loss_of(samples, class_weights, pos_weight, focal_gamma)
     image, text = encoders_of(
         image_encoder, text_encoder, what, pretrained, image_weights, text_weights
@@ -169,6 +157,34 @@ def compare(
     )
     comparison.print()
     typer.echo(f"Written to {printable(str(output))}: report.html, report.md and results.json.")
+
+
+def _train_each(
+    wanted: dict[str, tuple[str | None, str | None]],
+    build: "Callable[..., tuple[FusionClassifier, FusionProcessor]]",
+    parts: "dict[str, datasets.Dataset]",
+    output: Path,
+    settings: dict[str, Any],
+    patience: int | None,
+    cache: Path | None,
+    overwrite: bool,
+) -> "dict[str, Evaluation]":
+    """Returns the evaluation of each model, after its training.
+
+    The first model is the one that the user asked for. It is written to `output` itself.
+    """
+    from ..training.arguments import training_arguments
+
+    evaluations: dict[str, Evaluation] = {}
+    for number, (name, (image, text)) in enumerate(wanted.items(), start=1):
+        model = build(image, text)
+        folder = output if number == 1 else output / f"{name}-only"
+        arguments = training_arguments(folder, model[0], **settings)
+        announce(f"model {number} of {len(wanted)}: {name}")
+        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache, overwrite)
+        if number == 1:
+            write_test_answers(output / TEST_ANSWERS, model[0], evaluations[name], parts["test"])
+    return evaluations
 
 
 def _check_folders(output: Path, cache: Path | None) -> None:

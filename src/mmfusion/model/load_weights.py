@@ -17,6 +17,7 @@ from transformers.utils import logging
 from .load_checks import check_saved
 from .load_projection import checked_projection, projection_of, take_projection
 from .pooling import pooler_option
+from .quiet import without_report
 from .validation import described_errors, plain_value
 
 logger = logging.get_logger(__name__)
@@ -184,15 +185,16 @@ def load_backbone(
     given |= {f"{own_prefix}{key}" if outside else key: inner[key] for key in inner}
     # transformers renames the keys of older checkpoints. Mis-shaped keys are allowed here so that
     # the report lists all of them.
-    model, info = model_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=given,
-        dtype=dtype,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        **options,
-    )
+    with without_report():
+        model, info = model_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=given,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
     bare = not outside
     unexpected = sorted(info["unexpected_keys"])
     inside = [

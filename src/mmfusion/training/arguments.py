@@ -80,8 +80,7 @@ def training_arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available() and not torch.backends.mps.is_available(),
     }
-    # With a data seed, the order of the samples depends on the seed alone. It does not depend on
-    # earlier random draws or on the number of processes.
+    # The order of the samples then depends on no earlier draws and on no number of processes.
     defaults["data_seed"] = options.get("seed", 42)
     # The Trainer can only load the best checkpoint if checkpoints are written and evaluated.
     # Without checkpoints, `fit` keeps the weights of the best epoch in memory.

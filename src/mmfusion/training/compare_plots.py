@@ -54,7 +54,7 @@ def draw(
             "differences",
             "AUROC minus that of the best single modality, with 95 % intervals. Right of the line, "
             "a row is better.",
-            lambda: _differences(plt, results),
+            lambda: forest_plot(plt, results),
         ),
         (
             "roc",
@@ -92,8 +92,13 @@ def draw(
     return drawn
 
 
-def _differences(plt: Any, results: dict[str, Any]) -> Any:
-    """Returns the forest plot of the differences, or None without one."""
+def forest_plot(plt: Any, results: dict[str, Any]) -> Any:
+    """Returns the forest plot of the differences to the best single modality, or None without one.
+
+    Args:
+        plt: matplotlib.pyplot.
+        results: the content of results.json.
+    """
     # The majority class is so far below that the other rows could not be told apart.
     points = [
         (row["name"], row["minus_single"])

@@ -31,6 +31,7 @@ from ..data.labels import label_array
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
+from ..model.quiet import without_bars_of_files
 from ..model.validation import described_writes
 from .balance import settle_weights
 from .binding import bind, told_options, training_facts
@@ -41,7 +42,7 @@ from .distill import Distillation
 from .evaluate import predict
 from .feature_cache import CachedDataset, table_of
 from .label_space import adopt_names
-from .progress import lines_of, without_bars_of_files
+from .progress import lines_of
 from .recipe import is_solved_by_probes
 from .resume import last_complete_checkpoint
 from .rows import rows_and_collator

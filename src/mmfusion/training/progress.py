@@ -9,7 +9,6 @@ from typing import Any, final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import ProgressCallback, Trainer, TrainerCallback
-from transformers.utils import logging
 
 _SHOWN = {"loss": "loss", "accuracy": "accuracy", "auroc": "AUROC"}
 """The figures of a validation that are shown, with their names on the screen."""
@@ -36,18 +35,6 @@ def lines_of(trainer: Trainer) -> Iterator[None]:
         # An error must not leave the terminal without a cursor.
         if lines is not None:
             lines.hide()
-
-
-@contextmanager
-def without_bars_of_files() -> Iterator[None]:
-    """Hides the bars that transformers shows for every file of weights that it writes or reads."""
-    had_bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if had_bars:
-            logging.enable_progress_bar()
 
 
 @final

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-import readme_table
+import results_table
 import typer
 from typer.testing import CliRunner
 
@@ -55,9 +55,9 @@ def result(**changes):
 
 @pytest.fixture
 def place(tmp_path):
-    """A README with markers, and a folder of results."""
-    (tmp_path / "README.md").write_text(
-        f"before\n{readme_table.START}\n{readme_table.END}\nafter\n", encoding="utf-8"
+    """A page with markers, and a folder of results."""
+    (tmp_path / "page.md").write_text(
+        f"before\n{results_table.START}\n{results_table.END}\nafter\n", encoding="utf-8"
     )
     (tmp_path / "results").mkdir()
     return tmp_path
@@ -65,8 +65,8 @@ def place(tmp_path):
 
 def call(place, *more):
     app = typer.Typer()
-    app.command()(readme_table.main)
-    arguments = [*more, "--results", str(place / "results"), "--readme", str(place / "README.md")]
+    app.command()(results_table.main)
+    arguments = [*more, "--results", str(place / "results"), "--page", str(place / "page.md")]
     return CliRunner().invoke(app, arguments)
 
 
@@ -74,21 +74,21 @@ def store(place, found, name="covid.json"):
     (place / "results" / name).write_text(json.dumps(found), encoding="utf-8")
 
 
-def test_the_readme_of_this_repository_is_what_its_json_says():
-    text = readme_table.README.read_text(encoding="utf-8")
-    assert readme_table.put(text, readme_table.telling(readme_table.read_results())) == text
+def test_the_page_of_this_repository_is_what_its_json_says():
+    text = results_table.PAGE.read_text(encoding="utf-8")
+    assert results_table.put(text, results_table.telling(results_table.read_results())) == text
 
 
 def test_every_figure_comes_from_the_json():
-    text = readme_table.render([result()])
+    text = results_table.render([result()])
     assert "| text only | 0.710 (0.610 to 0.810) |" in text
     assert "+0.050 (+0.030 to +0.070)" in text
     assert "5 folds, 3 seeds. Fusing helped." in text and "synthetic" not in text
 
 
-def test_the_readme_has_three_rows_for_each_comparison():
+def test_the_page_has_three_rows_for_each_comparison():
     rows = [row("image only", ("image",)), row(), row("other"), row("concat", ("image", "text"))]
-    table = readme_table.telling([result(comparisons=[comparison(rows=rows)])]).splitlines()
+    table = results_table.telling([result(comparisons=[comparison(rows=rows)])]).splitlines()
     assert len(table) == 2 + 3
     assert table[2].startswith("| covid, text: notes | image only | 0.710")
     assert table[4] == (
@@ -97,13 +97,13 @@ def test_the_readme_has_three_rows_for_each_comparison():
     )
     # A comparison on segmented pictures, or without a choice, has no rows here.
     left_out = [comparison(segment="mask"), comparison(choice=None)]
-    assert readme_table.telling([result(comparisons=left_out)]) == readme_table.NO_RESULTS
+    assert results_table.telling([result(comparisons=left_out)]) == results_table.NO_RESULTS
 
 
 def test_synthetic_pictures_are_named_above_the_figures():
-    text = readme_table.render([result(synthetic_images=True)])
+    text = results_table.render([result(synthetic_images=True)])
     assert text.index("The pictures are synthetic") < text.index("0.710")
-    assert "(synthetic pictures)" in readme_table.telling([result(synthetic_images=True)])
+    assert "(synthetic pictures)" in results_table.telling([result(synthetic_images=True)])
 
 
 def test_segmented_rows_are_compared_with_raw_ones():
@@ -113,7 +113,7 @@ def test_segmented_rows_are_compared_with_raw_ones():
         for end, value in (("", 0.02), ("_low", 0.01), ("_high", 0.03), ("_p", 0.04))
     }
     rows = [row(**gains, accuracy_minus_raw_p_holm=0.08)]
-    text = readme_table.render([result(comparisons=[comparison(segment="mask", rows=rows)])])
+    text = results_table.render([result(comparisons=[comparison(segment="mask", rows=rows)])])
     assert "black outside the lungs" in text
     assert (
         "| text only | +0.020 (+0.010 to +0.030) | +0.020 (+0.010 to +0.030) | 0.040 (0.080) |"
@@ -124,17 +124,17 @@ def test_segmented_rows_are_compared_with_raw_ones():
 def test_a_single_comparison_is_read_as_a_study(place):
     plain = {key: value for key, value in comparison().items() if key not in ("protocol",)}
     store(place, plain, "skin_lesions.json")
-    (found,) = readme_table.read_results([place / "results"])
+    (found,) = results_table.read_results([place / "results"])
     assert found["command"] == "python examples/skin_lesions.py DIR"
-    assert "| covid, notes | text only |" in readme_table.telling([found])
+    assert "| covid, notes | text only |" in results_table.telling([found])
 
 
-def test_the_readme_is_written_and_checked(place):
+def test_the_page_is_written_and_checked(place):
     store(place, result())
     assert call(place, "--check").exit_code == 1
     assert call(place).exit_code == 0
     assert call(place, "--check").exit_code == 0
-    text = (place / "README.md").read_text(encoding="utf-8")
+    text = (place / "page.md").read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "0.850" in text
     store(place, result(dataset="other"))
     assert call(place, "--check").exit_code == 1
@@ -142,8 +142,8 @@ def test_the_readme_is_written_and_checked(place):
 
 def test_without_results_it_says_so(place):
     assert call(place).exit_code == 0
-    assert readme_table.NO_RESULTS in (place / "README.md").read_text(encoding="utf-8")
-    assert readme_table.render([]) == readme_table.NO_RESULTS
+    assert results_table.NO_RESULTS in (place / "page.md").read_text(encoding="utf-8")
+    assert results_table.render([]) == results_table.NO_RESULTS
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_damaged_file_is_named(content, message, place):
     assert found.exit_code == 2 and message in found.output.replace("\n", " ")
 
 
-@pytest.mark.parametrize("text", ["no markers", f"{readme_table.END} {readme_table.START}"])
-def test_a_readme_without_markers_is_refused(text):
+@pytest.mark.parametrize("text", ["no markers", f"{results_table.END} {results_table.START}"])
+def test_a_page_without_markers_is_refused(text):
     with pytest.raises(ValueError, match="once each"):
-        readme_table.put(text, "new")
+        results_table.put(text, "new")

@@ -1,12 +1,12 @@
-"""The tables of the stored results: three rows per data set for the README, all rows for the docs.
+"""The tables of the stored results: three rows per data set, and all rows.
 
 They are made from the JSON files of the examples alone:
 
-    python examples/lung_disease/readme_table.py
-    python examples/lung_disease/readme_table.py --check
+    python examples/lung_disease/results_table.py
+    python examples/lung_disease/results_table.py --check
 
-The first command writes the README's table between its two marker lines. With `--check` nothing is
-written. The exit status is 1 if the README does not match the JSON files.
+The first command writes the short table into docs/comparing.md, between its two marker lines. With
+`--check` nothing is written. The exit status is 1 if the page does not match the JSON files.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmfusion.training.compare_report import table_cells
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 FOLDERS = (RESULTS, HERE.parent / "results")
-README = HERE.parents[1] / "README.md"
+PAGE = HERE.parents[1] / "docs" / "comparing.md"
 START, END = "<!-- results:start -->", "<!-- results:end -->"
 NO_RESULTS = "No results are stored yet."
 _SEGMENTED = {"none": "", "mask": ", black outside the lungs", "crop": ", cut to the lungs"}
@@ -120,7 +120,7 @@ def put(text: str, content: str) -> str:
     r"""Returns the text with the content between its two marker lines.
 
     Args:
-        text: the text of the README.
+        text: the text of the page.
         content: what replaces the text between the markers.
 
     Raises:
@@ -133,7 +133,7 @@ def put(text: str, content: str) -> str:
     counts = text.count(START), text.count(END)
     if counts != (1, 1) or text.index(END) < text.index(START):
         raise ValueError(
-            f"README must hold {START} and, after it, {END} once each, "
+            f"the page must hold {START} and, after it, {END} once each, "
             f"got {counts[0]} and {counts[1]}. Restore them."
         )
     return f"{text[: text.index(START)]}{START}\n\n{content}\n\n{text[text.index(END) :]}"
@@ -198,26 +198,26 @@ def _signed(difference: float, low: float, high: float) -> str:
 
 def main(
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail where the README is stale.")
+        bool, typer.Option("--check", help="Write nothing; fail where the page is stale.")
     ] = False,
     results: Annotated[
         list[Path] | None, typer.Option(help="Folder of JSON files; may be given several times.")
     ] = None,
-    readme: Annotated[Path, typer.Option(help="The file with the two marker lines.")] = README,
+    page: Annotated[Path, typer.Option(help="The file with the two marker lines.")] = PAGE,
 ) -> None:
-    """Write the table of results into the README, or check it."""
+    """Write the table of results into the page, or check it."""
     console = Console(stderr=True)
     try:
-        old = readme.read_text(encoding="utf-8")
+        old = page.read_text(encoding="utf-8")
         new = put(old, telling(read_results(results or FOLDERS)))
     except (ValueError, OSError) as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         raise typer.Exit(2) from error
     if not check:
-        readme.write_text(new, encoding="utf-8")
+        page.write_text(new, encoding="utf-8")
     elif new != old:
         console.print(
-            f"{readme} is stale. Run: python examples/lung_disease/readme_table.py",
+            f"{page} is stale. Run: python examples/lung_disease/results_table.py",
             markup=False,
             soft_wrap=True,
         )
