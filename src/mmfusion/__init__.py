@@ -42,6 +42,7 @@ _HOME = {
     "load_image": "model.images",
     "ImageError": "model.images",
     "load_manifest": "data.manifest",
+    "as_dataset": "data.samples",
     "split": "data.splits",
     "folds": "data.splits",
     "audit": "data.audit",
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from .data.collate import Augmented as Augmented
     from .data.collate import FusionCollator as FusionCollator
     from .data.manifest import load_manifest as load_manifest
+    from .data.samples import as_dataset as as_dataset
     from .data.splits import folds as folds
     from .data.splits import split as split
     from .inference.attention_maps import ImageAttention as ImageAttention

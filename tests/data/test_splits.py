@@ -139,9 +139,10 @@ def test_nothing_to_split() -> None:
         split(rows(0, group=[]))
 
 
-def test_not_a_dataset() -> None:
-    with pytest.raises(TypeError, match=r"datasets.Dataset, got dict"):
-        split({"text": ["a"]})  # type: ignore[arg-type]
+@pytest.mark.parametrize("samples", ["rows.csv", {"a"}, datasets.DatasetDict()])
+def test_not_a_dataset(samples: object) -> None:
+    with pytest.raises(TypeError, match="samples must be a datasets.Dataset, .* got "):
+        split(samples)
 
 
 def test_folds_are_the_parts_of_their_indices() -> None:

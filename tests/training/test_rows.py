@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import datasets
+import numpy as np
 
-from mmfusion import Augmented, FusionCollator, training_arguments
+from mmfusion import Augmented, FusionCollator, evaluate, fit, predict_proba, training_arguments
 from mmfusion import testing as kit
 from mmfusion.training.feature_cache import CachedCollator, CachedDataset
 from mmfusion.training.rows import first_views, has_modality, rows_and_collator, without
@@ -56,3 +57,33 @@ def test_a_table_of_one_column_keeps_its_rows() -> None:
     table = datasets.Dataset.from_dict({"image": [["a.png", "b.png"], None]})
     assert without(table, "image")["image"][:] == [None, None]
     assert first_views(table, 1)["image"][:] == ["a.png", None]
+
+
+def test_a_frame_trains_and_is_measured_as_the_dataset_is(compose, rows, quiet, tmp_path) -> None:
+    """The frame has names in the place of numbers, and the parts lack classes."""
+    import pandas as pd
+
+    names = rows.features["label"].names
+    frame = pd.DataFrame({name: rows[name] for name in ("image", "text", "group")})
+    frame["label"] = [names[number] for number in rows["label"]]
+    results = []
+    for number, samples in enumerate((rows, frame)):
+        model, processor = compose(rows, id2label=dict(enumerate(names)))
+        train, held_out = samples, samples
+        if number:
+            train = frame.iloc[:30]
+            held_out = frame.iloc[30:][frame["label"][30:] != names[0]]
+        else:
+            train = rows.select(range(30))
+            kept = [row for row in range(30, 40) if rows["label"][row] != 0]
+            held_out = rows.select(kept)
+        fit(model, processor, train, held_out, arguments=quiet(tmp_path / str(number)))
+        found = evaluate(model, processor, held_out)
+        probabilities = predict_proba(model, processor, held_out)
+        np.testing.assert_allclose(probabilities, found.probabilities)
+        np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+        results.append(found)
+    np.testing.assert_array_equal(results[0].logits, results[1].logits)
+    np.testing.assert_array_equal(results[0].labels, results[1].labels)
+    assert str(results[0]).splitlines()[0].startswith("accuracy ")
+    assert " to " in str(results[0])

@@ -18,6 +18,7 @@ from ..model.missing import is_blank
 from ..model.printing import list_names
 from ..model.validation import did_you_mean
 from .labels import label_tensor
+from .samples import Samples, as_dataset
 from .text import normalise_text
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ def components(
     its text.
 
     Args:
-        dataset: the samples.
+        dataset: the samples, in any form that `as_dataset` takes.
         group: the column that names the patient. None: each row is its own group. The default name
             may be absent.
         text: the column of texts. None: identical texts may be separated. The default name may be
@@ -51,7 +52,7 @@ def components(
         an array of the dataset's length.
 
     Raises:
-        TypeError: if `dataset` is not a `datasets.Dataset`.
+        TypeError: if `dataset` has none of these forms.
         ValueError: if a named column does not exist.
 
     Example:
@@ -81,7 +82,7 @@ def components(
 
 
 def split(
-    dataset: datasets.Dataset,
+    dataset: Samples,
     *,
     sizes: Mapping[str, float] = DEFAULT_SIZES,
     seed: int = 0,
@@ -118,7 +119,7 @@ def split(
         the parts under the names of `sizes`, each in the dataset's own order.
 
     Raises:
-        TypeError: if `dataset` is not a `datasets.Dataset`.
+        TypeError: if `dataset` has none of these forms.
         ValueError: if sizes, seed or a column's name are wrong; or if the inseparable sets are so
             few or so large that a part would get no row, or less than half of the rows that it
             should get (rounded down).
@@ -141,6 +142,7 @@ def split(
             f"sizes must be two or more positive fractions that add up to 1, got {dict(sizes)!r}. "
             'Write for example {"train": 0.8, "test": 0.2}.'
         )
+    dataset = as_dataset(dataset)
     part = _parts(
         dataset,
         list(sizes),
@@ -157,7 +159,7 @@ def split(
 
 
 def folds(
-    dataset: datasets.Dataset,
+    dataset: Samples,
     *,
     n: int = 5,
     seed: int = 0,
@@ -183,7 +185,7 @@ def folds(
         for each fold its two parts, each in the dataset's own order.
 
     Raises:
-        TypeError: if `dataset` is not a `datasets.Dataset`.
+        TypeError: if `dataset` has none of these forms.
         ValueError: as in `split`, and if `n` is below 2.
 
     Example:
@@ -191,6 +193,7 @@ def folds(
         >>> [(fold["train"]["group"][:], fold["test"]["group"][:]) for fold in folds(rows, n=2)]
         [(['b', 'b'], ['a', 'a']), (['a', 'a'], ['b', 'b'])]
     """
+    dataset = as_dataset(dataset)
     pairs = fold_indices(dataset, n=n, seed=seed, group=group, text=text, label=label)
     return [
         datasets.DatasetDict({"train": dataset.select(train), "test": dataset.select(test)})
@@ -199,7 +202,7 @@ def folds(
 
 
 def fold_indices(
-    dataset: datasets.Dataset,
+    dataset: Samples,
     *,
     n: int = 5,
     seed: int = 0,
@@ -239,6 +242,7 @@ def fold_indices(
             f"n must be a whole number of at least 2, got {n!r}. Five folds are customary."
         )
     names = [f"fold {number}" for number in range(n)]
+    dataset = as_dataset(dataset)
     part = _parts(
         dataset, names, [1 / n] * n, seed=seed, group=group, text=text, label=label, warns=warns
     )

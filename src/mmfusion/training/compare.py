@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..data.present import load_present
+from ..data.samples import Samples, as_dataset
 from ..data.splits import GLUED_SHARE
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
@@ -65,7 +66,7 @@ class Comparison:
 
 
 def compare(
-    samples: str | os.PathLike[str] | datasets.Dataset,
+    samples: str | os.PathLike[str] | Samples,
     output: str | os.PathLike[str],
     *,
     image_encoder: str | ImageEncoder | None = None,
@@ -259,8 +260,8 @@ def _quiet() -> Iterator[None]:
 
 def _read(samples: Any, template: str | None) -> datasets.Dataset:
     """Returns the samples with the columns of the modalities that they have."""
-    if isinstance(samples, datasets.Dataset):
-        table = samples
+    if not isinstance(samples, str | os.PathLike):
+        table = samples = as_dataset(samples)
         if template is not None:
             check_columns(template, samples.column_names)
             rows = samples.select_columns(template_columns(template))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-import datasets
 import numpy as np
 from scipy.special import expit, softmax
 from transformers import Trainer, TrainingArguments
 
 from ..data.labels import class_names, label_array
+from ..data.samples import Samples
 from ..metrics.bootstrap import Interval
 from ..metrics.report import evaluate_predictions
 from ..model.modeling import FusionClassifier
@@ -21,7 +21,7 @@ from .arguments import training_arguments
 from .feature_cache import CachedDataset, table_of
 from .label_space import matched, names_of, renumbered
 from .progress import lines_of
-from .rows import rows_and_collator
+from .rows import as_rows, rows_and_collator
 
 
 @final
@@ -61,7 +61,7 @@ class Evaluation:
 def predict(
     model: FusionClassifier,
     processor: FusionProcessor,
-    dataset: datasets.Dataset | CachedDataset,
+    dataset: Samples | CachedDataset,
     *,
     arguments: TrainingArguments | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -73,10 +73,12 @@ def predict(
     Args:
         model: the classifier.
         processor: its processor.
-        dataset: rows with `image`, `text` or both; a `label` column is ignored.
+        dataset: rows with `image`, `text` or both, in any form that `as_dataset` takes, or cached
+            ones; a `label` column is ignored.
         arguments: batch size, workers and device; None means the defaults of `training_arguments`.
         cache: a folder for the outputs of frozen towers, or None for no cache.
     """
+    dataset = as_rows(dataset)
     if arguments is None:
         # The Trainer needs an output folder, although a prediction writes nothing into it.
         with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +111,7 @@ def predict(
 def predict_proba(
     model: FusionClassifier,
     processor: FusionProcessor,
-    dataset: datasets.Dataset | CachedDataset,
+    dataset: Samples | CachedDataset,
     *,
     arguments: TrainingArguments | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -148,7 +150,7 @@ def as_probabilities(logits: np.ndarray[Any, Any], *, multi_label: bool) -> np.n
 def evaluate(
     model: FusionClassifier,
     processor: FusionProcessor,
-    dataset: datasets.Dataset | CachedDataset,
+    dataset: Samples | CachedDataset,
     *,
     arguments: TrainingArguments | None = None,
     cache: str | os.PathLike[str] | None = None,
@@ -167,7 +169,7 @@ def evaluate(
     Args:
         model: the classifier.
         processor: its processor.
-        dataset: rows with `image`, `text` and `label`.
+        dataset: rows with `image`, `text` and `label`, in any form that `as_dataset` takes.
         arguments: as for `predict`.
         cache: as for `predict`.
         group: the name of the column that holds the patient. If the dataset lacks this column, or
@@ -178,6 +180,7 @@ def evaluate(
     Raises:
         ValueError: if the dataset has no labels, or labels of classes that the model does not know.
     """
+    dataset = as_rows(dataset)
     if "label" not in dataset.column_names:
         raise ValueError(
             f"dataset must have a column 'label', got {dataset.column_names}. "
@@ -193,7 +196,7 @@ def evaluate(
 
 def score(
     logits: np.ndarray[Any, Any],
-    dataset: datasets.Dataset | CachedDataset,
+    dataset: Samples | CachedDataset,
     *,
     group: str | None = "group",
     resamples: int = 2000,
@@ -216,7 +219,7 @@ def score(
     Raises:
         ValueError: if the logits do not fit the rows or the classes.
     """
-    table = table_of(dataset)
+    table = table_of(as_rows(dataset))
     own = class_names(table)
     if names is not None and own is not None:
         table, own = renumbered(table, names), list(names)

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..data.collate import FusionCollator
 from ..data.labels import label_tensor
+from ..data.samples import Samples, as_dataset
 from ..model.facts import look
 from ..model.modalities import MODALITIES
 from ..model.modeling import FusionClassifier
@@ -141,7 +142,7 @@ def table_of(rows: datasets.Dataset | CachedDataset) -> datasets.Dataset:
 def cache_features(
     model: FusionClassifier,
     processor: FusionProcessor,
-    dataset: datasets.Dataset,
+    dataset: Samples,
     folder: str | os.PathLike[str],
     *,
     batch_size: int = 32,
@@ -162,6 +163,7 @@ def cache_features(
     Example:
         See `mmfusion.fit`, which takes `cache=` and calls this.
     """
+    dataset = as_dataset(dataset)
     modalities = [
         name
         for name in model.modalities

@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from ..data.collate import Augment, Augmented
 from ..data.labels import label_array
+from ..data.samples import Samples
 from ..metrics.functional import accuracy, auroc
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
@@ -45,14 +46,14 @@ from .label_space import adopt_names
 from .progress import lines_of
 from .recipe import is_solved_by_probes
 from .resume import last_complete_checkpoint
-from .rows import rows_and_collator
+from .rows import as_rows, rows_and_collator
 from .trainer import GroupedTrainer
 from .warm_start import WarmStart
 from .warm_start import warm_start as start_warm
 
 logger = logging.get_logger(__name__)
 
-Rows: TypeAlias = datasets.Dataset | CachedDataset
+Rows: TypeAlias = Samples | CachedDataset
 
 
 @final
@@ -129,8 +130,9 @@ def fit(
     Args:
         model: the classifier, with freshly drawn or pretrained weights.
         processor: its processor.
-        train: rows with `image`, `text` and `label`, as `load_manifest` reads them, or the cached
-            rows that `cache_features` returns.
+        train: rows with `image`, `text` and `label`, as `load_manifest` reads them; or a data
+            frame, a list or another form that `as_dataset` takes; or the cached rows that
+            `cache_features` returns.
         validation: rows to choose the best epoch on. None trains to the end and keeps the last
             weights.
         arguments: from `training_arguments`, or a `TrainingArguments` of your own. They are copied
@@ -159,6 +161,7 @@ def fit(
             classes that the model does not know; if the folder holds checkpoints of another
             training; or if an argument of the Trainer cannot be honoured.
     """
+    train, validation = as_rows(train), as_rows(validation)
     check_options(arguments, augment, cache, patience, train, validation)
     has_validation, writes = validation is not None, arguments.save_strategy != "no"
     chooses = _chooses(arguments, has_validation)
@@ -171,8 +174,8 @@ def fit(
     held_out, _ = rows_and_collator(model, processor, validation, arguments, cache)
     if writes:
         told = told_options(patience, warm_start, augment, teachers, distillation)
-        facts = training_facts(model, processor, train, validation, arguments, told)
-        bind(arguments, facts, overwrite=overwrite)
+        facts = (model, processor, train, validation, arguments, told)
+        bind(arguments, training_facts(*facts), overwrite=overwrite)
     # With checkpoints the Trainer itself loads the best epoch.
     clock, best = Clock(), BestInMemory(arguments, follows=chooses and not writes)
     # Another temperature would change the loss of the validations.
@@ -180,11 +183,10 @@ def fit(
     own = [clock, best, Digests(), *(callbacks or [])]
     trainer = _trainer(model, arguments, rows, held_out, collate, own, patience)
     trainer.distillation = Distillation(model, teachers, distillation) if teachers else None
-    # The warm start belongs to the pictures as they are.
-    plain = rows if augment is None else rows.dataset
+    plain = rows if augment is None else rows.dataset  # The warm start does not augment.
     start = _solve(model, [plain], collate, arguments) if warm_start else None
     history = _validate_start(trainer, model, best) if start and has_validation else []
-    # Augmented pictures differ in every epoch, so one solution does not cover them.
+    # One solution does not cover augmented pictures, which differ in every epoch.
     start_was_best = bool(start) and not augment and is_solved_by_probes(model)
     if start_was_best:
         logger.warning_once("The warm start solved this classifier, so no epoch is trained.")

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from ..data.collate import Augment, Augmented, FusionCollator
+from ..data.samples import as_dataset
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .feature_cache import CachedCollator, CachedDataset, cache_features
@@ -59,6 +60,17 @@ def rows_and_collator(
             return cache_features(model, processor, dataset, cache)
     rows = Augmented(dataset, seed=arguments.seed) if augment is not None else dataset
     return rows, FusionCollator(processor, augment=augment)
+
+
+def as_rows(samples: Any) -> Any:
+    """Returns rows in the form that the functions of this folder read.
+
+    Args:
+        samples: cached rows, None, or samples in any form that `as_dataset` takes.
+    """
+    if samples is None or isinstance(samples, CachedDataset):
+        return samples
+    return as_dataset(samples)
 
 
 def has_modality(table: datasets.Dataset, modalities: Sequence[str]) -> np.ndarray[Any, Any]:
