@@ -51,20 +51,24 @@ def test_a_new_picture_of_a_known_patient_is_not_new(folder: Path) -> None:
     write_split(folder / "model", parts, first, {})
     trained, tested = (parts[name]["group"][0] for name in ("train", "test"))
     lines = [f"30.png,new,0,{trained}", f"31.png,new,0,{tested}", "32.png,clear lungs,0,new"]
+    # The picture was trained on, whoever is named beside it.
+    lines.append(f"{Path(parts['train']['image'][0]).name},new,0,{tested}")
     second = table(folder, lines, "second.csv")
     rows = load_manifest(second)
-    assert part_of_rows(folder / "model", rows, second).tolist() == ["train", "test", "new"]
+    found = part_of_rows(folder / "model", rows, second)
+    assert found.tolist() == ["train", "test", "new", "train"]
 
 
 def test_rows_without_patients_and_pictures_are_known_by_their_texts(folder: Path) -> None:
-    first, second = folder / "first.csv", folder / "second.csv"
+    first = folder / "first.csv"
     first.write_text("text,label\n" + "".join(f"words {n},{n % 2}\n" for n in range(20)))
     parts = split(load_manifest(first, image=None))
     write_split(folder / "model", parts, first, {})
-    # The first rows are other ones now: the row numbers that stand in for patients do not count.
-    second.write_text("text,label\nother,0\n" + "".join(f"words {n},0\n" for n in range(20)))
-    rows = load_manifest(second, image=None)
-    found = part_of_rows(folder / "model", rows, second)
+    # The rows of the file are other ones now: the numbers that stand in for patients do not count.
+    lines = ["other 1,0", "other 2,0", *(f"words {n},0" for n in range(20))]
+    first.write_text("\n".join(["text,label", *lines]))
+    rows = load_manifest(first, image=None)
+    found = part_of_rows(folder / "model", rows, first)
     truth = {text: name for name, part in parts.items() for text in part["text"]}
     assert found.tolist() == [truth.get(text, "new") for text in rows["text"]]
 
