@@ -44,9 +44,10 @@ class Torch(torch.utils.data.Dataset[dict[str, Any]]):
         {name: [row[name] for row in ROWS] for name in ROWS[0]},
         pd.DataFrame(ROWS),
         pd.DataFrame(ROWS, index=[5, 1, 9]),
+        pd.DataFrame(ROWS).convert_dtypes(),
         Torch(),
     ],
-    ids=["list", "tuple", "columns", "frame", "frame with an index", "torch"],
+    ids=["list", "tuple", "columns", "frame", "frame with an index", "frame with NA", "torch"],
 )
 def test_every_form_gives_the_same_rows(samples: Any) -> None:
     table = as_dataset(samples)

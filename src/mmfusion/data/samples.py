@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 from PIL import Image
 
-from ..model.cells import is_missing
 from ..model.images import load_image
+from ..model.processing_inputs import is_not_a_number
 
 Samples: TypeAlias = Any
 """What `as_dataset` takes: a `datasets.Dataset`, a pandas `DataFrame`, a list of mappings, a
@@ -164,8 +164,8 @@ def _further(values: list[Any]) -> tuple[Any, list[Any]]:
 
 
 def _is_nothing(value: Any) -> bool:
-    """Returns whether a cell is None or NaN; an empty text of a person is a text."""
-    return value is None or (isinstance(value, float) and is_missing(value))
+    """Returns whether a cell is None, NaN or pandas.NA; an empty text of a person is a text."""
+    return value is None or is_not_a_number(value)
 
 
 _MAKERS = {"image": _images, "text": _texts, "label": _labels, "group": _groups}

@@ -45,7 +45,7 @@ def as_list(values: Any, name: str) -> list[Any] | None:
     listed = values.to_pylist() if hasattr(values, "to_pylist") else list(values)
     if not listed:
         raise ValueError(f"{name} must be at least one sample, got an empty list.")
-    return [None if _is_not_a_number(value) else value for value in listed]
+    return [None if is_not_a_number(value) else value for value in listed]
 
 
 def _is_one(values: Any) -> bool:
@@ -62,8 +62,12 @@ def _is_one(values: Any) -> bool:
     return values.ndim == 0 or (numeric and values.ndim <= 3)
 
 
-def _is_not_a_number(value: Any) -> bool:
-    """Returns whether a cell is NaN or pandas.NA."""
+def is_not_a_number(value: Any) -> bool:
+    """Returns whether a cell is NaN or pandas.NA.
+
+    Args:
+        value: any cell.
+    """
     is_float = isinstance(value, float | np.floating)
     return bool(is_float and value != value) or type(value).__name__ == "NAType"
 
