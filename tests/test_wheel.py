@@ -21,10 +21,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
 
 def test_it_holds_the_library_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     source = ROOT / "src"
-    tracked = subprocess.run(
-        ["git", "ls-files", "src"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    expected = {str((ROOT / name).relative_to(source)) for name in tracked.stdout.split()}
+    expected = {
+        str(path.relative_to(source))
+        for path in (source / "mmfusion").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
     found = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert found == expected
     assert "mmfusion/py.typed" in found
