@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+import mmfusion.training.compare as compare_module
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_config
@@ -194,6 +195,25 @@ def test_a_comparison_says_nothing_by_itself(manifest, tmp_path, caplog):
     arguments = encoders_of(rows["text"]) | SMALL | {"rows": ["image"], "seeds": 1}
     compare(rows, tmp_path, **arguments)
     assert [record.message for record in caplog.records] == []
+
+
+def test_it_says_which_fold_is_done(tmp_path, capsys, monkeypatch):
+    """A file gets one line for each fold. A terminal gets a bar with the row that is trained."""
+    rows = {"text": ["cough", "none"] * 20, "label": ["ill", "well"] * 20}
+    rows["group"] = [str(number) for number in range(40)]
+    arguments = {"text_encoder": encoders_of(rows["text"])["text_encoder"], "rows": ["majority"]}
+    arguments |= SMALL | {"progress": True, "title": "try", "keep_texts": False}
+    compare(rows, tmp_path / "file", **arguments)
+    assert capsys.readouterr().err.splitlines() == [
+        f"try: seed {seed} of 2, fold {fold} of 2 is done" for seed in (1, 2) for fold in (1, 2)
+    ]
+    shown = []
+    bar = compare_module.Progress
+    monkeypatch.setattr(compare_module, "Console", lambda **_: Console(force_terminal=True))
+    monkeypatch.setattr(bar, "update", lambda _, task, **told: shown.append(told["description"]))
+    compare(rows, tmp_path / "terminal", **arguments)
+    assert "try: seed 2 of 2, fold 1 of 2, majority class" in shown
+    assert " is done" not in capsys.readouterr().err
 
 
 def test_samples_must_have_labels_and_the_modality(manifest, tmp_path):

@@ -98,15 +98,11 @@ def _with_class_numbers(table: datasets.Dataset) -> datasets.Dataset:
         )
     names = sorted(set(values))
     number = {name: place for place, name in enumerate(names)}
-    labels = datasets.Dataset.from_dict(
-        {"label": [number[value] for value in values]},
-        features=datasets.Features({"label": datasets.ClassLabel(names=names)}),
-    )
-    if len(table.column_names) == 1:
-        return labels
-    rest = table.remove_columns("label").flatten_indices()
-    joined = datasets.concatenate_datasets([rest, labels], axis=1)
-    return joined.select_columns(table.column_names)
+    numbers, feature = [number[value] for value in values], datasets.ClassLabel(names=names)
+    # A table without its only column would have no rows, so the new one is added first.
+    added = table.add_column("label as a number", numbers, feature=feature)
+    renamed = added.remove_columns("label").rename_column("label as a number", "label")
+    return renamed.select_columns(table.column_names)
 
 
 def _images(values: list[Any]) -> tuple[Any, list[Any]]:

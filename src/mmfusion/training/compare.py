@@ -202,7 +202,7 @@ def _train(
     title: str,
     progress: bool,
 ) -> dict[str, list[list[dict[str, Any]]]]:
-    """Returns row -> seed -> fold -> outcome, and shows a progress bar meanwhile."""
+    """Returns row -> seed -> fold -> outcome, and says meanwhile which one is made."""
     outcomes: dict[str, list[list[dict[str, Any]]]] = {row.name: [] for row in rows}
     with _bar(title, len(rows) * sum(map(len, parts)), progress) as advance:
         advance("encoding", 0)
@@ -212,27 +212,37 @@ def _train(
                 outcomes[row.name].append([])
             # All rows of a fold before the next fold: they share solutions (`regression.solve`).
             for number, part in enumerate(folds):
+                place = f"seed {seed + 1} of {len(parts)}, fold {number + 1} of {len(folds)}"
                 for row in rows:
+                    advance(f"{place}, {row.name}", 0)
                     outcomes[row.name][seed].append(trainings.outcome(row, seed, number, part))
-                    advance(row.name, 1)
+                    advance(f"{place}, {row.name}", 1)
+                advance(f"{place} is done", 0)
     return outcomes
 
 
 @contextmanager
 def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str, int], None]]:
-    """Yields a function that is called with what is done, and with how many trainings that is."""
+    """Yields a function that is called with what is made, and with how many trainings are done.
+
+    A terminal shows a bar. Elsewhere, a line is printed for each fold that is done.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     # On the error stream, so that the output of a command can be piped.
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    is_bar = shown and console.is_terminal
     bar = Progress(
-        *columns,
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=not shown,
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not is_bar
     )
     with bar:
         task = bar.add_task(title, total=total)
-        yield lambda name, count: bar.update(task, advance=count, description=f"{title}: {name}")
+
+        def advance(name: str, count: int) -> None:
+            bar.update(task, advance=count, description=f"{title}: {name}")
+            if shown and not is_bar and name.endswith(" is done"):
+                console.print(f"{title}: {name}", markup=False)
+
+        yield advance
 
 
 @contextmanager

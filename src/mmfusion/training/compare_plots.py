@@ -126,7 +126,7 @@ def forest_plot(plt: Any, results: dict[str, Any]) -> Any:
 
 
 def _roc(plt: Any, answers: Answers, rows: Sequence[ComparisonRow]) -> Any:
-    """Returns the ROC curves, or None if only one class occurs."""
+    """Returns the ROC curves, or None without one: no model, or only one class."""
     grid = np.linspace(0, 1, 201)
     figure, axis = plt.subplots(figsize=(5.5, 5), layout="constrained")
     for row in rows:
@@ -139,6 +139,9 @@ def _roc(plt: Any, answers: Answers, rows: Sequence[ComparisonRow]) -> Any:
         if curves:
             mean = np.concatenate([[0], np.mean(curves, axis=0)])
             axis.plot(np.concatenate([[0], grid]), mean, label=row.name, linewidth=1.5)
+    if not axis.lines:
+        plt.close(figure)
+        return None
     axis.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
     axis.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
     axis.grid(alpha=0.3)
