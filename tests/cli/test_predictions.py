@@ -128,6 +128,36 @@ def test_an_answer_that_is_no_number_is_no_class(broken: Path, tmp_path: Path) -
         ] * 4
 
 
+def test_all_absent_files_are_told_at_once(small: Path, tmp_path: Path) -> None:
+    """The other rows get their answers, and an audit lists all faults, not the first one alone."""
+    header, *lines = (small / "rows.csv").read_text().splitlines()
+    lines = [line if number % 10 else f"gone/{line}" for number, line in enumerate(lines)]
+    lines[5] = lines[5].replace("p5", "p6")
+    for name, part in (("train.csv", lines[:6]), ("test.csv", lines[6:])):
+        (small / name).write_text("\n".join([header, *part]))
+    done = CliRunner().invoke(
+        app,
+        [
+            *("predict", str(small / "model"), "--manifest", str(small / "test.csv")),
+            *("--output", str(tmp_path / "out.csv")),
+        ],
+    )
+    assert done.exit_code == 1 and "34 samples, 3 of them with an error" in done.output
+    told = [row["error"] for row in read(tmp_path / "out.csv")]
+    assert [number for number, error in enumerate(told) if error] == [4, 14, 24]
+    assert "gone/10.png" in told[4]
+    words = ["audit", str(small / "train.csv"), str(small / "test.csv"), "--json"]
+    audited = json.loads(CliRunner().invoke(app, words).stdout)
+    counts = {one["kind"]: one["count"] for one in audited["findings"]}
+    assert counts["unreadable_image"] == 4 and counts["group_across_splits"] == 1
+    # A path that leads out of the folder is refused, as before.
+    (small / "out.csv").write_text(
+        f"image,text,label,group\n../../x.png,a,{lines[1].split(',')[2]},1"
+    )
+    result = CliRunner().invoke(app, ["audit", str(small / "out.csv")])
+    assert result.exit_code == 1 and "must be a path inside" in " ".join(result.output.split())
+
+
 def test_a_link_stays_and_its_file_is_written(small: Path, tmp_path: Path) -> None:
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")

@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -196,9 +196,14 @@ def audit(
     names = stems if len(set(stems)) == len(stems) else [str(path) for path in manifest]
     if len(set(names)) < len(names):
         raise ValueError(f"manifests must be different files, got {names!r}. Name each once.")
+    # The report lists absent files together with all other faults.
+    read: dict[str, Any] = {
+        "images": image_column,
+        "unknown_label": unknown_label,
+        "keeps_absent": True,
+    }
     parts = {
-        name: load_rows(path, label, images=image_column, unknown_label=unknown_label)
-        for name, path in zip(names, manifest, strict=True)
+        name: load_rows(path, label, **read) for name, path in zip(names, manifest, strict=True)
     }
     report = audit_rows(parts if len(parts) > 1 else next(iter(parts.values())))
     typer.echo(to_json(report.to_dict()) if as_json else str(report))

@@ -150,8 +150,14 @@ def predict_many(
     if torch.cuda.is_available():
         torch.nn.Module.to(classifier, "cuda")
     table = read_table(manifest)
+    # A picture without a file is an error of its row alone, as one that cannot be read.
     rows = load_rows(
-        manifest, labelled=False, template=processor.template, images=images, table=table
+        manifest,
+        labelled=False,
+        template=processor.template,
+        images=images,
+        table=table,
+        keeps_absent=True,
     )
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     own = table.column_names

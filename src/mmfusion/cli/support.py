@@ -34,6 +34,7 @@ def load_rows(
     table: "pa.Table | None" = None,
     unknown_label: str | None = None,
     uncertain: str = "ignore",
+    keeps_absent: bool = False,
 ) -> "datasets.Dataset":
     """Returns the rows of a manifest, which may lack the column of one modality.
 
@@ -47,6 +48,7 @@ def load_rows(
         table: the content of the manifest. None: it is read here.
         unknown_label: as for `load_manifest`.
         uncertain: as for `load_manifest`.
+        keeps_absent: as for `load_present`.
     """
     from ..data.present import load_present
 
@@ -60,6 +62,7 @@ def load_rows(
         table=table,
         unknown_label=unknown_label,
         uncertain=uncertain,
+        keeps_absent=keeps_absent,
     )
 
 

@@ -32,7 +32,11 @@ def as_columns(image: str | Sequence[str] | None) -> list[str]:
 
 
 def image_paths(
-    manifest: Path, columns: Mapping[str, Sequence[Any]], root: str | os.PathLike[str] | None
+    manifest: Path,
+    columns: Mapping[str, Sequence[Any]],
+    root: str | os.PathLike[str] | None,
+    *,
+    keeps_absent: bool = False,
 ) -> tuple[list[Any], Any]:
     """Returns the absolute path of each row's picture, or a list of them, and the feature.
 
@@ -40,23 +44,24 @@ def image_paths(
         manifest: the absolute path of the manifest.
         columns: name -> cells: paths, lists of paths, or missing.
         root: the folder that must contain the pictures; None: that of the manifest.
+        keeps_absent: whether a path without a file is kept, so that whoever opens it tells of it.
 
     Raises:
-        ValueError: if a path is missing or leads outside, or if a cell is no path.
+        ValueError: if a file is absent or a path leads outside, or if a cell is no path.
     """
     text = datasets.Value("string")
     if len(columns) == 1:
         ((name, cells),) = columns.items()
         if not any(isinstance(cell, list) for cell in cells):
-            return _found(manifest, name, list(enumerate(cells, start=1)), root), text
+            return _found(manifest, name, list(enumerate(cells, start=1)), root, keeps_absent), text
         # A cell without a list is missing. A path in the place of a list is a list of one.
         rows = [cell if isinstance(cell, list) else [cell] for cell in cells]
         flat = [(row, one) for row, cell in enumerate(rows, start=1) for one in cell]
-        following = iter(_found(manifest, name, flat, root))
+        following = iter(_found(manifest, name, flat, root, keeps_absent))
         studies = [[next(following) for _ in cell] for cell in rows]
     else:
         found = [
-            _found(manifest, name, list(enumerate(cells, start=1)), root)
+            _found(manifest, name, list(enumerate(cells, start=1)), root, keeps_absent)
             for name, cells in columns.items()
         ]
         studies = [list(views) for views in zip(*found, strict=True)]
@@ -94,6 +99,7 @@ def _found(
     column: str,
     values: Sequence[tuple[int, Any]],
     root: str | os.PathLike[str] | None,
+    keeps_absent: bool,
 ) -> list[str | None]:
     """Returns the absolute paths of cells that come with their row numbers."""
     refuse_other_than_strings(manifest, column, values, "a path")
@@ -114,6 +120,8 @@ def _found(
         candidates = [Path(os.path.realpath(base / value.strip())) for base in bases]
         candidates = [path for path in candidates if path.is_relative_to(inside)]
         file = next((path for path in candidates if os.path.isfile(path)), None)
+        if file is None and candidates and keeps_absent:
+            file = candidates[0]
         paths.append(str(file))
         if file is None:
             (missing if candidates else outside).append((row, value))

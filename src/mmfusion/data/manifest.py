@@ -134,6 +134,8 @@ def samples_of(
     root: str | os.PathLike[str] | None,
     template: str | None,
     unknown: UnknownLabel = NO_UNKNOWN,
+    *,
+    keeps_absent: bool = False,
 ) -> datasets.Dataset:
     """Returns the samples of a table that was read already, as `load_manifest` does.
 
@@ -148,6 +150,7 @@ def samples_of(
         root: as for `load_manifest`.
         template: as for `load_manifest`.
         unknown: the value that stands for an unknown label.
+        keeps_absent: as for `image_paths`.
     """
     if template is not None:
         table = _with_texts(manifest, table, text, template)
@@ -173,7 +176,8 @@ def samples_of(
 
     images = as_columns(image)
     if images:
-        add("image", *image_paths(manifest, {one: cells(one) for one in images}, root))
+        found = {one: cells(one) for one in images}
+        add("image", *image_paths(manifest, found, root, keeps_absent=keeps_absent))
     if text is not None:
         add("text", _texts(manifest, text, cells(text)), datasets.Value("string"))
     _check_presence(manifest, result)

@@ -22,6 +22,7 @@ def load_present(
     table: pa.Table | None = None,
     unknown_label: str | float | None = None,
     uncertain: str = "ignore",
+    keeps_absent: bool = False,
 ) -> datasets.Dataset:
     r"""Returns the samples of a manifest, with the modalities that it has a column for.
 
@@ -37,6 +38,7 @@ def load_present(
         table: the content of the manifest. None: it is read here.
         unknown_label: as for `load_manifest`.
         uncertain: as for `load_manifest`.
+        keeps_absent: whether the path of a picture without a file is kept; else it is an error.
 
     Example:
         >>> import tempfile
@@ -53,6 +55,5 @@ def load_present(
         text = None
     pictures = images or image
     unknown = UnknownLabel.of(unknown_label, uncertain, label, label_names)
-    return samples_of(
-        table, manifest, pictures, text, label, "group", label_names, None, template, unknown
-    )
+    columns = (pictures, text, label, "group", label_names, None, template, unknown)
+    return samples_of(table, manifest, *columns, keeps_absent=keeps_absent)
