@@ -360,3 +360,17 @@ def test_a_template_writes_texts_from_columns(tmp_path):
         FusionProcessor(tokenizer)(text=mixed[:1])
     with pytest.raises(ValueError, match="template must name a column"):
         FusionProcessor(tokenizer, template="no column")
+
+
+def test_familiar_keywords_work_or_are_refused_by_name() -> None:
+    processor = FusionProcessor(tokenizer(), SPEC)
+    plain = processor(images=[picture(), None], text=["no lung", "clear"])
+    same = {"return_tensors": "pt", "padding": "longest", "truncation": True}
+    for name, value in processor(
+        images=[picture(), None], text=["no lung", "clear"], **same
+    ).items():
+        assert torch.equal(value, plain[name])
+    wrong = {"return_tensors": "np", "padding": "max_length", "truncation": False}
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"{name} must be .*, got {value!r}"):
+            processor(text="no lung", images=picture(), **{name: value})

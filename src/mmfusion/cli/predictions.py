@@ -151,14 +151,8 @@ def predict_many(
         torch.nn.Module.to(classifier, "cuda")
     table = read_table(manifest)
     # A picture without a file is an error of its row alone, as one that cannot be read.
-    rows = load_rows(
-        manifest,
-        labelled=False,
-        template=processor.template,
-        images=images,
-        table=table,
-        keeps_absent=True,
-    )
+    read: dict[str, Any] = {"labelled": False, "keeps_absent": True, "template": processor.template}
+    rows = load_rows(manifest, images=images, table=table, **read)
     names = [str(name) for name in (classifier.config.id2label or {}).values()]
     own = table.column_names
     # The texts are left out: they may be long, and they are data of patients. `load_manifest` adds

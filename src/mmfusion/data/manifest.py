@@ -191,11 +191,8 @@ def samples_of(
     add("group", _groups(manifest, group, patients), datasets.Value("string"))
     for name in table.column_names:
         if name in RESULT_COLUMNS and name not in (*images, text, group, *labels):
-            logger.info(
-                "%s: column %r is left out, the name stands for something else here.",
-                printable(str(manifest)),
-                name,
-            )
+            told = "%s: column %r is left out, the name stands for something else here."
+            logger.info(told, printable(str(manifest)), name)
         elif name not in (*images, text, group, *labels):
             feature, values = further_column(manifest, name, table[name])
             features[name], result[name] = feature, values

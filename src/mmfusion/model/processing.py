@@ -10,12 +10,7 @@ from typing import Any, Self, TypeAlias, final
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import (
-    AutoProcessor,
-    BatchFeature,
-    PreTrainedTokenizerBase,
-    ProcessorMixin,
-)
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging
 
 from .configuration import FusionConfig, is_installed
@@ -27,6 +22,7 @@ from .processing_inputs import (
     aligned,
     as_list,
     as_views,
+    check_keywords,
     check_samples,
     check_vocabulary,
     checked_count,
@@ -176,6 +172,10 @@ class FusionProcessor(ProcessorMixin):
         self,
         images: ImageSource | Iterable[ImageSource | None] | None = None,
         text: Text | Iterable[Text | None] | None = None,
+        *,
+        return_tensors: str | None = "pt",
+        padding: bool | str = True,
+        truncation: bool | str = True,
     ) -> BatchFeature:
         """Returns the model inputs of samples.
 
@@ -185,6 +185,9 @@ class FusionProcessor(ProcessorMixin):
                 missing picture. With `num_views` above 1, a sample may be a list of pictures.
             text: one text, or several in the same ways. None, NaN or an empty text stands for a
                 missing text. With a template, a text may be a mapping of columns to values.
+            return_tensors: "pt" or None, which means the same.
+            padding: True or "longest".
+            truncation: True.
 
         Returns:
             `pixel_values` [B, C, H, W] and `image_present` [B] if the processor has an image part;
@@ -192,11 +195,12 @@ class FusionProcessor(ProcessorMixin):
             With `num_views` above 1: [B, V, C, H, W] and [B, V]. With texts in windows: [B, W, L].
 
         Raises:
-            ImageError: if a picture cannot be read. The message names it.
-            ValueError: if the lists differ in length, if a sample has neither modality, or if the
-                processor has no part for a modality.
+            ImageError: if a picture cannot be read.
+            ValueError: if the lists differ in length, a sample has neither modality, the processor
+                has no part for a modality, or another value of the last three is given.
             TypeError: if a text is neither a string nor, with a template, a mapping.
         """
+        check_keywords(return_tensors, padding, truncation)
         data = self.inputs_of(images, text)
         check_samples(data)
         return data
@@ -253,10 +257,8 @@ class FusionProcessor(ProcessorMixin):
         """
         spec = self.input_spec
         if spec is None:
-            raise ValueError(
-                "input_spec must be given for images, got None. "
-                "Make the processor with an image encoder."
-            )
+            advice = "Make the processor with an image encoder."
+            raise ValueError(f"input_spec must be given for images, got None. {advice}")
         image = image.convert("L" if spec["channels"] == 1 else "RGB")
         if self.fit == "published":
             return published_of(spec)(image)

@@ -241,3 +241,31 @@ def saved_tokenizer(name: Any, options: Mapping[str, Any]) -> PreTrainedTokenize
     # Pass an empty config. The one in the folder is the classifier's, which does not say what kind
     # of tokenizer it is.
     return load_tokenizer(name, config=PreTrainedConfig(), **known)
+
+
+def check_keywords(return_tensors: str | None, padding: bool | str, truncation: bool | str) -> None:
+    """Refuses values of transformers' usual keywords that this library does not have.
+
+    Args:
+        return_tensors: only torch tensors are made.
+        padding: texts are padded to the longest one of the call.
+        truncation: texts are cut at the encoder's limit.
+
+    Raises:
+        ValueError: naming what to use instead.
+    """
+    if return_tensors not in ("pt", None):
+        raise ValueError(
+            f"return_tensors must be 'pt' or None, got {return_tensors!r}. Call .numpy() on the "
+            "tensors."
+        )
+    if padding not in (True, "longest"):
+        raise ValueError(
+            f"padding must be True or 'longest', got {padding!r}. The answer does not depend on "
+            "the padding."
+        )
+    if truncation not in (True, "longest_first"):
+        raise ValueError(
+            f"truncation must be True, got {truncation!r}. Make the processor with max_length= or "
+            "long_text='chunk'."
+        )

@@ -144,8 +144,11 @@ class TowerCache:
     @torch.no_grad()
     def _encode(self, sources: Sequence[Any]) -> Iterator[tuple[Tensor, Tensor | None]]:
         device = next(self.encoder.parameters()).device
-        argument = {"image": "images", "text": "text"}[self.modality]
-        batch = self.processor(**{argument: list(sources)})
+        given: dict[str, Any] = {
+            "image": {"images": list(sources)},
+            "text": {"text": list(sources)},
+        }
+        batch = self.processor(**given[self.modality])
         inputs = tuple(batch[name].to(device) for name in MODALITIES[self.modality].encoded)
         if self.modality == "image" and inputs[0].ndim == 5:
             # Each picture of a study is stored by itself.
