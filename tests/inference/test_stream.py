@@ -258,10 +258,35 @@ def test_a_worker_that_is_killed_is_told(parts: tuple[FusionClassifier, FusionPr
             if number == 200:
                 for child in multiprocessing.active_children():
                     os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type]
+                    # torch tells of its death by a signal. Inside of a check of shapes, which only
+                    # the tests have, that would become an error of the check.
+                    child.join()
             yield {"text": WORDS[number % len(WORDS)]}
 
     stream = predict_stream(*parts, killing(), batch_size=2, workers=2, progress=False)
     with pytest.raises(RuntimeError, match=r"workers must be .* fewer workers or a smaller batch"):
+        list(stream)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_worker_that_is_killed_while_it_hands_over_is_told(
+    parts: tuple[FusionClassifier, FusionProcessor],
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
+) -> None:
+    def gone(*_: Any) -> None:
+        raise error("the other end is gone")
+
+    def lost() -> Iterator[dict[str, Any]]:
+        yield {"text": "clear lungs"}
+        raise ConnectionResetError("the server of the samples is gone")
+
+    # An error of the samples themselves is no error of a worker.
+    with pytest.raises(ConnectionResetError, match="the server of the samples"):
+        list(predict_stream(*parts, lost(), batch_size=1, progress=False))
+    monkeypatch.setattr("multiprocessing.resource_sharer._resource_sharer.get_connection", gone)
+    stream = predict_stream(*parts, [{"text": "clear lungs"}], workers=1, progress=False)
+    with pytest.raises(RuntimeError, match=r"workers must be .* got one that was stopped"):
         list(stream)
 
 

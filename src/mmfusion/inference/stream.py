@@ -4,6 +4,7 @@ Worker processes can decode the samples.
 """
 
 import sys
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from itertools import islice
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, final
 import numpy as np
 import torch
 from torch import Tensor
+from torch.multiprocessing import reductions
 from tqdm import tqdm
 
 from ..data.collate import FusionCollator
@@ -127,14 +129,22 @@ def _naming_a_stopped_worker(answers: Iterator[Prediction]) -> Generator[Predict
     """Yields the answers; if a worker was stopped, the error says what to do."""
     try:
         yield from answers
-    except RuntimeError as error:
+    except (RuntimeError, EOFError, OSError) as error:
         # torch has no class of its own for this error.
-        if "DataLoader worker" not in str(error):
+        if "DataLoader worker" not in str(error) and not _is_lost_tensor(error):
             raise
         raise RuntimeError(
             f"workers must be processes that live to the end, got one that was stopped ({error}). "
             "If the memory is full, use fewer workers or a smaller batch_size."
         ) from error
+
+
+def _is_lost_tensor(error: Exception) -> bool:
+    """Returns whether a tensor could not be fetched, because its worker was stopped meanwhile."""
+    if isinstance(error, RuntimeError):
+        return False
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_globals.get("__name__") == reductions.__name__ for frame in frames)
 
 
 def _answers(
