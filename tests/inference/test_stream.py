@@ -19,6 +19,7 @@ from PIL import Image
 
 from mmfusion import FusionClassifier, FusionProcessor, predict_stream
 from mmfusion import testing as kit
+from mmfusion.cli import errors
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.inference.stream import WINDOW
 
@@ -286,8 +287,10 @@ def test_a_worker_that_is_killed_while_it_hands_over_is_told(
         list(predict_stream(*parts, lost(), batch_size=1, progress=False))
     monkeypatch.setattr("multiprocessing.resource_sharer._resource_sharer.get_connection", gone)
     stream = predict_stream(*parts, [{"text": "clear lungs"}], workers=1, progress=False)
-    with pytest.raises(RuntimeError, match=r"workers must be .* got one that was stopped"):
+    with pytest.raises(RuntimeError, match=r"workers must be .* got one that was stopped") as told:
         list(stream)
+    # The command line tells it in one line, without a traceback.
+    assert errors._is_users(told.value)
 
 
 def test_a_model_in_half_precision_answers_about_the_same(
