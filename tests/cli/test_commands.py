@@ -53,6 +53,8 @@ def model(workspace):
         "--epochs", 1, "--batch-size", 16,
     )  # fmt: skip
     assert "image+text" in output and "test part" in output
+    proposed = f"mmfusion evaluate {workspace / 'model'} {workspace / 'data' / 'manifest.csv'}"
+    assert proposed in output
     return workspace / "model"
 
 
@@ -110,6 +112,9 @@ def test_evaluate_leaves_out_what_the_model_was_trained_on(model, workspace, cap
         assert told in result.stderr and bool(result.stderr) is bool(told)
     counts = {part: found["samples"] for part, found in measured.items()}
     assert counts == {None: rows["test"], **rows}
+    # The models of each modality alone were trained on the same rows.
+    for name in ("image-only", "text-only"):
+        assert (model / name / "split.json").read_bytes() == (model / "split.json").read_bytes()
     reported = json.loads((model / "results.json").read_text())["image+text"]
     for part in (None, "test"):
         # Other batches give other last digits.

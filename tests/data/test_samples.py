@@ -87,6 +87,10 @@ def test_labels(labels: list[Any], expected: list[Any]) -> None:
     assert list(table["label"]) == expected
 
 
+def test_a_key_that_is_no_text_keeps_its_values() -> None:
+    assert list(as_dataset([{"text": "a", 5: 1.5}, {"text": "b", 5: 2.5}])["5"]) == [1.5, 2.5]
+
+
 def test_names_of_classes_in_a_dataset_become_numbers() -> None:
     table = datasets.Dataset.from_dict({"label": ["b", "a", "b"], "text": ["x", "y", "z"]})
     made = as_dataset(table.select([2, 1]))
@@ -101,6 +105,13 @@ def test_names_of_classes_in_a_dataset_become_numbers() -> None:
         (iter(ROWS), TypeError, "got list_iterator"),
         (datasets.DatasetDict(), TypeError, "got DatasetDict"),
         (["clear"], TypeError, "got str at 0"),
+        (
+            {"text": "clear", "label": "x"},
+            TypeError,
+            "column 'text' must be a list .*, got 'clear'",
+        ),
+        ({"text": ["a"], "age": 40}, TypeError, "column 'age' must be a list of values, got 40"),
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), ValueError, "unlike names"),
         ({"text": ["a"], "label": [1, 2]}, ValueError, "one length, got .*'label': 2"),
         ([{"text": 5}], TypeError, "text must be a text or None, got 5 in row 0"),
         ([{"text": "a", "label": "x"}, {"text": "b"}], ValueError, "got none in row 1"),

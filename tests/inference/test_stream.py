@@ -287,7 +287,9 @@ def test_a_worker_that_is_killed_while_it_hands_over_is_told(
         list(predict_stream(*parts, lost(), batch_size=1, progress=False))
     monkeypatch.setattr("multiprocessing.resource_sharer._resource_sharer.get_connection", gone)
     stream = predict_stream(*parts, [{"text": "clear lungs"}], workers=1, progress=False)
-    with pytest.raises(RuntimeError, match=r"workers must be .* got one that was stopped") as told:
+    with pytest.raises(
+        RuntimeError, match=r"workers must be .* got a DataLoader worker that was stopped"
+    ) as told:
         list(stream)
     # The command line tells it in one line, without a traceback.
     assert errors._is_users(told.value)

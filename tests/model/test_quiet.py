@@ -9,10 +9,10 @@ from transformers import BertModel
 from transformers.utils import logging
 
 from mmfusion import TextEncoder
-from mmfusion.model.quiet import without_bars_of_files, without_report
+from mmfusion.model.quiet import without_bars_of_files, without_messages
 
 
-@pytest.mark.parametrize("context", [without_bars_of_files, without_report])
+@pytest.mark.parametrize("context", [without_bars_of_files, without_messages])
 def test_what_was_hidden_comes_back(context: Any) -> None:
     before = logging.is_progress_bar_enabled(), logging.get_verbosity()
     with pytest.raises(KeyError), context():

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from mmfusion import load_manifest, split
-from mmfusion.training.split_record import SPLIT_FILE, part_of_rows, write_split
+from mmfusion.training.split_record import SPLIT_FILE, part_of_rows, split_record
+from mmfusion.training.stored import write_json
 
 
 def table(folder: Path, lines: list[str], name: str = "rows.csv") -> Path:
@@ -32,7 +33,7 @@ def test_the_parts_are_known_again_in_any_order_and_from_any_folder(folder: Path
     manifest = folder / "rows.csv"
     rows = load_manifest(manifest)
     parts = split(rows, text=None)
-    write_split(folder / "model", parts, manifest, {"seed": 0})
+    write_json(folder / "model" / SPLIT_FILE, split_record(parts, manifest, {"seed": 0}))
     truth = {path: name for name, part in parts.items() for path in part["image"]}
     turned = table(folder, [f"{n}.png,other words,0,x{n}" for n in reversed(range(40))], "t.csv")
     for path in (manifest, turned):
@@ -48,7 +49,7 @@ def test_the_parts_are_known_again_in_any_order_and_from_any_folder(folder: Path
 def test_a_new_picture_of_a_known_patient_is_not_new(folder: Path) -> None:
     first = table(folder, [f"{n}.png,clear lungs,{n % 2},p{n}" for n in range(30)])
     parts = split(load_manifest(first), text=None)
-    write_split(folder / "model", parts, first, {})
+    write_json(folder / "model" / SPLIT_FILE, split_record(parts, first, {}))
     trained, tested = (parts[name]["group"][0] for name in ("train", "test"))
     lines = [f"30.png,new,0,{trained}", f"31.png,new,0,{tested}", "32.png,clear lungs,0,new"]
     # The picture was trained on, whoever is named beside it.
@@ -63,7 +64,7 @@ def test_rows_without_patients_and_pictures_are_known_by_their_texts(folder: Pat
     first = folder / "first.csv"
     first.write_text("text,label\n" + "".join(f"words {n},{n % 2}\n" for n in range(20)))
     parts = split(load_manifest(first, image=None))
-    write_split(folder / "model", parts, first, {})
+    write_json(folder / "model" / SPLIT_FILE, split_record(parts, first, {}))
     # The rows of the file are other ones now: the numbers that stand in for patients do not count.
     lines = ["other 1,0", "other 2,0", *(f"words {n},0" for n in range(20))]
     first.write_text("\n".join(["text,label", *lines]))

@@ -11,7 +11,15 @@ from ..model.printing import printable
 from . import options
 from .app import app
 from .errors import check_output_folder, user_errors
-from .reports import TEST_ANSWERS, announce, record_training, report_training, write_test_answers
+from .reports import (
+    TEST_ANSWERS,
+    announce,
+    command_to_evaluate,
+    record_of,
+    report_training,
+    write_record,
+    write_test_answers,
+)
 from .support import check_parts, compose, encoders_of, fit_and_score, given, part_options
 from .trainings import load_parts, load_with_truth, loss_of, models_of
 
@@ -86,9 +94,11 @@ def train(
     settings = given(num_train_epochs=epochs, learning_rate=learning_rate)
     settings |= {"per_device_train_batch_size": batch_size, "dataloader_num_workers": workers}
     settings |= {"bf16": bf16, "seed": seed}
-    evaluations = _train_each(wanted, build, parts, output, settings, patience, cache, overwrite)
-    record_training(output, parts, manifest, seed)
-    report_training(evaluations, output, manifest)
+    how = {"patience": patience, "cache": cache, "overwrite": overwrite}
+    evaluations = _train_each(wanted, build, parts, manifest, output, settings, how)
+    unknown = None if unknown_label is None else [unknown_label]
+    read = {"--image-column": image_column, "--unknown-label": unknown}
+    report_training(evaluations, output, command_to_evaluate(output, test or manifest, label, read))
 
 
 @app.command()
@@ -163,15 +173,15 @@ def _train_each(
     wanted: dict[str, tuple[str | None, str | None]],
     build: "Callable[..., tuple[FusionClassifier, FusionProcessor]]",
     parts: "dict[str, datasets.Dataset]",
+    manifest: Path,
     output: Path,
     settings: dict[str, Any],
-    patience: int | None,
-    cache: Path | None,
-    overwrite: bool,
+    how: dict[str, Any],
 ) -> "dict[str, Evaluation]":
     """Returns the evaluation of each model, after its training.
 
-    The first model is the one that the user asked for. It is written to `output` itself.
+    The first model is the one that the user asked for. It is written to `output` itself. The record
+    of the split is written beside each model as soon as it is trained.
     """
     from ..training.arguments import training_arguments
 
@@ -181,9 +191,11 @@ def _train_each(
         folder = output if number == 1 else output / f"{name}-only"
         arguments = training_arguments(folder, model[0], **settings)
         announce(f"model {number} of {len(wanted)}: {name}")
-        evaluations[name] = fit_and_score(model, parts, arguments, patience, cache, overwrite)
+        evaluations[name] = fit_and_score(model, parts, arguments, **how)
         if number == 1:
+            record = record_of(parts, manifest, settings["seed"])
             write_test_answers(output / TEST_ANSWERS, model[0], evaluations[name], parts["test"])
+        write_record(folder, record)
     return evaluations
 
 

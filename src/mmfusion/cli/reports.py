@@ -40,24 +40,33 @@ def announce(message: str) -> None:
         typer.echo(printable(message), err=True)
 
 
-def record_training(
-    output: Path, parts: "Mapping[str, datasets.Dataset]", manifest: Path, seed: int
-) -> None:
-    """Writes split.json: the command, the versions, and which rows are in which part.
+def record_of(parts: "Mapping[str, datasets.Dataset]", manifest: Path, seed: int) -> dict[str, Any]:
+    """Returns the content of split.json: the command, the versions, and the rows of each part.
 
     Args:
-        output: the folder of the model.
         parts: the rows of "train", "validation" and "test".
         manifest: the file that the rows were read from.
         seed: of the division.
     """
-    from ..training.split_record import write_split
+    from ..training.split_record import split_record
     from ..training.versions import versions
 
     command = shlex.join(["mmfusion", *sys.argv[1:]])
-    facts = {"command": command, "versions": versions(), "seed": seed}
+    return split_record(parts, manifest, {"command": command, "versions": versions(), "seed": seed})
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Writes split.json into the folder of a model.
+
+    Args:
+        folder: of the model.
+        record: as `record_of` returns it.
+    """
+    from ..training.split_record import SPLIT_FILE
+    from ..training.stored import write_json
+
     if is_first_process():
-        write_split(output, parts, manifest, facts)
+        write_json(folder / SPLIT_FILE, record)
 
 
 def write_test_answers(
@@ -91,9 +100,7 @@ def write_test_answers(
             table.writerow([spreadsheet_cell(cell) for cell in cells])
 
 
-def report_training(
-    evaluations: "dict[str, Evaluation]", output: Path, manifest: Path | None = None
-) -> None:
+def report_training(evaluations: "dict[str, Evaluation]", output: Path, following: str) -> None:
     """Prints the tables of all models and writes their metrics to results.json.
 
     The first table holds accuracy and AUROC of every model. The second one holds the difference in
@@ -103,7 +110,7 @@ def report_training(
         evaluations: the evaluations by name; the first is that of the model that the user asked
             for.
         output: the folder for results.json.
-        manifest: the file of the rows, for the commands that are proposed; None proposes none.
+        following: the command that evaluates the model, which is proposed at the end.
     """
     from ..metrics.bootstrap import paired_bootstrap
     from ..metrics.functional import auroc
@@ -121,8 +128,9 @@ def report_training(
             difference = paired_bootstrap(
                 auroc, fused.logits, result.logits, fused.labels, groups=fused.groups
             )
-            shown, _, p = str(difference).partition(", p = ")
-            minus.add_row(name, shown, p)
+            bounds = f"({difference.low:+.3f} to {difference.high:+.3f})"
+            shown = f"{difference.difference:+.3f} {bounds}"
+            minus.add_row(name, shown, f"{difference.p_value:.3f}")
         results[name] = result.to_dict() | (
             {} if difference is None else {"fused_minus_this": vars(difference)}
         )
@@ -132,13 +140,32 @@ def report_training(
     console.print(table)
     if minus.row_count:
         console.print(minus)
-    if manifest is not None:
-        folder = shlex.quote(str(output))
-        typer.echo(f"Written to {printable(folder)}. Next, for example:")
-        typer.echo(f"  mmfusion evaluate {printable(f'{folder} {shlex.quote(str(manifest))}')}")
-        typer.echo(
-            f"  mmfusion predict {printable(folder)} --manifest NEW.csv --output ANSWERS.csv"
-        )
+    folder = printable(shlex.quote(str(output)))
+    typer.echo(f"Written to {folder}. Next, for example:")
+    typer.echo(f"  {printable(following)}")
+    typer.echo(f"  mmfusion predict {folder} --manifest NEW.csv --output ANSWERS.csv")
+
+
+def command_to_evaluate(
+    output: Path, manifest: Path, label: list[str] | None, more: Mapping[str, list[str] | None]
+) -> str:
+    """Returns the command that evaluates a new model, with the options that read the table.
+
+    Args:
+        output: the folder of the model.
+        manifest: a table with the test rows.
+        label: the label columns that the user named. Several are those of the model's classes, so
+            they need not be named.
+        more: other options -> their values.
+
+    Example:
+        >>> command_to_evaluate(Path("out"), Path("my rows.csv"), ["ill"], {"--image-column": None})
+        "mmfusion evaluate out 'my rows.csv' --label ill"
+    """
+    words = ["mmfusion", "evaluate", str(output), str(manifest)]
+    given = {"--label": label if label is not None and len(label) == 1 else None, **more}
+    words += [word for name in given for value in given[name] or [] for word in (name, value)]
+    return shlex.join(words)
 
 
 def report_evaluation(evaluation: "Evaluation", count: int) -> None:

@@ -1,6 +1,6 @@
 """Samples in the forms that users have them: data frames, lists, columns and torch datasets."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -64,12 +64,21 @@ def as_dataset(samples: Samples) -> datasets.Dataset:
 def _columns(samples: Any) -> dict[str, list[Any]]:
     """Returns the columns of samples, each a list of equal length."""
     if isinstance(samples, Mapping) and not isinstance(samples, datasets.DatasetDict):
+        for name, values in samples.items():
+            # The characters of a text would pass for a column.
+            if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+                raise TypeError(
+                    f"column {name!r} must be a list of values, got {values!r}. Pass one sample as "
+                    "a list of one mapping."
+                )
         columns = {str(name): list(values) for name, values in samples.items()}
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"columns must have one length, got {lengths}.")
         return columns
     if hasattr(samples, "columns") and hasattr(samples, "iloc"):
+        if not samples.columns.is_unique:
+            raise ValueError(f"columns must have unlike names, got {list(samples.columns)}.")
         return {str(name): samples[name].tolist() for name in samples.columns}
     is_indexed = hasattr(samples, "__getitem__") and hasattr(samples, "__len__")
     if not is_indexed or isinstance(samples, str | bytes | Mapping):
@@ -79,8 +88,8 @@ def _columns(samples: Any) -> dict[str, list[Any]]:
         if not isinstance(row, Mapping):
             raise TypeError(f"samples must be {_WANTED}, got {type(row).__name__} at {number}.")
     # A mapping without a key has no value for it, as in a table with an empty cell.
-    names = list(dict.fromkeys(str(name) for row in rows for name in row))
-    return {name: [row.get(name) for row in rows] for name in names}
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {str(name): [row.get(name) for row in rows] for name in names}
 
 
 def _with_class_numbers(table: datasets.Dataset) -> datasets.Dataset:
@@ -107,24 +116,21 @@ def _with_class_numbers(table: datasets.Dataset) -> datasets.Dataset:
 
 def _images(values: list[Any]) -> tuple[Any, list[Any]]:
     """Returns the feature and the cells of a column of pictures."""
-    cells = [None if _is_nothing(value) else value for value in values]
-    has_views = any(isinstance(cell, list | tuple) for cell in cells)
-    flat = [one for cell in cells for one in (cell if isinstance(cell, list | tuple) else [cell])]
-    are_paths = all(one is None or isinstance(one, str | Path) for one in flat)
+    studies = [list(cell) if isinstance(cell, list | tuple) else [cell] for cell in values]
+    studies = [[None if _is_nothing(one) else one for one in views] for views in studies]
+    are_paths = all(isinstance(one, str | Path | None) for views in studies for one in views)
 
     def made(one: Any) -> Any:
-        if _is_nothing(one) or (are_paths and isinstance(one, str | Path)):
-            return None if _is_nothing(one) else str(one)
-        # Files beside pictures are decoded here: one column holds one kind.
-        return one if isinstance(one, Image.Image) else load_image(one)
+        if one is None or isinstance(one, Image.Image):
+            return one
+        # Files beside pictures are decoded: a column holds one kind.
+        return str(one) if are_paths else load_image(one)
 
+    cells = [[made(one) for one in views] for views in studies]
     feature: Any = datasets.Value("string") if are_paths else datasets.Image()
-    if not has_views:
-        return feature, [made(cell) for cell in cells]
-    lists = [cell if cell is None or isinstance(cell, list | tuple) else [cell] for cell in cells]
-    return datasets.List(feature), [
-        None if cell is None else [made(one) for one in cell] for cell in lists
-    ]
+    if not any(isinstance(cell, list | tuple) for cell in values):
+        return feature, [view for (view,) in cells]
+    return datasets.List(feature), [views if any(views) else None for views in cells]
 
 
 def _texts(values: list[Any]) -> tuple[Any, list[Any]]:

@@ -42,7 +42,7 @@ def components(
     its text.
 
     Args:
-        dataset: the samples, in any form that `as_dataset` takes.
+        dataset: the samples.
         group: the column that names the patient. None: each row is its own group. The default name
             may be absent.
         text: the column of texts. None: identical texts may be separated. The default name may be
@@ -52,7 +52,7 @@ def components(
         an array of the dataset's length.
 
     Raises:
-        TypeError: if `dataset` has none of these forms.
+        TypeError: if `dataset` is not a `datasets.Dataset`.
         ValueError: if a named column does not exist.
 
     Example:
@@ -103,7 +103,7 @@ def split(
     several labels per row.
 
     Args:
-        dataset: the samples.
+        dataset: the samples, in any form that `as_dataset` takes.
         sizes: the fraction of the rows for each part; positive, together 1.
         seed: a whole number of at least 0. The same seed gives the same parts.
         group: the column that names the patient. None: each row is its own group. The default name
@@ -174,7 +174,7 @@ def folds(
     The test parts are disjoint and together hold every row once. They are made as in `split`.
 
     Args:
-        dataset: the samples.
+        dataset: the samples, in any form that `as_dataset` takes.
         n: the number of folds, at least 2.
         seed: a whole number of at least 0. The same seed gives the same folds.
         group: as in `split`.

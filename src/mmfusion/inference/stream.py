@@ -134,8 +134,8 @@ def _naming_a_stopped_worker(answers: Iterator[Prediction]) -> Generator[Predict
         if "DataLoader worker" not in str(error) and not _is_lost_tensor(error):
             raise
         raise RuntimeError(
-            f"workers must be processes that live to the end, got one that was stopped ({error}). "
-            "If the memory is full, use fewer workers or a smaller batch_size."
+            "workers must be processes that live to the end, got a DataLoader worker that was "
+            f"stopped ({error}). If the memory is full, use fewer workers or a smaller batch_size."
         ) from error
 
 

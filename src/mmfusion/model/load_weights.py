@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .load_checks import check_saved
 from .load_projection import checked_projection, projection_of, take_projection
 from .pooling import pooler_option
-from .quiet import without_report
+from .quiet import without_messages
 from .validation import described_errors, plain_value
 
 logger = logging.get_logger(__name__)
@@ -184,8 +184,9 @@ def load_backbone(
     given = {key: state[key] for key in outside if key not in inner and not is_part}
     given |= {f"{own_prefix}{key}" if outside else key: inner[key] for key in inner}
     # transformers renames the keys of older checkpoints. Mis-shaped keys are allowed here so that
-    # the report lists all of them.
-    with without_report():
+    # the report lists all of them. transformers' own report of the keys is hidden: below, the keys
+    # are compared, and an error or the log tells what does not fit.
+    with without_messages():
         model, info = model_class.from_pretrained(
             None,
             config=config,

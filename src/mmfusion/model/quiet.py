@@ -19,11 +19,8 @@ def without_bars_of_files() -> Iterator[None]:
 
 
 @contextmanager
-def without_report() -> Iterator[None]:
-    """Hides the report that transformers prints of the keys of a checkpoint, and its bar.
-
-    The library compares the keys itself. It raises an error or logs what was left out.
-    """
+def without_messages() -> Iterator[None]:
+    """Hides the bars, warnings and reports of transformers. Its errors are still raised."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

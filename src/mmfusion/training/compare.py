@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, final
 import datasets
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -20,6 +19,7 @@ from ..data.samples import Samples, as_dataset
 from ..data.splits import GLUED_SHARE
 from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
+from ..model.quiet import without_messages
 from ..model.template import check_columns, template_columns, write_text
 from .compare_encoders import Encoders
 from .compare_folds import Part, Trainings, parts_of, texts_tie
@@ -30,6 +30,7 @@ from .compare_report import console_table, markdown, verdict
 from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
 from .compare_summary import Answers, summarise
 from .fit import FitResult
+from .progress import bar_on, error_console
 from .stored import finite, write_json
 from .versions import versions
 
@@ -204,8 +205,12 @@ def _train(
 ) -> dict[str, list[list[dict[str, Any]]]]:
     """Returns row -> seed -> fold -> outcome, and says meanwhile which one is made."""
     outcomes: dict[str, list[list[dict[str, Any]]]] = {row.name: [] for row in rows}
-    with _bar(title, len(rows) * sum(map(len, parts)), progress) as advance:
-        advance("encoding", 0)
+    console = error_console()
+    # A file gets a line for each fold that is done, and a terminal a bar.
+    lines = progress and not console.is_terminal
+    with bar_on(console) as bar:
+        task = bar.add_task(title, total=len(rows) * sum(map(len, parts)), visible=progress)
+        bar.update(task, description=f"{title}: encoding")
         trainings.prepare(rows)
         for seed, folds in enumerate(parts):
             for row in rows:
@@ -214,57 +219,29 @@ def _train(
             for number, part in enumerate(folds):
                 place = f"seed {seed + 1} of {len(parts)}, fold {number + 1} of {len(folds)}"
                 for row in rows:
-                    advance(f"{place}, {row.name}", 0)
+                    bar.update(task, description=f"{title}: {place}, {row.name}")
                     outcomes[row.name][seed].append(trainings.outcome(row, seed, number, part))
-                    advance(f"{place}, {row.name}", 1)
-                advance(f"{place} is done", 0)
+                    bar.advance(task)
+                if lines:
+                    console.print(f"{title}: {place} is done", markup=False)
     return outcomes
-
-
-@contextmanager
-def _bar(title: str, total: int, shown: bool) -> Iterator[Callable[[str, int], None]]:
-    """Yields a function that is called with what is made, and with how many trainings are done.
-
-    A terminal shows a bar. Elsewhere, a line is printed for each fold that is done.
-    """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    # On the error stream, so that the output of a command can be piped.
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    is_bar = shown and console.is_terminal
-    bar = Progress(
-        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not is_bar
-    )
-    with bar:
-        task = bar.add_task(title, total=total)
-
-        def advance(name: str, count: int) -> None:
-            bar.update(task, advance=count, description=f"{title}: {name}")
-            if shown and not is_bar and name.endswith(" is done"):
-                console.print(f"{title}: {name}", markup=False)
-
-        yield advance
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the libraries from printing a bar and a message for every single training."""
-    verbosity = logging.get_verbosity()
-    had_bars = logging.is_progress_bar_enabled(), datasets.are_progress_bars_disabled()
+    had_bars = not datasets.are_progress_bars_disabled()
     # That nothing is left to train is known here.
     of_fit = logging.get_logger(FitResult.__module__)
     level = of_fit.level
     of_fit.setLevel(logging.log_levels["error"])
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        yield
+        with without_messages():
+            yield
     finally:
         of_fit.setLevel(level)
-        logging.set_verbosity(verbosity)
-        if had_bars[0]:
-            logging.enable_progress_bar()
-        if not had_bars[1]:
+        if had_bars:
             datasets.enable_progress_bars()
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from scipy.special import expit, softmax
 
 from ..metrics.bootstrap import (
     Interval,
@@ -18,6 +17,7 @@ from ..metrics.tests import holm
 from .compare_baselines import Array
 from .compare_folds import Part, joined
 from .compare_rows import ComparisonRow
+from .evaluate import as_probabilities
 
 Outcomes = Mapping[str, Sequence[Sequence[dict[str, Any]]]]
 """Name of a row -> seed -> fold -> the outcome of the training."""
@@ -92,8 +92,7 @@ class Answers:
 
     def probabilities(self, logits: Array) -> Array:
         """Returns the softmax of single-label logits, or the sigmoid of multi-label logits."""
-        values: Array = softmax(logits, axis=1) if self.labels.ndim == 1 else expit(logits)
-        return values
+        return as_probabilities(logits, multi_label=self.labels.ndim == 2)
 
 
 @final

@@ -1,4 +1,4 @@
-"""The messages of a training and of a prediction: one line an epoch, and one bar on a terminal."""
+"""What trainings and predictions show: one line an epoch, and one bar on a terminal."""
 
 import math
 import time
@@ -9,6 +9,7 @@ from typing import Any, final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
 
 _SHOWN = {"loss": "loss", "accuracy": "accuracy", "auroc": "AUROC"}
 """The figures of a validation that are shown, with their names on the screen."""
@@ -37,6 +38,24 @@ def lines_of(trainer: Trainer) -> Iterator[None]:
             lines.hide()
 
 
+def error_console() -> Console:
+    """Returns a console on the error stream, so that the output of a command can be piped."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def bar_on(console: Console) -> Progress:
+    """Returns a progress bar that is gone when it is stopped; a file never sees it.
+
+    Args:
+        console: as `error_console` returns it.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = console.is_terminal
+    return Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not shown
+    )
+
+
 @final
 class EpochLines(TrainerCallback):
     """The callback that prints one line for each epoch, on the error stream.
@@ -45,13 +64,15 @@ class EpochLines(TrainerCallback):
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = error_console()
         self._bar: Progress | None = None
+        self._trains = False
         self._loss: float | None = None
         self._started = time.perf_counter()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Shows the bar."""
+        self._trains = True
         self._show("training", state.max_steps, state.global_step, state)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -60,17 +81,18 @@ class EpochLines(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Moves the bar."""
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=state.global_step)
+        self._move(state.global_step)
 
     def on_prediction_step(
         self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **_: Any
     ) -> None:
         """Shows and moves the bar of a prediction outside of a training."""
+        if self._trains:
+            return
         if self._bar is None:
             self._show("answering", len(eval_dataloader), 0, state)
-        if self._bar is not None and self._bar.tasks[0].description == "answering":
-            self._bar.update(self._bar.task_ids[0], advance=1)
+        if self._bar is not None:
+            self._move(self._bar.tasks[0].completed + 1)
 
     def on_predict(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
@@ -82,14 +104,14 @@ class EpochLines(TrainerCallback):
         """Keeps the loss of the epoch, or prints it where no validation follows."""
         if logs and "loss" in logs:
             self._loss = float(logs["loss"])
-            if str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "no":
+            if args.eval_strategy == IntervalStrategy.NO:
                 self._print(state, args, {})
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
     ) -> None:
         """Prints the line of the epoch, or of the warm start before the first one."""
-        if self._bar is not None and self._bar.tasks[0].description == "answering":
+        if not self._trains:
             self.hide()
         self._print(state, args, metrics or {})
 
@@ -97,29 +119,34 @@ class EpochLines(TrainerCallback):
         """Takes the bar away."""
         self.hide()
 
+    def hide(self) -> None:
+        """Takes the bar away, if there is one."""
+        self._trains = False
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
     def _print(self, state: Any, args: Any, metrics: dict[str, float]) -> None:
         if not state.is_world_process_zero:
             return
         # `state.epoch` is a fraction of steps, so rounding can put it just above a whole number.
         epoch = math.ceil((state.epoch or 0) - 1e-6) if state.global_step else 0
         seconds = time.perf_counter() - self._started
-        line = epoch_line(epoch, int(args.num_train_epochs), self._loss, metrics, seconds)
-        (self._bar.console if self._bar else self._console).print(line)
+        # While a bar is shown, rich prints the lines of its console above the bar.
+        self._console.print(
+            epoch_line(epoch, int(args.num_train_epochs), self._loss, metrics, seconds)
+        )
         self._loss = None
 
     def _show(self, what: str, total: int, done: int, state: Any) -> None:
-        if not (self._console.is_terminal and state.is_world_process_zero):
-            return
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        self._bar = Progress(*columns, TimeElapsedColumn(), console=self._console, transient=True)
-        self._bar.add_task(what, total=total, completed=done)
-        self._bar.start()
+        if self._console.is_terminal and state.is_world_process_zero:
+            self._bar = bar_on(self._console)
+            self._bar.add_task(what, total=total, completed=done)
+            self._bar.start()
 
-    def hide(self) -> None:
-        """Takes the bar away, if there is one."""
+    def _move(self, completed: float) -> None:
         if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+            self._bar.update(self._bar.task_ids[0], completed=completed)
 
 
 def epoch_line(

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 
 from .feature_store import content_keys
-from .stored import read_json, write_json
+from .stored import read_json
 
 SPLIT_FILE = "split.json"
 """The name of the file, which lies beside the model."""
@@ -62,20 +62,21 @@ def _digest(kind: str, value: str) -> str:
     ]
 
 
-def write_split(
-    folder: Path, parts: Mapping[str, datasets.Dataset], manifest: Path, facts: Mapping[str, Any]
-) -> None:
-    """Writes the record of a division into the folder of a model.
+def split_record(
+    parts: Mapping[str, datasets.Dataset], manifest: Path, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns the record of a division, for the file `SPLIT_FILE` in the folder of each model.
+
+    Every picture is read once.
 
     Args:
-        folder: of the model.
         parts: name -> rows; the names are "train", "validation" and "test".
         manifest: the file that the rows were read from.
         facts: further facts, as JSON can hold them: the command, the versions.
     """
     keys = {name: sorted(set().union(*identities(rows, manifest))) for name, rows in parts.items()}
     counts = {name: len(rows) for name, rows in parts.items()}
-    write_json(folder / SPLIT_FILE, {**facts, "rows": counts, "identities": keys})
+    return {**facts, "rows": counts, "identities": keys}
 
 
 def part_of_rows(folder: Path, table: datasets.Dataset, manifest: Path) -> np.ndarray[Any, Any]:
