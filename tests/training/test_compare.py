@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.progress import Progress
 
 import mmfusion.training.compare as compare_module
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
@@ -208,9 +209,11 @@ def test_it_says_which_fold_is_done(tmp_path, capsys, monkeypatch):
         f"try: seed {seed} of 2, fold {fold} of 2 is done" for seed in (1, 2) for fold in (1, 2)
     ]
     shown = []
-    bar = compare_module.Progress
-    monkeypatch.setattr(compare_module, "Console", lambda **_: Console(force_terminal=True))
-    monkeypatch.setattr(bar, "update", lambda _, task, **told: shown.append(told["description"]))
+    terminal = Console(stderr=True, force_terminal=True)
+    monkeypatch.setattr(compare_module, "error_console", lambda: terminal)
+    monkeypatch.setattr(
+        Progress, "update", lambda _, task, **told: shown.append(told["description"])
+    )
     compare(rows, tmp_path / "terminal", **arguments)
     assert "try: seed 2 of 2, fold 1 of 2, majority class" in shown
     assert " is done" not in capsys.readouterr().err
