@@ -262,3 +262,30 @@ CheckedSamples = Annotated[
     Path | None, typer.Option(help="Samples to check the graph on; without it, some are drawn.")
 ]
 SampleCount = Annotated[int, typer.Option(min=1, help="How many of them.")]
+
+# Options of `serve` and `demo`.
+Host = Annotated[
+    str, typer.Option(help="Address to listen at. 0.0.0.0: reachable from other machines.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+EngineName = Annotated[str, typer.Option(help=_either("serving/engines", "ENGINES"))]
+EngineDtype = Annotated[
+    str, typer.Option("--dtype", help=f"Of the weights: {_either('serving/engines', 'DTYPES')}")
+]
+ServedBatchSize = Annotated[int, typer.Option(min=1, help="The most samples of a batch.")]
+Wait = Annotated[
+    float,
+    typer.Option(min=0.0, help="Milliseconds that a batch which is not full waits for samples."),
+]
+DecodingThreads = Annotated[
+    int | None, typer.Option(min=1, help="Threads that decode pictures. Default: one per core.")
+]
+MostBytes = Annotated[int, typer.Option(min=1, help="Of a request's body.")]
+MostPixels = Annotated[int, typer.Option(min=1, help="Of a picture, width x height.")]
+MostCharacters = Annotated[int, typer.Option(min=1, help="Of a text.")]
+MostSeconds = Annotated[
+    float, typer.Option("--seconds", min=0.001, help="From a request to its answer.")
+]
+MostWaiting = Annotated[
+    int, typer.Option(min=1, help="Requests at the same time; a further one is turned away.")
+]

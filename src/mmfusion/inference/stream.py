@@ -218,10 +218,15 @@ def _batches_of(loader: "torch.utils.data.DataLoader[Any]") -> Iterator[Any]:
 
 
 @torch.inference_mode()
-def _answered(
+def batch_logits(
     model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]
-) -> list[Prediction]:
-    """Returns the predictions of a batch of readable samples."""
+) -> Tensor:
+    """Returns the logits of a batch as the model answers it in its present mode, float32 [B, C].
+
+    Args:
+        model: the classifier, compiled or not.
+        batch: what the processor made, on any device.
+    """
     # A processor of both modalities also makes inputs that a classifier of one has no tower for.
     used = [MODALITIES[name] for name in model.modalities]
     needed = [name for modality in used for name in modality.processed]
@@ -229,7 +234,14 @@ def _answered(
     if "pixel_values" in inputs:
         inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     # The softmax of bfloat16 logits would lose digits, so they are converted first.
-    logits = model(**inputs).logits.float()
+    return model(**inputs).logits.float()
+
+
+def _answered(
+    model: FusionClassifier | CompiledClassifier, batch: Mapping[str, Tensor]
+) -> list[Prediction]:
+    """Returns the predictions of a batch of readable samples."""
+    logits = batch_logits(model, batch)
     probabilities = logits.sigmoid() if model.multi_label else logits.softmax(-1)
     flags = {name: batch[MODALITIES[name].present] for name in model.modalities}
     # A sample with one picture of several has its image.

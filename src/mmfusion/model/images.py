@@ -115,6 +115,29 @@ def load_image(source: ImageSource, *, max_pixels: int = 178_956_970) -> Image.I
     )
 
 
+def decode_image(
+    content: bytes, name: str = "<bytes>", *, max_pixels: int = 178_956_970
+) -> Image.Image:
+    r"""Returns the picture in the content of a file, as `load_image` returns that of a path.
+
+    No path is opened, so it can be given what a stranger sent. DICOM is recognised by its content.
+
+    Args:
+        content: what the file holds.
+        name: of the picture, for the errors.
+        max_pixels: as for `load_image`.
+
+    Raises:
+        ImageError: as `load_image` raises it.
+
+    Example:
+        >>> decode_image(b"P5 2 1 255 \x00\x09").getpixel((1, 0))
+        9
+    """
+    with _STRICT:
+        return _from_file(io.BytesIO(content), name, max_pixels)
+
+
 @final
 class _StrictDecoding:
     """The context in which PIL completes no truncated file, and PIL and pydicom do not warn.
@@ -163,20 +186,28 @@ def _from_path(path: str, max_pixels: int) -> Image.Image:
             name[:200], "a local file", "a URL", "Download it first and pass the file's path."
         )
     with _opened(path, name) as file:
-        # The mark of a DICOM file stands behind a preamble of 128 bytes.
-        head = file.read(132)
-        file.seek(0)
-        if not head:
-            raise image_error(name, "a picture", "an empty file (0 bytes)", RENEW)
-        if head[128:] == b"DICM" or path.lower().endswith((".dcm", ".dicom")):
-            return from_dicom(read_dicom(file, name, max_pixels), name, max_pixels)
-        if head.startswith(b"\xff\xd8\xff"):
-            # Check a JPEG before PIL opens it: to open it twice would take a third of the time.
-            with explained(name, "a complete, undamaged picture", RENEW):
-                whole, noisy = whole_jpeg(file.read(), name)
-            image = _identified(io.BytesIO(whole), name, head, max_pixels)
-            return _from_pil(image, name, max_pixels, is_checked=noisy is None)
-        return _from_pil(_identified(file, name, head, max_pixels), name, max_pixels)
+        is_named_dicom = path.lower().endswith((".dcm", ".dicom"))
+        return _from_file(file, name, max_pixels, is_named_dicom)
+
+
+def _from_file(
+    file: BinaryIO | io.BytesIO, name: str, max_pixels: int, is_named_dicom: bool = False
+) -> Image.Image:
+    """Returns the picture in an open file."""
+    # The mark of a DICOM file stands behind a preamble of 128 bytes.
+    head = file.read(132)
+    file.seek(0)
+    if not head:
+        raise image_error(name, "a picture", "an empty file (0 bytes)", RENEW)
+    if head[128:] == b"DICM" or is_named_dicom:
+        return from_dicom(read_dicom(file, name, max_pixels), name, max_pixels)
+    if head.startswith(b"\xff\xd8\xff"):
+        # Check a JPEG before PIL opens it: to open it twice would take a third of the time.
+        with explained(name, "a complete, undamaged picture", RENEW):
+            whole, noisy = whole_jpeg(file.read(), name)
+        image = _identified(io.BytesIO(whole), name, head, max_pixels)
+        return _from_pil(image, name, max_pixels, is_checked=noisy is None)
+    return _from_pil(_identified(file, name, head, max_pixels), name, max_pixels)
 
 
 @contextmanager
@@ -198,7 +229,9 @@ def _opened(path: str, name: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _identified(file: BinaryIO, name: str, head: bytes, max_pixels: int) -> Image.Image:
+def _identified(
+    file: BinaryIO | io.BytesIO, name: str, head: bytes, max_pixels: int
+) -> Image.Image:
     """Returns the PIL image of an open file, not decoded yet."""
     with explained(name, "a complete, undamaged picture", RENEW):
         if head[4:8] == b"jP  ":

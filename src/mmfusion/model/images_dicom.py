@@ -26,7 +26,7 @@ _PHOTOMETRIC = "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_"
 _PIXELS = "PixelData", "FloatPixelData", "DoubleFloatPixelData"
 
 
-def read_dicom(file: BinaryIO, name: str, max_pixels: int) -> Any:
+def read_dicom(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Any:
     """Returns the pydicom Dataset of an open file.
 
     Args:
@@ -50,7 +50,7 @@ def read_dicom(file: BinaryIO, name: str, max_pixels: int) -> Any:
     return dataset
 
 
-def _read_deflated(file: BinaryIO, name: str, max_pixels: int) -> Any:
+def _read_deflated(file: BinaryIO | io.BytesIO, name: str, max_pixels: int) -> Any:
     """Returns the Dataset of a file whose deflated part begins here."""
     pydicom = _pydicom("pydicom", name)
     read = _pydicom("pydicom.filereader", name).read_dataset

@@ -56,7 +56,9 @@ class LimitedFile:
         """Leaves the file open, because who opened it closes it."""
 
 
-def inflated(file: BinaryIO, declared_size: Callable[[io.BytesIO], int], name: str) -> io.BytesIO:
+def inflated(
+    file: BinaryIO | io.BytesIO, declared_size: Callable[[io.BytesIO], int], name: str
+) -> io.BytesIO:
     """Returns the unpacked rest of a deflated file.
 
     Args:

@@ -1,0 +1,92 @@
+"""The commands that put a model behind HTTP."""
+
+from functools import partial
+from pathlib import Path
+
+import typer
+
+from ..model.printing import printable
+from . import options
+from .app import app
+from .errors import user_errors
+from .inputs import check_model, open_model
+
+
+@app.command()
+@user_errors
+def serve(
+    model: options.ModelFolder,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 8000,
+    engine: options.EngineName = "compiled",
+    dtype: options.EngineDtype = "float32",
+    batch_size: options.ServedBatchSize = 32,
+    wait: options.Wait = 0.0,
+    threads: options.DecodingThreads = None,
+    most_bytes: options.MostBytes = 16 * 2**20,
+    most_pixels: options.MostPixels = 50_000_000,
+    most_characters: options.MostCharacters = 100_000,
+    seconds: options.MostSeconds = 30.0,
+    most_waiting: options.MostWaiting = 128,
+    config: options.ConfigFile = None,
+) -> None:
+    """Answer samples over HTTP: POST /predict and GET /health.
+
+    Nobody is asked who they are, and nothing is encrypted. Leave it on this machine, or put a proxy
+    that does both before it.
+    """
+    require_extra("serve", "fastapi", "uvicorn", "multipart")
+    import torch
+    import uvicorn
+
+    from ..serving.app import make_app
+    from ..serving.engines import check_engine, make_engine
+    from ..serving.limits import Limits
+
+    check_model(model)
+    check_engine(engine, dtype)
+    if engine == "onnx":
+        require_extra("export", "onnx", "onnxruntime", "onnxscript")
+    if dtype == "int8":
+        require_extra("int8", "torchao")
+    limits = Limits(most_bytes, most_pixels, most_characters, seconds, most_waiting)
+    classifier, processor = open_model(model)
+    if torch.cuda.is_available():
+        torch.nn.Module.to(classifier, "cuda")
+    windows = processor.long_text == "chunk"
+    made = partial(
+        make_engine, classifier, engine, dtype=dtype, batch_size=batch_size, windows=windows
+    )
+    http = make_app(
+        classifier,
+        processor,
+        made,
+        limits=limits,
+        batch_size=batch_size,
+        wait=wait / 1000,
+        threads=threads,
+    )
+    name = printable(Path(model).name if Path(model).is_dir() else model)
+    typer.echo(f"{name}: engine {engine}, {dtype}. POST /predict and GET /health; Ctrl-C stops it.")
+    # A slow client may not hold a connection without asking anything.
+    uvicorn.run(http, host=host, port=port, access_log=False, timeout_keep_alive=15)
+
+
+def require_extra(extra: str, *packages: str) -> None:
+    """Refuses a command whose packages are not installed.
+
+    Args:
+        extra: of mmfusion, which brings them.
+        packages: their import names.
+
+    Raises:
+        ImportError: with the command that installs them.
+    """
+    from importlib.util import find_spec
+
+    absent = [name for name in packages if find_spec(name) is None]
+    if absent:
+        raise ImportError(
+            f"{', '.join(absent)} must be installed, got no such package. "
+            f'Run: pip install "mmfusion[{extra}]"'
+        )
