@@ -35,6 +35,8 @@ def test_it_holds_the_library_and_nothing_else(wheel: zipfile.ZipFile) -> None:
         "lungs.json",
         "lungs.weights.h5",
     }
+    small = {Path(name).name for name in found if "/phantom_model/" in name}
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= small
     assert sum(entry.file_size for entry in wheel.infolist()) < 10e6
     described = {Path(name).name for name in set(wheel.namelist()) - found}
     assert described == {"METADATA", "WHEEL", "entry_points.txt", "LICENSE", "RECORD"}

@@ -10,6 +10,7 @@ from . import options
 from .app import app
 from .errors import user_errors
 from .inputs import check_model, open_model
+from .support import quiet_libraries
 
 
 @app.command()
@@ -90,3 +91,56 @@ def require_extra(extra: str, *packages: str) -> None:
             f"{', '.join(absent)} must be installed, got no such package. "
             f'Run: pip install "mmfusion[{extra}]"'
         )
+
+
+@app.command()
+@user_errors
+def demo(
+    model: options.DemoModels = None,
+    host: options.Host = "127.0.0.1",
+    port: options.Port = 7860,
+    lungs: options.Lungs = True,
+    opens: options.OpensBrowser = False,
+    config: options.ConfigFile = None,
+) -> None:
+    """Open a page to try models on: drop a picture, write a note, see the answer and its reasons.
+
+    Without a MODEL it shows a small one that was trained on synthetic pictures. As with serve,
+    nobody is asked who they are.
+    """
+    require_extra("demo", "gradio")
+    import os
+
+    # The page needs no figures of its visitors, and Gradio asks its maker for news.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ.setdefault("KERAS_BACKEND", "torch")
+    # Where tensorflow is installed, keras imports it whatever its backend is, and it prints lines.
+    for variable, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "0")):
+        os.environ.setdefault(variable, value)
+    from importlib.util import find_spec
+
+    from ..serving.demo import SYNTHETIC, launch, make_demo
+    from ..serving.limits import Limits
+    from ..serving.phantom import phantom_examples, phantom_parts
+
+    quiet_libraries()
+    named = model or []
+    for one in named:
+        check_model(one)
+    models = {printable(one): open_model(one) for one in named}
+    segmenter = None
+    if lungs and find_spec("keras") is not None:
+        from ..segmentation.lungs import LungSegmenter
+
+        segmenter = LungSegmenter()
+    page = make_demo(
+        models or {"phantom": phantom_parts()},
+        segmenter=segmenter,
+        examples=() if named else phantom_examples(),
+        notice=None if named else SYNTHETIC,
+    )
+    _, address, _ = launch(
+        page, host=host, port=port, limits=Limits(), inbrowser=opens, prevent_thread_lock=True
+    )
+    typer.echo(f"{', '.join(models) or 'a synthetic model'}: {address} (Ctrl-C stops it)")
+    page.block_thread()

@@ -289,3 +289,11 @@ MostSeconds = Annotated[
 MostWaiting = Annotated[
     int, typer.Option(min=1, help="Requests at the same time; a further one is turned away.")
 ]
+DemoModels = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="Folders or hub names; several: choose on the page."),
+]
+Lungs = Annotated[
+    bool, typer.Option(help="Mark the lungs, and warn of pictures that are no chest X-rays.")
+]
+OpensBrowser = Annotated[bool, typer.Option("--open", help="Open the page in a browser.")]

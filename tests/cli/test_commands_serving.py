@@ -1,0 +1,45 @@
+"""`mmfusion serve` and `mmfusion demo`: what is refused before a model is loaded."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from mmfusion.cli import app
+from mmfusion.cli.commands_serving import require_extra
+
+
+def said(*arguments: str) -> str:
+    found = CliRunner().invoke(app, list(arguments))
+    assert found.exit_code == 1
+    return " ".join(found.output.split())
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_a_folder_that_is_not_there_is_refused(command: str, tmp_path: Path) -> None:
+    assert "model must be a folder that holds a model" in said(command, str(tmp_path / "no"))
+
+
+def test_an_engine_that_is_not_there_is_refused(small: Path) -> None:
+    model = str(small / "model")
+    assert "Did you mean 'eager'?" in said("serve", model, "--engine", "eger")
+    wrong = said("serve", model, "--engine", "onnx", "--dtype", "int8")
+    assert "dtype must be one that engine 'onnx' has" in wrong
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    find: Any = importlib.util.find_spec
+    absent = ("gradio", "uvicorn")
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name in absent else find(name)
+    )
+    assert 'pip install "mmfusion[demo]"' in said("demo")
+    assert 'uvicorn must be installed, got no such package. Run: pip install "mmfusion[serve]"' in (
+        said("serve", "anything")
+    )
+
+
+def test_what_is_installed_is_not_missed() -> None:
+    require_extra("serve", "fastapi", "uvicorn", "multipart")
