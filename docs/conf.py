@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,11 +11,19 @@ from typing import Any
 
 # The pages must build without a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# The scripts of the gallery segment lungs; keras imports tensorflow too, which prints lines.
+os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent / "examples" / "lung_disease")]
 
 import mmfusion  # noqa: E402 (transformers reads the environment variable at import)
+
+# A script of the gallery shows what a user sees, who sees warnings alone.
+logging.getLogger("mmfusion").setLevel(logging.WARNING)
 
 project = "mmfusion"
 author = "The mmfusion authors"
@@ -27,12 +36,26 @@ extensions = [
     "sphinx.ext.mathjax",
     "myst_parser",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
     "docstrings",
 ]
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples/gallery",
+    "gallery_dirs": "gallery",
+    "within_subsection_order": "FileNameSortKey",
+    # A script that fails must fail the build, and so must one without a picture.
+    "abort_on_example_error": True,
+    "capture_repr": (),
+    "download_all_examples": False,
+    "show_memory": False,
+    "show_signature": False,
+    "plot_gallery": "True",
+    "write_computation_times": False,
+}
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 # The files in api/ are included by other pages; they are no pages of their own.
-exclude_patterns = ["_build", "api/_*"]
+exclude_patterns = ["_build", "api/_*", "gallery/*.ipynb", "gallery/*.py"]
 suppress_warnings = ["config.cache"]
 
 # A name in single backticks becomes code in a docstring, and a link where the name is documented.
@@ -61,10 +84,12 @@ def _write_results(app: Any) -> None:
     """Writes the tables of the example study from the JSON files of its runs."""
     # These modules lie in the example's folder, which is on the path only here.
     import architectures_table
+    import choosing_table
     import explanations_table
     import part_tables
     import results_table
     import segment_table
+    import strategy_diagrams
 
     results = results_table.RESULTS
     architectures = [
@@ -82,9 +107,11 @@ def _write_results(app: Any) -> None:
         "_strategies": part_tables.directives(),
         "_recipes": part_tables.recipes(),
         "_imbalance": part_tables.imbalance(),
+        "_choosing": choosing_table.strategies(),
+        "_serving": choosing_table.serving(),
     }
     folder = HERE / "api"
-    folder.mkdir(exist_ok=True)
+    strategy_diagrams.write(folder / "strategies")
     for name, content in pages.items():
         path = folder / f"{name}.md"
         # An unchanged file keeps its time stamp, so Sphinx does not build its page again.

@@ -56,6 +56,7 @@ _HOME = {
     "FusionArguments": "training.recipe",
     "small_encoders": "training.small_encoders",
     "fit": "training.fit",
+    "FusionEstimator": "training.estimator",
     "evaluate": "training.evaluate",
     "score": "training.evaluate",
     "Evaluation": "training.evaluate",
@@ -176,6 +177,7 @@ if TYPE_CHECKING:
     from .training.compare import Comparison as Comparison
     from .training.compare import compare as compare
     from .training.compare_rows import ComparisonRow as ComparisonRow
+    from .training.estimator import FusionEstimator as FusionEstimator
     from .training.evaluate import Evaluation as Evaluation
     from .training.evaluate import evaluate as evaluate
     from .training.evaluate import predict as predict

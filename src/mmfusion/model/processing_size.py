@@ -50,9 +50,10 @@ def checked_spec(spec: Mapping[str, Any], *, of_pictures: bool = True) -> dict[s
         )
     needed = {"size", "channels", "mean", "std", "interpolation"}
     valid = needed | {"channel_order", "published"}
-    for key in sorted((needed - spec.keys()) | (spec.keys() - valid)):
-        state = "lacks" if key in valid else "has an unknown"
-        raise ValueError(f"input_spec {state} entry {key!r}. {closest(key, sorted(valid))}")
+    for key in sorted(needed - spec.keys()):
+        raise ValueError(f"input_spec lacks entry {key!r}. It must have {sorted(needed)}.")
+    for key in sorted(spec.keys() - valid):
+        raise ValueError(f"input_spec has an unknown entry {key!r}. {closest(key, sorted(valid))}")
     if spec["interpolation"] not in _INTERPOLATION:
         names = sorted(_INTERPOLATION)
         raise ValueError(
