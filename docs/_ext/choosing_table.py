@@ -35,7 +35,7 @@ def _differences(name: str, protocol: str | None) -> dict[str, str]:
         one for one in found["comparisons"] if protocol is None or one["protocol"] == protocol
     )
     return {
-        row["name"]: (
+        row["name"].removesuffix(" (linear)"): (
             f"{row['minus_single']['estimate']:+.3f} "
             f"({row['minus_single']['low']:+.3f} to {row['minus_single']['high']:+.3f})"
         )

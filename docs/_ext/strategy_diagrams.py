@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
-WIDTH, HEIGHT = 720, 170
+WIDTH, HEIGHT = 780, 170
 IMAGE, TEXT, FUSED, LINE = "#2f7ed8", "#d9822b", "#8e5bc0", "#7b8794"
 TOP, BOTTOM = 40, 125
 """The middle of the row of the image, and of that of the text."""
@@ -82,7 +82,7 @@ class Diagram:
         )
 
 
-def _behind(d: Diagram, name: str, width: float = 130, notes: Sequence[str] = ()) -> None:
+def _behind(d: Diagram, name: str, width: float = 160, notes: Sequence[str] = ()) -> None:
     """Adds a box behind both towers, and the head behind it."""
     middle = (TOP + BOTTOM) / 2
     d.arrow((302, TOP), (430, TOP), (430, middle - 6), (447, middle - 6))
@@ -99,7 +99,7 @@ def _concat(d: Diagram) -> None:
 
 
 def _gated(d: Diagram) -> None:
-    _behind(d, "g · image + (1-g) · text", notes=["g: a gate for each channel"])
+    _behind(d, "g · image + (1 - g) · text", notes=["g: a gate for each channel"])
 
 
 def _low_rank(d: Diagram) -> None:
@@ -142,7 +142,8 @@ def _mmtm(d: Diagram) -> None:
         d.box(x + 2, (TOP + BOTTOM) / 2, SIDE - 4, "S", FUSED)
         d.arrow((x + SIDE / 2, TOP + 16), (x + SIDE / 2, 65), both=True)
         d.arrow((x + SIDE / 2, 100), (x + SIDE / 2, BOTTOM - 16), both=True)
-    d.say(180, 88, "squeeze, re-weight", 11)
+    d.say(150, 82, "S: squeeze both,", 11)
+    d.say(150, 96, "re-weight both", 11)
     _behind(d, "pooled, side by side")
 
 
@@ -181,9 +182,9 @@ def _joined(d: Diagram, name: str, rows: Sequence[float]) -> None:
     middle = (TOP + BOTTOM) / 2
     for y in rows:
         d.arrow((506, y), (525, y), (525, middle), (537, middle))
-    d.box(540, middle, 110, name, FUSED)
-    d.arrow((650, middle), (662, middle))
-    d.say(690, middle + 4, "answer")
+    d.box(540, middle, 140, name, FUSED)
+    d.arrow((680, middle), (706, middle))
+    d.say(736, middle + 4, "answer")
 
 
 DRAWN: dict[str, Callable[[Diagram], None]] = {

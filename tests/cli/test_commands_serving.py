@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmfusion.cli import app
-from mmfusion.cli.commands_serving import require_extra
+from mmfusion.cli.inputs import require_extra
 
 
 def said(*arguments: str) -> str:

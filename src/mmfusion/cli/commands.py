@@ -11,7 +11,7 @@ from . import options
 from .app import app
 from .errors import check_output_file, user_errors
 from .explanations import explain_one
-from .inputs import check_model, open_model, read_sample
+from .inputs import check_model, open_model, read_sample, require_extra
 from .predictions import predict_many, predict_one
 from .reports import announce, report_evaluation
 from .support import load_rows, to_json
@@ -107,6 +107,7 @@ def predict(
     output: options.PredictionsFile = None,
     batch_size: options.ManifestBatchSize = 32,
     workers: options.ManifestWorkers = 0,
+    ray: options.OnRay = False,
     config: options.ConfigFile = None,
 ) -> None:
     """Print the probabilities of one sample, or write those of many samples to a CSV file.
@@ -120,13 +121,20 @@ def predict(
             "--manifest and --output must be given together, "
             "and without --image, --text and --json."
         )
+    if ray:
+        require_extra("ray", "ray")
+        if manifest is None:
+            raise ValueError("--ray must come with --manifest and --output, got neither.")
     check_model(model)
     if output is not None:
         check_output_file("--output", output)
     written = read_sample(image, text)
     classifier, processor = open_model(model)
     if manifest is not None and output is not None:
-        predict_many(classifier, processor, manifest, output, batch_size, workers, image_column)
+        # Actors may run in another folder, or on another machine that mounts the same one.
+        actors_of = (str(Path(model).resolve()) if Path(model).is_dir() else model) if ray else None
+        many = (classifier, processor, manifest, output, batch_size)
+        predict_many(*many, workers, image_column, actors_of)
         return
     answer = predict_one(classifier, processor, image, written)
     names = (classifier.config.id2label or {}).values()

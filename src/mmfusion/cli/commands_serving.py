@@ -9,7 +9,7 @@ from ..model.printing import printable
 from . import options
 from .app import app
 from .errors import user_errors
-from .inputs import check_model, open_model
+from .inputs import check_model, open_model, require_extra
 from .support import quiet_libraries
 
 
@@ -71,26 +71,6 @@ def serve(
     typer.echo(f"{name}: engine {engine}, {dtype}. POST /predict and GET /health; Ctrl-C stops it.")
     # A slow client may not hold a connection without asking anything.
     uvicorn.run(http, host=host, port=port, access_log=False, timeout_keep_alive=15)
-
-
-def require_extra(extra: str, *packages: str) -> None:
-    """Refuses a command whose packages are not installed.
-
-    Args:
-        extra: of mmfusion, which brings them.
-        packages: their import names.
-
-    Raises:
-        ImportError: with the command that installs them.
-    """
-    from importlib.util import find_spec
-
-    absent = [name for name in packages if find_spec(name) is None]
-    if absent:
-        raise ImportError(
-            f"{', '.join(absent)} must be installed, got no such package. "
-            f'Run: pip install "mmfusion[{extra}]"'
-        )
 
 
 @app.command()

@@ -17,6 +17,7 @@ from .reports import (
     command_to_evaluate,
     record_of,
     report_training,
+    write_cards,
     write_record,
     write_test_answers,
 )
@@ -186,6 +187,7 @@ def _train_each(
     from ..training.arguments import training_arguments
 
     evaluations: dict[str, Evaluation] = {}
+    trained: dict[Path, FusionClassifier] = {}
     for number, (name, (image, text)) in enumerate(wanted.items(), start=1):
         model = build(image, text)
         folder = output if number == 1 else output / f"{name}-only"
@@ -196,6 +198,8 @@ def _train_each(
             record = record_of(parts, manifest, settings["seed"])
             write_test_answers(output / TEST_ANSWERS, model[0], evaluations[name], parts["test"])
         write_record(folder, record)
+        trained[folder] = model[0]
+    write_cards(trained, evaluations, parts)
     return evaluations
 
 

@@ -35,6 +35,26 @@ def check_model(name: str) -> None:
         )
 
 
+def require_extra(extra: str, *packages: str) -> None:
+    """Refuses a command whose packages are not installed.
+
+    Args:
+        extra: of mmfusion, which brings them.
+        packages: their import names.
+
+    Raises:
+        ImportError: with the command that installs them.
+    """
+    from importlib.util import find_spec
+
+    absent = [name for name in packages if find_spec(name) is None]
+    if absent:
+        raise ImportError(
+            f"{', '.join(absent)} must be installed, got no such package. "
+            f'Run: pip install "mmfusion[{extra}]"'
+        )
+
+
 def open_model(name: str) -> "tuple[FusionClassifier, FusionProcessor]":
     """Returns the classifier and the processor in a folder or on the hub."""
     check_model(name)

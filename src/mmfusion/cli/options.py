@@ -229,7 +229,11 @@ PredictionsFile = Annotated[
 ]
 ManifestBatchSize = Annotated[int, typer.Option(min=1, help="With --manifest.")]
 ManifestWorkers = Annotated[
-    int, typer.Option(min=0, help="With --manifest: processes that decode images.")
+    int, typer.Option(min=0, help="With --manifest: processes that decode images; actors of Ray.")
+]
+OnRay = Annotated[
+    bool,
+    typer.Option("--ray", help="With --manifest: on Ray; --workers actors hold the model, or two."),
 ]
 
 # Options of `evaluate`.

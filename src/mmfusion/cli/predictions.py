@@ -119,6 +119,7 @@ def predict_many(
     batch_size: int,
     workers: int,
     images: list[str] | None = None,
+    actors_of: str | None = None,
 ) -> None:
     """Writes one line per row of the manifest; a row that cannot be read gets its error there.
 
@@ -135,6 +136,8 @@ def predict_many(
         batch_size: the number of samples per forward pass.
         workers: the number of processes that decode images.
         images: the columns of pictures, or None for the column `image`.
+        actors_of: the folder of the classifier, which `workers` actors of Ray load; None: this
+            process answers.
 
     Raises:
         typer.Exit: with status 1 if a row could not be read.
@@ -144,6 +147,7 @@ def predict_many(
     import torch
 
     from ..data.tables import read_table
+    from ..inference.on_ray import predict_on_ray
     from ..inference.stream import predict_stream
 
     target, part = _targets(manifest, output)
@@ -171,9 +175,11 @@ def predict_many(
             writer = csv.writer(file)
             predicted = [] if classifier.multi_label else ["predicted"]
             write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
-            stream = predict_stream(
-                classifier, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
-            )
+            how: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
+            if actors_of is None:
+                stream = predict_stream(classifier, processor, rows, on_error="keep", **how)
+            else:
+                stream = predict_on_ray(actors_of, rows, **how)
             # Closing the stream ends the line of its progress bar before an error is printed.
             with closing(stream):
                 for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):

@@ -100,6 +100,32 @@ def write_test_answers(
             table.writerow([spreadsheet_cell(cell) for cell in cells])
 
 
+def write_cards(
+    trained: "Mapping[Path, FusionClassifier]",
+    evaluations: "Mapping[str, Evaluation]",
+    parts: "Mapping[str, datasets.Dataset]",
+) -> None:
+    """Writes the model card of each model of a training, with the figures of all of them.
+
+    Args:
+        trained: the folder of each model, in the order of the evaluations.
+        evaluations: name of a model -> its evaluation on the test rows.
+        parts: the rows of each part, which are audited here.
+    """
+    if not is_first_process():
+        return
+    from ..data.audit import audit
+    from ..training.card import model_card, write_card
+
+    leaks = audit(dict(parts))
+    command = shlex.join(["mmfusion", *sys.argv[1:]])
+    for (folder, model), own in zip(trained.items(), evaluations, strict=True):
+        # The first row of the table is the model whose card it is.
+        ordered = {own: evaluations[own], **evaluations}
+        card = model_card(model, parts=parts, evaluations=ordered, audit=leaks, command=command)
+        write_card(folder, card)
+
+
 def report_training(evaluations: "dict[str, Evaluation]", output: Path, following: str) -> None:
     """Prints the tables of all models and writes their metrics to results.json.
 

@@ -191,20 +191,64 @@ def make_demo(
         limits: what a visitor may ask for.
     """
     names = list(models)
-    classes = {name: _classes(model) for name, (model, _) in models.items()}
+    answer = _answerer(models, segmenter, limits)
+    with gr.Blocks(title="mmfusion", analytics_enabled=False, delete_cache=(300, 900)) as demo:
+        gr.Markdown(f"# mmfusion\n{RESEARCH}")
+        if notice is not None:
+            gr.HTML(_note(notice, True))
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                inputs, button = _fields(names, {name: _classes(models[name][0]) for name in names})
+                for number, (path, words) in enumerate(examples, start=1):
+                    gr.Button(f"Synthetic example {number}", size="sm").click(
+                        partial(_filled, path, words), None, inputs[1:3], show_progress="hidden"
+                    )
+            with gr.Column(scale=3, min_width=300):
+                label = gr.Label(label="Probabilities", num_top_classes=8)
+                notes = gr.HTML()
+        with gr.Tabs():
+            with gr.Tab("Why"):
+                why = gr.HTML()
+            with gr.Tab("Lungs", visible=segmenter is not None):
+                lungs = gr.Image(label="Lungs", type="pil", format="png", interactive=False)
+        # One at a time: an explanation sets hooks on the model.
+        button.click(answer, inputs, [notes, label, why, lungs], concurrency_limit=1)
+    return demo
+
+
+def _fields(names: Sequence[str], classes: Mapping[str, list[str]]) -> tuple[list[Any], gr.Button]:
+    """Returns the fields of the page in the order of the answer's arguments, and the button."""
+    name = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1)
+    files = gr.File(
+        label="Picture (PNG, JPEG, TIFF, DICOM ...)",
+        file_count="multiple",
+        type="binary",
+        height=140,
+    )
+    text = gr.Textbox(label="Note", lines=4, placeholder="The clinical text.")
+
+    def targets(chosen: str) -> gr.Dropdown:
+        return gr.Dropdown(
+            [MOST_PROBABLE, *classes[chosen]], value=MOST_PROBABLE, label="Class to explain"
+        )
+
+    with gr.Accordion("More", open=False):
+        target = targets(names[0])
+        method = gr.Dropdown(list(IMAGE_METHODS), value="auto", label="Heat map")
+    name.change(targets, [name], [target])
+    return [name, files, text, target, method], gr.Button("Classify", variant="primary")
+
+
+def _answerer(
+    models: Mapping[str, Parts], segmenter: Segmenter | None, limits: Limits | None
+) -> Callable[..., Any]:
+    """Returns the function from the fields of the page to what it shows."""
 
     def answer(name: str, files: list[bytes] | None, text: str, target: str, method: str) -> Any:
         chosen = None if target == MOST_PROBABLE else target
+        how: dict[str, Any] = {"target": chosen, "method": method, "segmenter": segmenter}
         try:
-            found = show(
-                models[name],
-                files or [],
-                text,
-                target=chosen,
-                method=method,
-                segmenter=segmenter,
-                limits=limits,
-            )
+            found = show(models[name], files or [], text, limits=limits, **how)
         except (ValueError, TypeError, OSError, ImportError) as error:
             # A mistake of the visitor is no fault to be printed here.
             raise gr.Error(str(error), duration=None, print_exception=False) from None
@@ -216,54 +260,7 @@ def make_demo(
             found.lungs,
         )
 
-    with gr.Blocks(title="mmfusion", analytics_enabled=False, delete_cache=(300, 900)) as demo:
-        gr.Markdown(f"# mmfusion\n{RESEARCH}")
-        if notice is not None:
-            gr.HTML(_note(notice, True))
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                name = gr.Dropdown(names, value=names[0], label="Model", visible=len(names) > 1)
-                files = gr.File(
-                    label="Picture (PNG, JPEG, TIFF, DICOM ...)",
-                    file_count="multiple",
-                    type="binary",
-                    height=140,
-                )
-                text = gr.Textbox(label="Note", lines=4, placeholder="The clinical text.")
-                with gr.Accordion("More", open=False):
-                    target = gr.Dropdown(
-                        [MOST_PROBABLE, *classes[names[0]]],
-                        value=MOST_PROBABLE,
-                        label="Class to explain",
-                    )
-                    method = gr.Dropdown(list(IMAGE_METHODS), value="auto", label="Heat map")
-                button = gr.Button("Classify", variant="primary")
-                for number, (path, words) in enumerate(examples, start=1):
-                    gr.Button(f"Synthetic example {number}", size="sm").click(
-                        partial(_filled, path, words), None, [files, text], show_progress="hidden"
-                    )
-            with gr.Column(scale=3, min_width=300):
-                label = gr.Label(label="Probabilities", num_top_classes=8)
-                notes = gr.HTML()
-        with gr.Tabs():
-            with gr.Tab("Why"):
-                why = gr.HTML()
-            with gr.Tab("Lungs", visible=segmenter is not None):
-                lungs = gr.Image(label="Lungs", type="pil", format="png", interactive=False)
-        button.click(
-            answer,
-            [name, files, text, target, method],
-            [notes, label, why, lungs],
-            concurrency_limit=1,
-        )
-        name.change(
-            lambda chosen: gr.Dropdown(
-                [MOST_PROBABLE, *classes[chosen]], value=MOST_PROBABLE, label="Class to explain"
-            ),
-            [name],
-            [target],
-        )
-    return demo
+    return answer
 
 
 def launch(demo: gr.Blocks, *, host: str, port: int, limits: Limits, **options: Any) -> Any:

@@ -28,7 +28,7 @@ Array = np.ndarray[Any, Any]
 
 
 @final
-class FusionEstimator(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FusionEstimator(ClassifierMixin, BaseEstimator):
     """A classifier that scikit-learn's tools can search, calibrate and cross-validate.
 
     `fit(X, y)` builds a `FusionClassifier` on copies of the encoders and trains it. X are samples

@@ -38,6 +38,7 @@ from .balance import settle_weights
 from .binding import bind, told_options, training_facts
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Digests, Epochs
+from .card import model_card, write_card
 from .checks import check_arguments, check_options
 from .distill import Distillation
 from .evaluate import predict
@@ -201,7 +202,7 @@ def fit(
     if refit and start_was_best and chooses:
         start = _solve(model, [plain, held_out], collate, arguments)
     if writes:
-        _save(trainer, model, processor)
+        _save(trainer, model, processor, {"train": train, "validation": validation})
     return _result(trainer, model, history, best, clock, start, start_was_best)
 
 
@@ -376,13 +377,14 @@ def _train_or_resume(trainer: Trainer, folder: str | None) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _save(trainer: Trainer, model: FusionClassifier, processor: FusionProcessor) -> None:
-    """Writes the model and its processor into the output folder."""
+def _save(trainer: Trainer, model: FusionClassifier, processor: FusionProcessor, rows: Any) -> None:
+    """Writes the model, its card and its processor into the output folder."""
     folder = str(trainer.args.output_dir)
     # On several processes only one writes, because all of them hold the same weights.
     if trainer.is_world_process_zero():
         with without_bars_of_files():
             model.save_pretrained(folder)
+        write_card(folder, model_card(model, parts=rows))
         processor.save_pretrained(folder)
     # No process may read the folder before the main process has written it.
     trainer.accelerator.wait_for_everyone()
