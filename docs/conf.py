@@ -33,12 +33,13 @@ version = release = mmfusion.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "myst_parser",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "docstrings",
+    "mathml",
 ]
+html_math_renderer = "mathml"
 sphinx_gallery_conf = {
     "examples_dirs": "../examples/gallery",
     "gallery_dirs": "gallery",
@@ -86,6 +87,7 @@ def _write_results(app: Any) -> None:
     import architectures_table
     import choosing_table
     import explanations_table
+    import messages
     import part_tables
     import results_table
     import segment_table
@@ -109,6 +111,7 @@ def _write_results(app: Any) -> None:
         "_imbalance": part_tables.imbalance(),
         "_choosing": choosing_table.strategies(),
         "_serving": choosing_table.serving(),
+        "_messages": messages.messages(),
     }
     folder = HERE / "api"
     strategy_diagrams.write(folder / "strategies")

@@ -67,6 +67,11 @@ _HOME = {
     "predict": "training.evaluate",
     "predict_proba": "training.evaluate",
     "CompiledClassifier": "inference.compiled",
+    "FusionPipeline": "inference.pipeline",
+    "register_pipeline": "inference.pipeline",
+    "model_card": "training.card",
+    "write_card": "training.card",
+    "predict_on_ray": "inference.on_ray",
     "Prediction": "inference.stream",
     "predict_stream": "inference.stream",
     "dice": "metrics.functional",
@@ -136,6 +141,9 @@ if TYPE_CHECKING:
     from .inference.explanation import Word as Word
     from .inference.export import ExportReport as ExportReport
     from .inference.export import export_model as export_model
+    from .inference.on_ray import predict_on_ray as predict_on_ray
+    from .inference.pipeline import FusionPipeline as FusionPipeline
+    from .inference.pipeline import register_pipeline as register_pipeline
     from .inference.stream import Prediction as Prediction
     from .inference.stream import predict_stream as predict_stream
     from .metrics.bootstrap import Interval as Interval
@@ -174,6 +182,8 @@ if TYPE_CHECKING:
     from .segmentation.lungs import NotAChestXrayWarning as NotAChestXrayWarning
     from .segmentation.unet import UNetSegmenter as UNetSegmenter
     from .training.arguments import training_arguments as training_arguments
+    from .training.card import model_card as model_card
+    from .training.card import write_card as write_card
     from .training.compare import Comparison as Comparison
     from .training.compare import compare as compare
     from .training.compare_rows import ComparisonRow as ComparisonRow
