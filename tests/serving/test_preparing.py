@@ -1,6 +1,7 @@
 """Samples of several clients become one batch, whatever their windows and views."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -53,3 +54,14 @@ def test_a_template_takes_columns() -> None:
 def test_a_limit_must_be_above_zero(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} must be a number above 0"):
         Limits(**{name: value})  # type: ignore[arg-type]
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """A fast tokenizer holds its settings while it works: two threads need two of them."""
+    processor = FusionProcessor(WORDS, max_length=12)
+    prepare = Preparer(processor, ("text",), Limits())
+    texts = ["clear lungs " * (1 + number % 300) for number in range(1500)]
+    with ThreadPoolExecutor(16) as pool:
+        found = list(pool.map(lambda text: prepare(Sample([], text)), texts))
+    for text, one in zip(texts, found, strict=True):
+        assert torch.equal(one.inputs["input_ids"], processor(text=text)["input_ids"])

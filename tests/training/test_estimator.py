@@ -68,6 +68,19 @@ def test_it_learns_what_both_modalities_tell(
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_encoders_that_train_stay_as_they_were(
+    estimator: FusionEstimator, samples: list[dict[str, Any]], classes: list[str]
+) -> None:
+    encoder = estimator.text_encoder.unfreeze()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    options = {"metric_for_best_model": None}
+    estimator.set_params(epochs=1, learning_rate=1e-2, training_options=options)
+    estimator.fit(samples, classes)
+    after, trained = encoder.state_dict(), estimator.model_.text_encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert not all(torch.equal(value, trained[name]) for name, value in before.items())
+
+
 def test_a_data_frame_gives_the_same_and_two_fits_are_equal(
     estimator: FusionEstimator, samples: list[dict[str, Any]], classes: list[str]
 ) -> None:

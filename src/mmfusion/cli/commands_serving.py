@@ -19,7 +19,7 @@ def serve(
     model: options.ModelFolder,
     host: options.Host = "127.0.0.1",
     port: options.Port = 8000,
-    engine: options.EngineName = "compiled",
+    engine: options.EngineName = "eager",
     dtype: options.EngineDtype = "float32",
     batch_size: options.ServedBatchSize = 32,
     wait: options.Wait = 0.0,
