@@ -13,6 +13,8 @@ from .errors import check_output_file
 from .support import load_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from ..inference.stream import Prediction
     from ..model.modeling import FusionClassifier
     from ..model.processing import FusionProcessor
@@ -147,8 +149,6 @@ def predict_many(
     import torch
 
     from ..data.tables import read_table
-    from ..inference.on_ray import predict_on_ray
-    from ..inference.stream import predict_stream
 
     target, part = _targets(manifest, output)
     if torch.cuda.is_available():
@@ -175,11 +175,7 @@ def predict_many(
             writer = csv.writer(file)
             predicted = [] if classifier.multi_label else ["predicted"]
             write(["row", *shown, *predicted, *(f"p_{name}" for name in names), "missing", "error"])
-            how: dict[str, Any] = {"batch_size": batch_size, "workers": workers}
-            if actors_of is None:
-                stream = predict_stream(classifier, processor, rows, on_error="keep", **how)
-            else:
-                stream = predict_on_ray(actors_of, rows, **how)
+            stream = _stream((classifier, processor), rows, actors_of, batch_size, workers)
             # Closing the stream ends the line of its progress bar before an error is printed.
             with closing(stream):
                 for number, (sample, answer) in enumerate(zip(rows, stream, strict=True), start=1):
@@ -194,6 +190,21 @@ def predict_many(
     typer.echo(f"{printable(str(output))}: {len(rows)} samples, {failed} of them with an error.")
     if failed:
         raise typer.Exit(1)
+
+
+def _stream(
+    parts: Any, rows: Any, actors_of: str | None, batch_size: int, workers: int
+) -> "Generator[Prediction, None, None]":
+    """Returns the answers to the rows, of this process or of actors of Ray."""
+    from ..inference.on_ray import predict_on_ray
+    from ..inference.stream import predict_stream
+
+    if actors_of is not None:
+        return predict_on_ray(actors_of, rows, batch_size=batch_size, workers=workers)
+    model, processor = parts
+    return predict_stream(
+        model, processor, rows, batch_size=batch_size, workers=workers, on_error="keep"
+    )
 
 
 def _targets(manifest: Path, output: Path) -> tuple[Path, Path]:
