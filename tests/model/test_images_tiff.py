@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import tifffile
 
@@ -115,7 +116,10 @@ def test_each_layout_of_tifffile_is_read_right_or_refused(kind: str, tmp_path: P
         assert found.shape == right.shape, layout
         assert np.abs(found - right).max() <= 0.5 + tolerance, layout
     # Common layouts must not be refused, so these are the numbers of those that PIL reads.
-    numbers = {"u1": 144, "u2": 100, "i2": 12, "u4": 10, "i4": 12, "f4": 8}
+    numbers = {"u1": 120, "u2": 100, "i2": 12, "u4": 10, "i4": 12, "f4": 8}
+    # Pillow 13 reads grey with premultiplied or unnamed alpha, too. Gradio asks for an earlier one.
+    if int(PIL.__version__.partition(".")[0]) >= 13:
+        numbers["u1"] = 144
     assert outcomes["read"] >= numbers.get(kind, 0)
     assert sum(outcomes.values()) > 50
 
