@@ -52,7 +52,8 @@ def serve(
         require_extra("int8", "torchao")
     limits = Limits(most_bytes, most_pixels, most_characters, seconds, most_waiting)
     classifier, processor = open_model(model)
-    if torch.cuda.is_available():
+    # onnxruntime runs on the CPU, where the graph is also compared with the model.
+    if torch.cuda.is_available() and engine != "onnx":
         torch.nn.Module.to(classifier, "cuda")
     windows = processor.long_text == "chunk"
     made = partial(
@@ -119,8 +120,6 @@ def demo(
         examples=() if named else phantom_examples(),
         notice=None if named else SYNTHETIC,
     )
-    _, address, _ = launch(
-        page, host=host, port=port, limits=Limits(), inbrowser=opens, prevent_thread_lock=True
-    )
+    address = launch(page, host=host, port=port, limits=Limits(), opens=opens)
     typer.echo(f"{', '.join(models) or 'a synthetic model'}: {address} (Ctrl-C stops it)")
     page.block_thread()

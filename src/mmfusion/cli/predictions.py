@@ -151,7 +151,8 @@ def predict_many(
     from ..data.tables import read_table
 
     target, part = _targets(manifest, output)
-    if torch.cuda.is_available():
+    # Actors of Ray have the GPU for themselves.
+    if torch.cuda.is_available() and actors_of is None:
         torch.nn.Module.to(classifier, "cuda")
     table = read_table(manifest)
     # A picture without a file is an error of its row alone, as one that cannot be read.

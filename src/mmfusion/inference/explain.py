@@ -28,6 +28,8 @@ from .explain_text import WORD_METHODS, windows_of, word_weights
 from .explain_words import Reading, read_text, written_text
 from .explanation import Explanation, HeatMap, Word
 
+CUT = "The text is longer than the model reads: a part of it was cut."
+
 
 def explain(
     model: FusionClassifier,
@@ -188,7 +190,7 @@ def _notes(
         if name not in present:
             yield f"The {name} is missing."
     if reading.is_cut:
-        yield "The text is longer than the model reads: a part of it was cut."
+        yield CUT
     if reading.is_by_token:
         yield "The tokenizer does not say where its tokens stand: each token counts as a word."
     if "text" in present and weights is None:

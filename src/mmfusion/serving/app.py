@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from .. import __version__
+from ..inference.explain_sample import class_names
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from ..training.evaluate import as_probabilities
@@ -150,7 +151,7 @@ class _Server:
 
     def __init__(self, model: FusionClassifier, prepare: Preparer, limits: Limits):
         self.prepare, self.limits = prepare, limits
-        self.classes = [str(name) for name in (model.config.id2label or {}).values()]
+        self.classes = class_names(model)
         self.is_multi_label = model.multi_label
         self.modalities = list(model.modalities)
         self.waiting = self.answered = 0

@@ -16,6 +16,7 @@ from PIL import Image
 from ..inference.explain import explain
 from ..inference.explain_gradients import IMAGE_METHODS
 from ..inference.explain_html import page
+from ..inference.explain_sample import class_names
 from ..inference.explanation import Explanation
 from ..model.images import decode_image
 from ..model.missing import is_blank
@@ -181,7 +182,8 @@ def make_demo(
 ) -> gr.Blocks:
     """Returns the page of one or more models, as an application of Gradio.
 
-    Files that a visitor uploads are deleted after a quarter of an hour.
+    Gradio looks every five minutes for uploaded files that are older than a quarter of an hour, and
+    deletes them.
 
     Args:
         models: name -> the classifier and its processor.
@@ -198,7 +200,9 @@ def make_demo(
             gr.HTML(_note(notice, True))
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                inputs, button = _fields(names, {name: _classes(models[name][0]) for name in names})
+                inputs, button = _fields(
+                    names, {name: class_names(models[name][0]) for name in names}
+                )
                 for number, (path, words) in enumerate(examples, start=1):
                     gr.Button(f"Synthetic example {number}", size="sm").click(
                         partial(_filled, path, words), None, inputs[1:3], show_progress="hidden"
@@ -263,19 +267,19 @@ def _answerer(
     return answer
 
 
-def launch(demo: gr.Blocks, *, host: str, port: int, limits: Limits, **options: Any) -> Any:
-    """Returns what Gradio's `launch` returns, after it listens. It asks no other host for anything.
+def launch(demo: gr.Blocks, *, host: str, port: int, limits: Limits, opens: bool = False) -> str:
+    """Returns the address of the page, which listens from now on and asks no other host.
 
     Args:
         demo: the page.
         host: the address to listen at.
         port: 0 takes a free one.
         limits: what a visitor may ask for.
-        **options: of Gradio's `launch`.
+        opens: whether the page opens in a browser.
     """
     # Gradio's own fonts come from the network.
     font = ("system-ui", "sans-serif")
-    return demo.launch(
+    _, address, _ = demo.launch(
         server_name=host,
         server_port=port or None,
         quiet=True,
@@ -286,17 +290,15 @@ def launch(demo: gr.Blocks, *, host: str, port: int, limits: Limits, **options: 
         css=_CSS,
         footer_links=[],
         enable_monitoring=False,
-        **options,
+        inbrowser=opens,
+        prevent_thread_lock=True,
     )
+    return str(address)
 
 
 def _filled(path: Path, words: str) -> tuple[list[str], str]:
     """Returns what the fields of an example hold: its files and its text."""
     return [str(path)], words
-
-
-def _classes(model: FusionClassifier) -> list[str]:
-    return [str(name) for name in (model.config.id2label or {}).values()]
 
 
 def _note(text: str, is_warning: bool) -> str:

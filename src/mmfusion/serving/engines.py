@@ -23,7 +23,7 @@ DTYPES = ("float32", "bfloat16", "int8")
 
 def make_engine(
     model: FusionClassifier,
-    kind: str = "compiled",
+    kind: str = "eager",
     *,
     dtype: str = "float32",
     batch_size: int = 32,

@@ -8,6 +8,7 @@ from typing import Any, final
 
 from torch import Tensor
 
+from ..inference.explain import CUT
 from ..model.images import decode_image
 from ..model.missing import is_blank
 from ..model.processing import FusionProcessor
@@ -15,8 +16,6 @@ from ..model.processing_text import tokenized
 from ..model.template import write_text
 from .limits import Limits
 from .requests import RequestError, Sample
-
-CUT = "The text is longer than the model reads: a part of it was cut."
 
 
 @final

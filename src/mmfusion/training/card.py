@@ -110,8 +110,8 @@ def _model(model: FusionClassifier) -> list[str]:
     kind = "several may hold" if model.multi_label else "one holds"
     rows.append(("classes", f"{', '.join(names)} ({kind})"))
     temperature = model.config.temperature
-    calibrated = "1: nothing changed" if temperature == 1 else f"{temperature:.3f}"
-    rows.append(("temperature", f"{calibrated}; chosen on held-out samples"))
+    calibrated = "1" if temperature == 1 else f"{temperature:.3f}, chosen on held-out samples"
+    rows.append(("temperature", calibrated))
     return ["| | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in rows)]
 
 
