@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ from torch import Tensor
 from mmfusion import FusionClassifier, FusionProcessor, predict_stream
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_classifier
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+
+from images_samples import dicom, written
 
 Parts = tuple[FusionClassifier, FusionProcessor]
 Picture = Callable[..., bytes]
@@ -65,22 +70,9 @@ def test_a_cut_text_is_told(client: TestClient) -> None:
 
 
 def test_dicom_is_read(client: TestClient, parts: Parts, tmp_path: Path) -> None:
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = "1.2.3"
-    data = FileDataset("x.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
     pixels = np.arange(600, dtype=np.uint16).reshape(20, 30)
-    data.Rows, data.Columns, data.SamplesPerPixel = 20, 30, 1
-    data.PhotometricInterpretation = "MONOCHROME1"
-    data.BitsAllocated = data.BitsStored = 16
-    data.HighBit, data.PixelRepresentation = 15, 0
-    data.PixelData = pixels.tobytes()
-    data.save_as(tmp_path / "x.dcm", enforce_file_format=True)
-    content = (tmp_path / "x.dcm").read_bytes()
+    content = written(dicom(pixels, PhotometricInterpretation="MONOCHROME1"))
+    (tmp_path / "x.dcm").write_bytes(content)
     (wanted,) = predict_stream(
         *parts, [{"image": str(tmp_path / "x.dcm"), "text": None}], progress=False
     )

@@ -22,6 +22,10 @@ from mmfusion.serving.limits import Limits
 from mmfusion.serving.phantom import phantom_examples, phantom_parts
 from mmfusion.testing import tiny_classifier
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+
+from images_samples import dicom, written
+
 Parts = tuple[FusionClassifier, FusionProcessor]
 Picture = Callable[..., bytes]
 
@@ -171,22 +175,9 @@ def test_a_visitor_classifies_an_example_in_a_browser(page: Any) -> None:
 
 
 def test_a_visitor_drops_a_dicom_file_in_a_browser(page: Any, tmp_path: Path) -> None:
-    import pydicom
-    from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    data = FileDataset("x.dcm", {}, file_meta=meta, preamble=b"\0" * 128)
     with Image.open(phantom_examples()[2][0]) as opened:
         pixels = 16 * np.asarray(opened.convert("L"), dtype=np.uint16)
-    data.Rows, data.Columns, data.SamplesPerPixel = *pixels.shape, 1
-    data.PhotometricInterpretation = "MONOCHROME2"
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
-    data.PixelData = pixels.tobytes()
-    data.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    (tmp_path / "x.dcm").write_bytes(written(dicom(pixels, BitsStored=12)))
     page.reload()
     page.get_by_role("button", name="Classify").wait_for()
     page.locator("input[type=file]").first.set_input_files(tmp_path / "x.dcm")
