@@ -19,9 +19,9 @@ study: $(VENV)/.installed
 test: lint types docs $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
-# The tests that need a GPU. It installs nothing, as `bench-cuda`.
+# The tests that need a GPU. It installs nothing, as `bench-cuda`. The versions there are those of the machine, and may warn.
 test-cuda:
-	PYTHONPATH=src $(PYTHON) -m pytest -q -n 4 -m cuda tests/contracts/test_on_cuda.py tests/model/test_packing.py
+	PYTHONPATH=src PYTEST_ADDOPTS="-W default" $(PYTHON) -m pytest -q -n 4 -m cuda tests/contracts/test_on_cuda.py tests/model/test_packing.py
 
 # 10,000 damaged pictures, DICOM files and tables, and 5,000 model folders; `make test` reads a fiftieth of them.
 fuzz: $(VENV)/.installed

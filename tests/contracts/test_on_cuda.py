@@ -202,7 +202,8 @@ def test_answers_are_streamed_and_explained(rows: Any) -> None:
 def test_the_compiled_classifier() -> None:
     # This needs a process of its own, because torch.compile and the run-time check of shapes clash.
     cases = Path(__file__).parents[1] / "workers" / "compiled_on_cuda.py"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider"]
+    options = ["-q", "-n", "4", "-m", "cuda", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options]
     # It is no worker of xdist, about which some plug-ins of pytest would warn.
     kept = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")}
     environment = kept | {"MMFUSION_SHAPES_UNCHECKED": "1"}

@@ -21,6 +21,7 @@ def let_single_values_pass(backbone: nn.Module) -> None:
     """
     for module in backbone.modules():
         if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.was_training = False
             module.register_forward_pre_hook(_enter)
             # Also after an error, so that the mode is always that of before.
             module.register_forward_hook(_leave, always_call=True)
@@ -33,5 +34,6 @@ def _enter(module: Any, inputs: tuple[Tensor, ...]) -> None:
 
 
 def _leave(module: Any, inputs: tuple[Tensor, ...], output: Tensor | None) -> None:
-    if module.__dict__.pop("was_training", False):
-        module.training = True
+    # torch.compile of torch 2.11 traces no removal of an attribute.
+    if module.was_training:
+        module.training, module.was_training = True, False
