@@ -70,7 +70,7 @@ _HOME = {
     "FusionPipeline": "inference.pipeline",
     "register_pipeline": "inference.pipeline",
     "model_card": "training.card",
-    "write_card": "training.card",
+    "write_card": "model.card",
     "predict_on_ray": "inference.on_ray",
     "Prediction": "inference.stream",
     "predict_stream": "inference.stream",
@@ -158,6 +158,7 @@ if TYPE_CHECKING:
     from .metrics.report import evaluate_predictions as evaluate_predictions
     from .metrics.tests import holm as holm
     from .metrics.tests import mcnemar as mcnemar
+    from .model.card import write_card as write_card
     from .model.configuration import FusionConfig as FusionConfig
     from .model.encoder_image import ImageEncoder as ImageEncoder
     from .model.encoder_text import TextEncoder as TextEncoder
@@ -183,7 +184,6 @@ if TYPE_CHECKING:
     from .segmentation.unet import UNetSegmenter as UNetSegmenter
     from .training.arguments import training_arguments as training_arguments
     from .training.card import model_card as model_card
-    from .training.card import write_card as write_card
     from .training.compare import Comparison as Comparison
     from .training.compare import compare as compare
     from .training.compare_rows import ComparisonRow as ComparisonRow

@@ -1,14 +1,12 @@
 """The model card says what is known, and names no patient."""
 
-from pathlib import Path
-
 import datasets
 import numpy as np
 from huggingface_hub import ModelCard
 
 from mmfusion import audit, fit, score
 from mmfusion.testing import tiny_classifier
-from mmfusion.training.card import MARK, model_card, write_card
+from mmfusion.training.card import model_card
 
 
 def table(*patients: str) -> datasets.Dataset:
@@ -59,17 +57,9 @@ def test_what_is_not_known_is_said() -> None:
     assert ModelCard(text).data.license == "unknown"
 
 
-def test_the_card_of_a_person_stays(tmp_path: Path) -> None:
-    assert write_card(tmp_path, f"{MARK}\nfirst")
-    assert write_card(tmp_path, f"{MARK}\nsecond")
-    assert "second" in (tmp_path / "README.md").read_text()
-    (tmp_path / "README.md").write_text("mine")
-    assert not write_card(tmp_path, f"{MARK}\nthird")
-    assert (tmp_path / "README.md").read_text() == "mine"
-
-
 def test_a_training_writes_one(tmp_path, rows, compose, quiet):
     model, processor = compose(rows)
     fit(model, processor, rows, arguments=quiet(tmp_path))
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "| train | 40 |" in text and "No figures were measured." in text
+    assert model.card == text

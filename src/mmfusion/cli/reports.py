@@ -115,7 +115,8 @@ def write_cards(
     if not is_first_process():
         return
     from ..data.audit import audit
-    from ..training.card import model_card, write_card
+    from ..model.card import write_card
+    from ..training.card import model_card
 
     # What no model reads cannot leak, and reading pictures takes long.
     read = {name for model in trained.values() for name in model.modalities}

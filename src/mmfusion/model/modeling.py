@@ -7,8 +7,9 @@ from typing import Any, Self, SupportsIndex, cast, final
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig
 
+from .card import CardedModel
 from .configuration import FusionConfig, is_installed, merged_config
 from .encoder_base import Encoder
 from .encoder_build import as_encoder, common_dtype, described_encoder
@@ -31,7 +32,7 @@ TextLike = TextEncoder | str | PreTrainedConfig | nn.Module
 
 
 @final
-class FusionClassifier(PreTrainedModel):
+class FusionClassifier(CardedModel):
     """A classifier of samples that have an image, a text, or both.
 
     Composed of parts, or rebuilt from a `FusionConfig`. One encoder alone makes an image-only or a
@@ -232,15 +233,14 @@ class FusionClassifier(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
-        """Writes config and weights (safetensors) into a folder, under the parameters' own names.
+        """Writes config, weights (safetensors) and card, under the parameters' own names.
 
         Args:
             save_directory: the folder; made if it does not exist.
-            *args: as transformers takes them.
-            **kwargs: as transformers takes them.
+            *args: as `CardedModel.save_pretrained` takes them.
+            **kwargs: as `CardedModel.save_pretrained` takes them.
         """
-        # By default, transformers saves a tower under the key names of older checkpoints. The
-        # Trainer would not translate them back, log a warning, and go on with other weights.
+        # transformers saves older key names, and the Trainer would go on with other weights.
         kwargs.setdefault("save_original_format", False)
         for name in self.modalities:
             getattr(self, f"{name}_encoder").describe_adapters()

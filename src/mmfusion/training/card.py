@@ -1,8 +1,6 @@
 """The model card: what a model was trained and measured on, and what it must not be used for."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,24 +8,12 @@ import numpy as np
 
 from ..data.audit import Audit
 from ..data.labels import class_names, is_multi_label, label_array
+from ..model.card import cell, render_card
 from ..model.missing import is_blank
 from ..model.modeling import FusionClassifier
-from ..model.printing import printable
 from .evaluate import Evaluation
 from .feature_cache import table_of
-from .label_space import names_of
 from .versions import versions
-
-CARD = "README.md"
-MARK = (
-    "<!-- written by mmfusion: a new training writes it anew. Delete this line to keep yours. -->"
-)
-_LIMITS = (
-    "For research. Not a medical device: do not use it to diagnose or treat anyone.",
-    "The figures hold for samples like those of the test part. Measure it on your own samples "
-    "before you trust it: `mmfusion evaluate`.",
-    "A heat map or the weight of a word describes the model. It proves no cause.",
-)
 
 
 def model_card(
@@ -66,53 +52,15 @@ def model_card(
         >>> "No figures were measured." in card
         True
     """
-    tags = ["image-text-classification", *model.modalities]
-    lines = ["---", f"license: {license or 'unknown'}", "library_name: mmfusion", "tags:"]
-    lines += [*(f"- {tag}" for tag in tags), "---", "", MARK, "", "# Model card", ""]
-    lines += ["## Model", "", *_model(model), ""]
-    lines += ["## Samples", "", *_samples(parts, data_license), ""]
-    lines += ["## Figures", "", *_figures(evaluations), ""]
-    lines += ["## Leaks", "", *_leaks(audit), ""]
-    lines += ["## Limits", "", *(f"- {one}" for one in (*_LIMITS, *limits)), ""]
-    lines += ["## Made by", "", *_made(command)]
-    return "\n".join(lines) + "\n"
-
-
-def write_card(folder: str | os.PathLike[str], card: str) -> bool:
-    """Writes a card into a folder, unless a person wrote the one that is there.
-
-    Args:
-        folder: of the model.
-        card: as `model_card` returns it.
-
-    Returns:
-        Whether it was written.
-    """
-    path = Path(folder) / CARD
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        return False
-    path.write_text(card, encoding="utf-8")
-    return True
-
-
-def _model(model: FusionClassifier) -> list[str]:
-    rows = []
-    for name in model.modalities:
-        encoder = getattr(model, f"{name}_encoder")
-        known = encoder.config.name or type(encoder.backbone).__name__
-        size = sum(p.numel() for p in encoder.parameters()) / 1e6
-        state = "frozen" if encoder.is_frozen else "trained"
-        rows.append((f"{name} encoder", f"{Path(str(known)).name}, {size:.1f} M, {state}"))
-    if len(model.modalities) == 2:
-        mapper: Any = model.config.mapper
-        rows += [("mapper", mapper["name"]), ("fusion", model.config.fusion["name"])]
-    names = names_of(model) or [str(one) for one in (model.config.id2label or {}).values()]
-    kind = "several may hold" if model.multi_label else "one holds"
-    rows.append(("classes", f"{', '.join(names)} ({kind})"))
-    temperature = model.config.temperature
-    calibrated = "1" if temperature == 1 else f"{temperature:.3f}, chosen on held-out samples"
-    rows.append(("temperature", calibrated))
-    return ["| | |", "| --- | --- |", *(f"| {key} | {_cell(value)} |" for key, value in rows)]
+    return render_card(
+        model,
+        license=license,
+        samples=_samples(parts, data_license),
+        figures=_figures(evaluations),
+        leaks=_leaks(audit),
+        limits=limits,
+        made=_made(command),
+    )
 
 
 def _samples(parts: Mapping[str, Any] | None, license: str | None) -> list[str]:
@@ -147,7 +95,7 @@ def _shares(rows: datasets.Dataset) -> str:
     else:
         counts = np.bincount(labels, minlength=len(names or ()))
     shown = names or [str(number) for number in range(len(counts))]
-    return _cell(", ".join(f"{name} {count}" for name, count in zip(shown, counts, strict=True)))
+    return cell(", ".join(f"{name} {count}" for name, count in zip(shown, counts, strict=True)))
 
 
 def _figures(evaluations: Mapping[str, Evaluation] | None) -> list[str]:
@@ -160,7 +108,7 @@ def _figures(evaluations: Mapping[str, Evaluation] | None) -> list[str]:
             f"{one.estimate:.3f} ({one.low:.3f} to {one.high:.3f})"
             for one in found.metrics.values()
         ]
-        lines.append(f"| {_cell(name)} | {' | '.join(cells)} |")
+        lines.append(f"| {cell(name)} | {' | '.join(cells)} |")
     return [*lines, "", "On the test part, with 95 % intervals resampled by group."]
 
 
@@ -177,7 +125,3 @@ def _leaks(audit: Audit | None) -> list[str]:
 def _made(command: str | None) -> list[str]:
     packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     return [f"`{command}`" if command else "The command is unknown.", "", packages + "."]
-
-
-def _cell(value: object) -> str:
-    return printable(str(value)).replace("|", "\\|")

@@ -38,7 +38,7 @@ from .balance import settle_weights
 from .binding import bind, told_options, training_facts
 from .calibrate import fit_temperature
 from .callbacks import BestInMemory, Clock, Digests, Epochs
-from .card import model_card, write_card
+from .card import model_card
 from .checks import check_arguments, check_options
 from .distill import Distillation
 from .evaluate import predict
@@ -382,9 +382,9 @@ def _save(trainer: Trainer, model: FusionClassifier, processor: FusionProcessor,
     folder = str(trainer.args.output_dir)
     # On several processes only one writes, because all of them hold the same weights.
     if trainer.is_world_process_zero():
+        model.card = model_card(model, parts=rows)
         with without_bars_of_files():
             model.save_pretrained(folder)
-        write_card(folder, model_card(model, parts=rows))
         processor.save_pretrained(folder)
     # No process may read the folder before the main process has written it.
     trainer.accelerator.wait_for_everyone()
