@@ -47,6 +47,7 @@ _HOME = {
     "folds": "data.splits",
     "audit": "data.audit",
     "FusionCollator": "data.collate",
+    "Augmentation": "data.augmentation",
     "Augmented": "data.collate",
     "compare": "training.compare",
     "Comparison": "training.compare",
@@ -122,6 +123,7 @@ __all__ += [
 
 if TYPE_CHECKING:
     from .data.audit import audit as audit
+    from .data.augmentation import Augmentation as Augmentation
     from .data.collate import Augmented as Augmented
     from .data.collate import FusionCollator as FusionCollator
     from .data.manifest import load_manifest as load_manifest

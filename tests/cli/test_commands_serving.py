@@ -1,4 +1,4 @@
-"""`mmfusion serve` and `mmfusion demo`: what is refused before a model is loaded."""
+"""What is refused before a model is loaded: by `mmfusion serve`, `demo`, `export`, `compare`."""
 
 import importlib.util
 from pathlib import Path
@@ -29,9 +29,9 @@ def test_an_engine_that_is_not_there_is_refused(small: Path) -> None:
     assert "dtype must be one that engine 'onnx' has" in wrong
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find: Any = importlib.util.find_spec
-    absent = ("gradio", "uvicorn")
+    absent = ("gradio", "uvicorn", "matplotlib", "onnxscript")
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in absent else find(name)
     )
@@ -39,6 +39,11 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'uvicorn must be installed, got no such package. Run: pip install "mmfusion[serve]"' in (
         said("serve", "anything")
     )
+    # The model and the table do not exist: nothing is read before.
+    report = said("compare", "no.csv", "--image-encoder", "me/none", "--output", str(tmp_path))
+    assert 'pip install "mmfusion[report]"' in report
+    graph = str(tmp_path / "x.onnx")
+    assert 'pip install "mmfusion[export]"' in said("export", "me/none", graph)
 
 
 def test_what_is_installed_is_not_missed() -> None:

@@ -1,19 +1,27 @@
-"""Unknown labels and the weights of the loss, from the command line."""
+"""Unknown labels, the weights of the loss, folds and augmentation, from the command line."""
 
 import csv
 import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.utils.class_weight import compute_class_weight
 from typer.testing import CliRunner
 
-from mmfusion import FusionClassifier, TextEncoder, load_manifest
+from mmfusion import (
+    Augmentation,
+    FusionClassifier,
+    FusionProcessor,
+    TextEncoder,
+    load_manifest,
+)
 from mmfusion.cli import app, trainings
-from mmfusion.data.toy import word_tokenizer
+from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.testing import tiny_config
 
 WORDS = ["clear", "opacity", "effusion", "dry", "heart", "large"]
@@ -235,3 +243,91 @@ def test_a_column_that_divides_badly(rows: list[str], message: str, tmp_path: Pa
         trainings.load_parts(path, None, None, "prat", columns, seed=0, text=True)
     with pytest.raises(ValueError, match="--validation and --test must be given together"):
         trainings.load_parts(path, path, None, None, columns, seed=0, text=True)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def test_folds_answer_every_row_once(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "cv"
+    printed = call(
+        "train", folder / "one.csv", "--output", output, "--text-encoder", folder / "text",
+        "--no-pretrained", "--train", "frozen", "--epochs", 1, "--unknown-label", "-1.0",
+        "--folds", 3,
+    )  # fmt: skip
+    assert "3 test folds, 95 % intervals" in printed
+    rows = load_manifest(folder / "one.csv", image=None, unknown_label="-1.0")
+    answers = rows_of(output / "test_predictions.csv")
+    assert sorted(row["group"] for row in answers) == sorted(map(str, rows["group"]))
+    # Each row has the answer of the model that was trained without it.
+    for number in (1, 2, 3):
+        fold = output / f"fold-{number}"
+        held_out = rows_of(fold / "test_predictions.csv")
+        assert all(row in answers for row in held_out)
+        model = FusionClassifier.from_pretrained(fold)
+        processor = FusionProcessor.from_pretrained(fold)
+        texts = dict(zip(map(str, rows["group"]), rows["text"], strict=True))
+        with torch.no_grad():
+            logits = model(**processor(text=[texts[row["group"]] for row in held_out])).logits
+        shares = logits.softmax(-1)[:, 1].tolist()
+        name = model.config.id2label[1]
+        assert [float(row[f"probability: {name}"]) for row in held_out] == pytest.approx(
+            shares, abs=2e-6
+        )
+        record = json.loads((fold / "split.json").read_text())
+        assert record["rows"]["test"] == len(held_out)
+    results = json.loads((output / "results.json").read_text())
+    truth = np.array([row["label"] == name for row in answers])
+    chosen = np.array([float(row[f"probability: {name}"]) > 0.5 for row in answers])
+    assert results["text"]["accuracy"]["estimate"] == pytest.approx((truth == chosen).mean())
+    # The proposed command is one that runs, and it measures no row that the model was trained on.
+    proposed = next(line for line in printed.splitlines() if "mmfusion evaluate" in line)
+    assert str(output / "fold-1") in proposed
+    call(*proposed.split()[1:])
+
+
+def test_folds_and_another_division_are_refused(folder: Path, tmp_path: Path) -> None:
+    table = folder / "one.csv"
+    said = call(
+        "train", table, "--output", tmp_path, "--text-encoder", folder / "text", "--folds", 3,
+        "--split-column", "group", code=1,
+    )  # fmt: skip
+    assert "--folds must be given without --validation, --test and --split-column" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--image-encoder", "resnet10t", "--augment", "xrya"], "Did you mean 'xray'?"),
+        (["--text-encoder", "x", "--augment", "xray"], "--augment must be given with"),
+        (["--image-encoder", "resnet10t", "--augment", "xray", "--cache", "c"], "without --cache"),
+    ],
+)
+def test_an_augmentation_that_cannot_be_applied_is_refused(
+    words: list[str], expected: str, folder: Path, tmp_path: Path
+) -> None:
+    said = call("train", folder / "one.csv", "--output", tmp_path / "out", *words, code=1)
+    assert expected in " ".join(said.split())
+
+
+def test_pictures_are_augmented_in_training_alone(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    augment = Augmentation.__call__
+
+    def counted(self: Augmentation, image: Any, rng: Any) -> Any:
+        seen.append(self.name)
+        return augment(self, image, rng)
+
+    monkeypatch.setattr(Augmentation, "__call__", counted)
+    table = draw_shapes(tmp_path / "shapes", 60, size=32)
+    output = tmp_path / "model"
+    call(
+        "train", table, "--output", output, "--image-encoder", "test_vit", "--text-encoder",
+        folder / "text", "--no-pretrained", "--epochs", 2, "--augment", "photo",
+    )  # fmt: skip
+    rows = json.loads((output / "split.json").read_text())["rows"]
+    # Two models read the pictures of the training part, twice.
+    assert len(seen) == 2 * 2 * rows["train"] and set(seen) == {"photo"}

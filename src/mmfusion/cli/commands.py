@@ -239,6 +239,8 @@ def export(
 
     check_model(model)
     check_output_file("output", output)
+    if output.suffix == ".onnx":
+        require_extra("export", "onnx", "onnxruntime", "onnxscript")
     classifier, processor = open_model(model)
     batches = None
     if manifest is not None:

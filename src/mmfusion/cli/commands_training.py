@@ -11,18 +11,26 @@ from ..model.printing import printable
 from . import options
 from .app import app
 from .errors import check_output_folder, user_errors
+from .inputs import require_extra
 from .reports import (
     TEST_ANSWERS,
     announce,
     command_to_evaluate,
+    fold_name,
     record_of,
     report_training,
     write_cards,
     write_record,
     write_test_answers,
 )
-from .support import check_parts, compose, encoders_of, fit_and_score, given, part_options
-from .trainings import load_parts, load_with_truth, loss_of, models_of
+from .support import checked_parts, compose, encoders_of, fit_and_score, given
+from .trainings import (
+    check_augmentation,
+    load_divided,
+    load_with_truth,
+    loss_of,
+    models_of,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -66,6 +74,8 @@ def train(
     split_column: options.SplitColumn = None,
     validation: options.ValidationManifest = None,
     test: options.TestManifest = None,
+    folds: options.TestFolds = None,
+    augment: options.Augmentation = None,
     overwrite: options.Overwrite = False,
     seed: options.Seed = 0,
     config: options.ConfigFile = None,
@@ -79,27 +89,25 @@ def train(
     from datasets import concatenate_datasets
 
     wanted = models_of(image_encoder, text_encoder, baselines)
-    mapping = part_options("--mapper-option", mapper, mapper_option)
-    strategy = part_options("--fusion-option", fusion, fusion_option)
-    check_parts(mapping, strategy)
+    composed: dict[str, Any] = checked_parts(mapper, mapper_option, fusion, fusion_option)
     _check_folders(output, cache)
+    check_augmentation(augment, image_encoder, cache)
     columns = (label, template, unknown_label, uncertain, image_column)
-    reads_text = text_encoder is not None
-    files = (manifest, validation, test)
-    parts = load_parts(*files, split_column, columns, seed=seed, text=reads_text)
-    rows = concatenate_datasets(list(parts.values()))
+    how_divided = (manifest, validation, test, split_column, folds, columns)
+    divided = load_divided(*how_divided, seed=seed, text=text_encoder is not None)
+    rows = concatenate_datasets(list(divided[0].values()))
     loss = loss_of(rows, class_weights, pos_weight, focal_gamma)
-    composed: dict[str, Any] = {"what": what, "pretrained": pretrained, "seed": seed, "loss": loss}
-    composed |= {"template": template, "fit": fit, "long_text": long_text}
-    build = partial(compose, rows, mapper=mapping, fusion=strategy, **composed)
-    settings = given(num_train_epochs=epochs, learning_rate=learning_rate)
+    composed |= {"what": what, "pretrained": pretrained, "seed": seed, "loss": loss}
+    build = partial(compose, rows, template=template, fit=fit, long_text=long_text, **composed)
+    settings = given(num_train_epochs=epochs, learning_rate=learning_rate, bf16=bf16, seed=seed)
     settings |= {"per_device_train_batch_size": batch_size, "dataloader_num_workers": workers}
-    settings |= {"bf16": bf16, "seed": seed}
-    how = {"patience": patience, "cache": cache, "overwrite": overwrite}
-    evaluations = _train_each(wanted, build, parts, manifest, output, settings, how)
-    unknown = None if unknown_label is None else [unknown_label]
+    how = {"patience": patience, "cache": cache, "overwrite": overwrite, "augment": augment}
+    train_each = partial(_train_each, wanted, build, manifest, settings, how)
+    unknown = [unknown_label] if unknown_label else None
     read = {"--image-column": image_column, "--unknown-label": unknown}
-    report_training(evaluations, output, command_to_evaluate(output, test or manifest, label, read))
+    evaluations = _train_divided(train_each, divided, output)
+    measured = (output / fold_name(1) if folds else output, test or manifest, label, read)
+    report_training(evaluations, output, command_to_evaluate(*measured), folds)
 
 
 @app.command()
@@ -139,19 +147,21 @@ def compare(
 
     A stopped run continues where it was stopped.
     """
+    require_extra("report", "matplotlib")
     _check_folders(output, cache)
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
     # First of all, because a mistake in the table should not wait for the weights.
-    columns = (label, template, unknown_label, uncertain, image_column)
-    samples, truth = load_with_truth(manifest, *columns)
+    columns = (template, unknown_label, uncertain, image_column)
+    samples, truth = load_with_truth(manifest, label, *columns)
     loss = loss_of(samples, class_weights, pos_weight, focal_gamma)
     image, text = encoders_of(
         image_encoder, text_encoder, what, pretrained, image_weights, text_weights
     )
     prepared: dict[str, Any] = {"template": template, "keep_texts": keep_texts, "fit": fit}
     prepared |= {"max_length": max_length, "long_text": long_text, "folds": folds, "seeds": seeds}
+    prepared |= loss | {"truth": truth, "cache": cache}
     comparison = compare_rows(
         samples,
         output,
@@ -159,25 +169,54 @@ def compare(
         text_encoder=text,
         rows="all" if rows == ["all"] else rows or DEFAULT_ROWS,
         **prepared,
-        options={"per_device_train_batch_size": batch_size, "bf16": bf16}
-        | given(num_train_epochs=epochs, learning_rate=learning_rate),
-        **loss,
-        truth=truth,
-        cache=cache,
+        options=given(num_train_epochs=epochs, learning_rate=learning_rate, bf16=bf16)
+        | {"per_device_train_batch_size": batch_size},
         title=printable(manifest.stem),
     )
     comparison.print()
-    typer.echo(f"Written to {printable(str(output))}: report.html, report.md and results.json.")
+    typer.echo(f"Written to {printable(str(output))}: report.html, report.md, results.json.")
+
+
+def _train_divided(
+    train_each: "Callable[..., dict[str, Evaluation]]",
+    divided: "list[dict[str, datasets.Dataset]]",
+    output: Path,
+) -> "dict[str, Evaluation]":
+    """Returns the evaluation of each model on its test rows, those of all folds together.
+
+    Each row is answered by the model that was trained without it.
+    """
+    if len(divided) == 1:
+        return train_each(divided[0], output)
+    import numpy as np
+    from datasets import concatenate_datasets
+
+    from ..data.labels import class_names
+    from ..training.evaluate import score
+
+    found = []
+    for number, parts in enumerate(divided, start=1):
+        announce(f"fold {number} of {len(divided)}")
+        found.append(train_each(parts, output / fold_name(number)))
+    rows = concatenate_datasets([parts["test"] for parts in divided])
+    evaluations = {
+        name: score(np.concatenate([fold[name].logits for fold in found]), rows)
+        for name in found[0]
+    }
+    first = next(iter(evaluations.values()))
+    names = class_names(rows) or [str(number) for number in range(first.logits.shape[1])]
+    write_test_answers(output / TEST_ANSWERS, names, first, rows)
+    return evaluations
 
 
 def _train_each(
     wanted: dict[str, tuple[str | None, str | None]],
     build: "Callable[..., tuple[FusionClassifier, FusionProcessor]]",
-    parts: "dict[str, datasets.Dataset]",
     manifest: Path,
-    output: Path,
     settings: dict[str, Any],
     how: dict[str, Any],
+    parts: "dict[str, datasets.Dataset]",
+    output: Path,
 ) -> "dict[str, Evaluation]":
     """Returns the evaluation of each model, after its training.
 
@@ -196,7 +235,8 @@ def _train_each(
         evaluations[name] = fit_and_score(model, parts, arguments, **how)
         if number == 1:
             record = record_of(parts, manifest, settings["seed"])
-            write_test_answers(output / TEST_ANSWERS, model[0], evaluations[name], parts["test"])
+            classes = [str(one) for one in (model[0].config.id2label or {}).values()]
+            write_test_answers(output / TEST_ANSWERS, classes, evaluations[name], parts["test"])
         write_record(folder, record)
         trained[folder] = model[0]
     write_cards(trained, evaluations, parts)

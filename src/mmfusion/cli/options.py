@@ -119,6 +119,18 @@ ValidationManifest = Annotated[
 TestManifest = Annotated[
     Path | None, typer.Option("--test", help="A table of the test rows, with --validation.")
 ]
+TestFolds = Annotated[
+    int | None,
+    typer.Option(
+        "--folds",
+        min=2,
+        help="Trains so many times, each time with other test rows, until each row was one.",
+    ),
+]
+Augmentation = Annotated[
+    str | None,
+    typer.Option("--augment", help="Changes the pictures in each epoch: xray or photo."),
+]
 TrainedParts = Annotated[
     Train, typer.Option("--train", help="Which parts of the encoders are trained.")
 ]

@@ -4,7 +4,7 @@ import csv
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +70,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def write_test_answers(
-    path: Path, model: "FusionClassifier", evaluation: "Evaluation", rows: "datasets.Dataset"
+    path: Path, names: Sequence[str], evaluation: "Evaluation", rows: "datasets.Dataset"
 ) -> None:
     """Writes one line per test row: picture, group, true label and the probability of each class.
 
@@ -78,24 +78,24 @@ def write_test_answers(
 
     Args:
         path: the CSV file.
-        model: the classifier; it names the classes.
+        names: of the classes.
         evaluation: of the test rows.
         rows: the test rows.
     """
     if not is_first_process():
         return
-    names = [str(name) for name in (model.config.id2label or {}).values()]
     shown = [name for name in ("image", "group") if name in rows.column_names]
     kept = rows.select_columns(shown)
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
-        labels = [f"label: {name}" for name in names] if model.multi_label else ["label"]
+        several = evaluation.labels.ndim == 2
+        labels = [f"label: {name}" for name in names] if several else ["label"]
         header = [*shown, *labels, *(f"probability: {name}" for name in names)]
         table.writerow([spreadsheet_cell(cell) for cell in header])
         for row, label, share in zip(
             kept, evaluation.labels, evaluation.probabilities, strict=True
         ):
-            truth = label.tolist() if model.multi_label else [names[int(label)]]
+            truth = label.tolist() if several else [names[int(label)]]
             cells = [row[name] for name in shown] + truth + [f"{one:.6f}" for one in share]
             table.writerow([spreadsheet_cell(cell) for cell in cells])
 
@@ -130,7 +130,9 @@ def write_cards(
         write_card(folder, card)
 
 
-def report_training(evaluations: "dict[str, Evaluation]", output: Path, following: str) -> None:
+def report_training(
+    evaluations: "dict[str, Evaluation]", output: Path, following: str, folds: int | None = None
+) -> None:
     """Prints the tables of all models and writes their metrics to results.json.
 
     The first table holds accuracy and AUROC of every model. The second one holds the difference in
@@ -141,6 +143,7 @@ def report_training(evaluations: "dict[str, Evaluation]", output: Path, followin
             for.
         output: the folder for results.json.
         following: the command that evaluates the model, which is proposed at the end.
+        folds: the number of test folds whose answers were pooled, or None for one test part.
     """
     from ..metrics.bootstrap import paired_bootstrap
     from ..metrics.functional import auroc
@@ -148,7 +151,8 @@ def report_training(evaluations: "dict[str, Evaluation]", output: Path, followin
     if not is_first_process():
         return
     first, fused = next(iter(evaluations.items()))
-    table = Table("model", "accuracy", "AUROC", title="test part, 95 % intervals")
+    part = "test part" if folds is None else f"{folds} test folds"
+    table = Table("model", "accuracy", "AUROC", title=f"{part}, 95 % intervals")
     minus = Table("model", "difference", "p", title=f"AUROC of {first} minus that of")
     results: dict[str, Any] = {}
     for name, result in evaluations.items():
@@ -170,10 +174,19 @@ def report_training(evaluations: "dict[str, Evaluation]", output: Path, followin
     console.print(table)
     if minus.row_count:
         console.print(minus)
-    folder = printable(shlex.quote(str(output)))
-    typer.echo(f"Written to {folder}. Next, for example:")
+    typer.echo(f"Written to {printable(shlex.quote(str(output)))}. Next, for example:")
     typer.echo(f"  {printable(following)}")
+    folder = printable(shlex.quote(str(output if folds is None else output / fold_name(1))))
     typer.echo(f"  mmfusion predict {folder} --manifest NEW.csv --output ANSWERS.csv")
+
+
+def fold_name(number: int) -> str:
+    """Returns the name of the folder of a test fold.
+
+    Args:
+        number: of the fold, from 1 on.
+    """
+    return f"fold-{number}"
 
 
 def command_to_evaluate(

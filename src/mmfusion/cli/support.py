@@ -183,6 +183,7 @@ def fit_and_score(
     patience: int | None,
     cache: Path | None,
     overwrite: bool = False,
+    augment: str | None = None,
 ) -> "Evaluation":
     """Returns the evaluation on the whole test part, after training on the rows that can be used.
 
@@ -196,9 +197,11 @@ def fit_and_score(
         patience: as for `fit`.
         cache: as for `fit`.
         overwrite: as for `fit`.
+        augment: the name of a recipe for the pictures, or None.
     """
     import numpy as np
 
+    from ..data.augmentation import Augmentation
     from ..data.labels import label_array
     from ..training.compare_baselines import class_logits
     from ..training.compare_loss import weighted
@@ -220,6 +223,7 @@ def fit_and_score(
         patience=patience,
         cache=cache,
         overwrite=overwrite,
+        augment=Augmentation(augment) if augment and "image" in model.modalities else None,
     )
     # All rows of the training part count, also those that this model cannot use. Otherwise each
     # model would have other class frequencies.
@@ -274,6 +278,26 @@ def part_options(option: str, name: str, given: list[str] | None) -> dict[str, A
         except (ValueError, SyntaxError):
             found[key] = value
     return found
+
+
+def checked_parts(
+    mapper: str, mapper_options: list[str] | None, fusion: str, fusion_options: list[str] | None
+) -> dict[str, dict[str, Any]]:
+    """Returns the mapper and the strategy with their options.
+
+    Args:
+        mapper: its name.
+        mapper_options: as for `part_options`.
+        fusion: the name of the strategy.
+        fusion_options: as for `part_options`.
+
+    Raises:
+        ValueError: as for `part_options` and `check_parts`.
+    """
+    mapping = part_options("--mapper-option", mapper, mapper_options)
+    strategy = part_options("--fusion-option", fusion, fusion_options)
+    check_parts(mapping, strategy)
+    return {"mapper": mapping, "fusion": strategy}
 
 
 def check_parts(mapper: dict[str, Any], fusion: dict[str, Any]) -> None:

@@ -10,6 +10,9 @@ PART_WORDS = {name: name for name in PARTS} | {"val": "validation", "valid": "va
 PART_WORDS |= {"dev": "validation", "training": "train", "testing": "test"}
 """Words of a split column -> the part that they name."""
 
+Columns = tuple[list[str] | None, str | None, str | None, str, list[str] | None]
+"""The arguments of `load_with_truth` behind the file."""
+
 if TYPE_CHECKING:
     import datasets
 
@@ -45,7 +48,7 @@ def load_parts(
     validation: Path | None,
     test: Path | None,
     split_column: str | None,
-    columns: tuple[list[str] | None, str | None, str | None, str, list[str] | None],
+    columns: Columns,
     *,
     seed: int,
     text: bool,
@@ -80,6 +83,50 @@ def load_parts(
         parts = _by_column(rows, truth, split_column)
     _refuse_shared_groups(parts)
     return parts
+
+
+def load_divided(
+    manifest: Path,
+    validation: Path | None,
+    test: Path | None,
+    split_column: str | None,
+    folds: int | None,
+    columns: Columns,
+    *,
+    seed: int,
+    text: bool,
+) -> "list[dict[str, datasets.Dataset]]":
+    """Returns the rows of "train", "validation" and "test", once or for each test fold.
+
+    Args:
+        manifest: as for `load_parts`.
+        validation: as for `load_parts`.
+        test: as for `load_parts`.
+        split_column: as for `load_parts`.
+        folds: the number of folds; each row is a test row of one. None: one division.
+        columns: as for `load_parts`.
+        seed: as for `split_rows`.
+        text: as for `split_rows`.
+
+    Raises:
+        ValueError: as for `load_parts`, or if folds and another division are asked for.
+    """
+    if folds is None:
+        return [load_parts(manifest, validation, test, split_column, columns, seed=seed, text=text)]
+    if validation is not None or test is not None or split_column is not None:
+        raise ValueError("--folds must be given without --validation, --test and --split-column.")
+    from ..training.compare_folds import parts_of
+
+    rows, truth = load_with_truth(manifest, *columns)
+    column = "text" if text and "text" in rows.column_names else None
+    return [
+        {
+            "train": rows.select(part.train),
+            "validation": rows.select(part.validation),
+            "test": truth.select(part.test),
+        }
+        for part in parts_of(rows, folds, seed, text=column)
+    ]
 
 
 def _from_files(files: dict[str, Path], columns: Any) -> "dict[str, datasets.Dataset]":
@@ -188,6 +235,27 @@ def loss_of(
     # A mistake should not wait for the weights of the encoders.
     FusionConfig(**label_options(rows), **loss)
     return loss
+
+
+def check_augmentation(name: str | None, image: str | None, cache: Path | None) -> None:
+    """Refuses an augmentation that cannot be applied, before anything is loaded.
+
+    Args:
+        name: of the recipe, or None.
+        image: the name of the image encoder, or None.
+        cache: the folder of the outputs of frozen towers, or None.
+
+    Raises:
+        ValueError: for an unknown recipe, without an image encoder, or with a cache.
+    """
+    from ..data.augmentation import AUGMENTATIONS
+    from ..model.validation import check_choice
+
+    if name is None:
+        return
+    check_choice("--augment", name, AUGMENTATIONS)
+    if image is None or cache is not None:
+        raise ValueError("--augment must be given with --image-encoder and without --cache.")
 
 
 def models_of(
