@@ -37,7 +37,17 @@ def test_importing_the_library_loads_nothing_heavy() -> None:
 def test_the_classifier_loads_no_keras_and_no_tensorflow() -> None:
     loaded = loaded_after("from mmfusion import FusionClassifier, FusionProcessor")
     assert {"torch", "transformers"} <= loaded
-    assert not loaded & {"keras", "tensorflow", "pydicom", "matplotlib", "typer"}
+    assert not loaded & {"keras", "tensorflow", "pydicom", "matplotlib", "typer", "statsmodels"}
+
+
+def test_a_classifier_without_adapters_loads_no_peft() -> None:
+    loaded = loaded_after(
+        "from transformers import BertConfig\n"
+        "from mmfusion import FusionClassifier\n"
+        "config = BertConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1)\n"
+        "FusionClassifier(text_encoder=config).state_dict()"
+    )
+    assert "mmfusion" in loaded and "peft" not in loaded
 
 
 @pytest.mark.parametrize("name", [name for name in mmfusion.__all__ if name != "__version__"])

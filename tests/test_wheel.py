@@ -51,4 +51,5 @@ def test_its_metadata_say_what_an_index_shows(wheel: zipfile.ZipFile) -> None:
     assert str(metadata.get_payload()).strip() == readme.strip()
     required = [one for one in metadata.get_all("Requires-Dist") or [] if "extra ==" not in one]
     heavy = ("keras", "tensorflow", "matplotlib", "pydicom", "onnx", "open_clip", "pandas")
+    heavy += ("statsmodels", "gradio", "fastapi", "ray", "torchao")
     assert not [one for one in required if one.startswith(heavy)]

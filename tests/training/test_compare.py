@@ -183,11 +183,16 @@ def test_mistakes_are_answered(options, message, manifest, tmp_path):
         compare(rows, tmp_path, **encoders_of(rows["text"]) | SMALL | options)
 
 
-def test_without_matplotlib_nothing_is_trained(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr("mmfusion.training.compare_plots.find_spec", lambda name: None)
+@pytest.mark.parametrize("absent", ["matplotlib", "statsmodels"])
+def test_without_a_package_of_the_report_nothing_is_trained(
+    absent, manifest, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        "mmfusion.training.compare_plots.find_spec", lambda name: None if name == absent else name
+    )
     monkeypatch.setattr(Trainings, "_train", lambda *_: pytest.fail("trained in vain"))
     rows = load_manifest(manifest)
-    with pytest.raises(ImportError, match=r"mmfusion\[report\]"):
+    with pytest.raises(ImportError, match=rf"{absent} must be .*mmfusion\[report\]"):
         compare(rows, tmp_path, **encoders_of(rows["text"]) | SMALL)
 
 

@@ -147,7 +147,7 @@ def compare(
 
     A stopped run continues where it was stopped.
     """
-    require_extra("report", "matplotlib")
+    require_extra("report", "matplotlib", "statsmodels")
     _check_folders(output, cache)
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS

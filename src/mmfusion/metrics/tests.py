@@ -1,8 +1,9 @@
 """The test of two models on the same samples, and the correction for several tests at once."""
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from .weighted import Array, judge, read_samples
 
@@ -49,6 +50,7 @@ def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
         TypeError: if an argument is not an array of numbers.
         ValueError: if shapes do not fit, a logit is not finite, or a label is out of range or
             multi-label.
+        ImportError: if statsmodels is not installed (extra `report`).
 
     Source:
         McNemar 1947, Psychometrika 12:153; Edwards 1948, Psychometrika 13:185 (the correction).
@@ -59,9 +61,7 @@ def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
         >>> mcnemar(np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 1, 0, 1]], labels)
         McNemar(only_first=2, only_second=0, statistic=0.0, p_value=0.5)
     """
-    # statsmodels is slow to import, and the other metrics do not need it.
-    from statsmodels.stats import contingency_tables
-
+    contingency_tables = _statsmodels("contingency_tables")
     right = []
     for name, scores in (("first", first), ("second", second)):
         values, truth = read_samples(name, scores, labels)
@@ -92,6 +92,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
     Raises:
         ValueError: if a p-value is out of range or NaN.
+        ImportError: if statsmodels is not installed (extra `report`).
 
     Source:
         Holm 1979, Scandinavian Journal of Statistics 6:65; done by statsmodels.
@@ -100,12 +101,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
     """
-    from statsmodels.stats.multitest import multipletests
-
+    multitest = _statsmodels("multitest")
     for index, p_value in enumerate(p_values):
         if not 0 <= p_value <= 1:
             raise ValueError(f"p_values must be in [0, 1], got {p_value!r} at place {index}.")
     # statsmodels does not accept an empty sequence.
     if not len(p_values):
         return []
-    return [float(p_value) for p_value in multipletests(list(p_values), method="holm")[1]]
+    return [float(p_value) for p_value in multitest.multipletests(list(p_values), method="holm")[1]]
+
+
+def _statsmodels(module: str) -> Any:
+    """Returns a module of `statsmodels.stats`, which is slow to import and needed only here."""
+    try:
+        return importlib.import_module(f"statsmodels.stats.{module}")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "statsmodels must be installed for McNemar's test and Holm's correction, got "
+            f'{error}. Run: pip install "mmfusion[report]"'
+        ) from error

@@ -6,7 +6,6 @@ from functools import cached_property
 from operator import index
 from typing import Any, Self, SupportsIndex
 
-import peft
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -276,6 +275,9 @@ class Encoder(nn.Module, ABC):
                 "add_lora must be called once, got a second call. Build the encoder anew for other "
                 "adapters."
             )
+        # Imported here, because it takes long and few encoders have adapters.
+        import peft
+
         targets = default_targets(self.backbone) if target_modules is None else target_modules
         lora = peft.LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
         peft.inject_adapter_in_model(lora, self.backbone)

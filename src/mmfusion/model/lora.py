@@ -3,9 +3,9 @@
 Source: Hu et al. 2021, LoRA (arXiv 2106.09685); done by peft.
 """
 
+import sys
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 
@@ -77,6 +77,12 @@ def check_adapters(module: nn.Module, *, described: bool) -> bool:
 
 def _adapted(module: nn.Module) -> dict[str, Any]:
     """Returns the layers of peft inside a module, by their names."""
+    # peft takes long to import, and without it there are no layers of it.
+    peft: Any = sys.modules.get("peft.tuners.tuners_utils")
+    if peft is None:
+        return {}
     return {
-        name: inner for name, inner in module.named_modules() if isinstance(inner, BaseTunerLayer)
+        name: inner
+        for name, inner in module.named_modules()
+        if isinstance(inner, peft.BaseTunerLayer)
     }

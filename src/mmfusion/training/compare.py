@@ -25,7 +25,7 @@ from .compare_encoders import Encoders
 from .compare_folds import Part, Trainings, parts_of, texts_tie
 from .compare_html import page
 from .compare_loss import given_loss, loss_notes, true_labels
-from .compare_plots import draw, require_matplotlib
+from .compare_plots import draw, require_report
 from .compare_report import console_table, markdown, verdict
 from .compare_rows import DEFAULT_ROWS, ComparisonRow, rows_of
 from .compare_summary import Answers, summarise
@@ -186,9 +186,9 @@ def _check_first(folds: int, seeds: int, resamples: int) -> None:
 
     Raises:
         ValueError: if a number is too small.
-        ImportError: if matplotlib is not installed.
+        ImportError: if matplotlib or statsmodels is not installed.
     """
-    require_matplotlib()
+    require_report()
     if min(folds - 1, seeds, resamples) < 1:
         raise ValueError(
             "folds must be at least 2, seeds and resamples at least 1, "

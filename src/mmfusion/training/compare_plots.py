@@ -18,11 +18,13 @@ _MOST_CLASSES = 12
 """A confusion matrix of more classes cannot be read."""
 
 
-def require_matplotlib() -> None:
-    """Raises an ImportError that names the extra if matplotlib is not installed."""
-    if find_spec("matplotlib") is None:
+def require_report() -> None:
+    """Raises an ImportError that names the extra if a package of the report is not installed."""
+    absent = [name for name in ("matplotlib", "statsmodels") if find_spec(name) is None]
+    if absent:
         raise ImportError(
-            'matplotlib must be installed to draw the report. Run: pip install "mmfusion[report]"'
+            f"{', '.join(absent)} must be installed for the report, got no such package. "
+            'Run: pip install "mmfusion[report]"'
         )
 
 
