@@ -36,6 +36,7 @@ extensions = [
     "myst_parser",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
+    "api_summary",
     "docstrings",
     "mathml",
 ]
@@ -63,6 +64,7 @@ suppress_warnings = ["config.cache"]
 default_role = "py:obj"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
+autosummary_generate = False
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
@@ -71,6 +73,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 html_title = f"mmfusion {version}"
 html_show_sphinx = False
 # With this size of the theme, lines of 98 columns fit beside the sidebar.
