@@ -47,14 +47,14 @@ AUGMENTATIONS: dict[str, Callable[[], list[Any]]] = {"xray": _xray, "photo": _ph
 class Augmentation:
     """A recipe of augmentation for `fit(augment=)`, made of `torchvision.transforms.v2`.
 
-    | recipe | turns by up to | shifts by up to | scales by | brightness, contrast | other |
-    | --- | --- | --- | --- | --- | --- |
-    | "xray" | 10 degrees | 5 % of a side | 0.9 to 1.1 | 0.8 to 1.2 | |
-    | "photo" | 15 degrees | 10 % of a side | 0.8 to 1.2 | 0.8 to 1.2 | mirrored in half of the
-      cases, saturation 0.8 to 1.2, hue by up to 0.02 of a turn |
+    - "xray" turns by up to 10 degrees, shifts by up to 5 % of a side, scales by 0.9 to 1.1, and
+      multiplies brightness and contrast by 0.8 to 1.2. It never mirrors: the side of the heart is a
+      finding, and reports name sides.
+    - "photo" mirrors every second picture, turns by up to 15 degrees, shifts by up to 10 % of a
+      side, scales by 0.8 to 1.2, multiplies brightness, contrast and saturation by 0.8 to 1.2, and
+      moves the hue by up to 0.02 of a turn.
 
-    "xray" never mirrors: the side of the heart is a finding, and reports name sides. What enters at
-    an edge is black. These are usual choices. They were not tuned on data.
+    What enters at an edge is black. These are usual choices. They were not tuned on data.
 
     Args:
         name: of the recipe.
