@@ -3,7 +3,7 @@ In a loop of your own with accelerate
 =====================================
 
 A classifier is a ``torch.nn.Module``, and ``FusionCollator`` makes its batches. So a bare loop
-trains it, here with accelerate, on one device or on many.
+trains it, here with accelerate.
 """
 
 # %%

@@ -3,8 +3,7 @@ Train on a stream that does not fit into memory
 ===============================================
 
 A table of many gigabytes need not be loaded: datasets reads its parquet files row by row, and
-shuffles the rows in a buffer. The Trainer takes such a stream. A stopped run continues where it was
-stopped.
+shuffles the rows in a buffer. The Trainer takes such a stream.
 """
 
 # %%

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
 from typer.testing import CliRunner
 
@@ -264,7 +265,7 @@ def test_folds_answer_every_row_once(folder: Path, tmp_path: Path) -> None:
     for number in (1, 2, 3):
         fold = output / f"fold-{number}"
         held_out = rows_of(fold / "test_predictions.csv")
-        assert all(row in answers for row in held_out)
+        assert all(row | {"fold": str(number)} in answers for row in held_out)
         model = FusionClassifier.from_pretrained(fold)
         processor = FusionProcessor.from_pretrained(fold)
         texts = dict(zip(map(str, rows["group"]), rows["text"], strict=True))
@@ -285,6 +286,71 @@ def test_folds_answer_every_row_once(folder: Path, tmp_path: Path) -> None:
     proposed = next(line for line in printed.splitlines() if "mmfusion evaluate" in line)
     assert str(output / "fold-1") in proposed
     call(*proposed.split()[1:])
+    proposed = next(line for line in printed.splitlines() if "mmfusion predict" in line)
+    new, given = str(folder / "one.csv"), str(tmp_path / "answers.csv")
+    call(*proposed.replace("NEW.csv", new).replace("ANSWERS.csv", given).split()[1:])
+    assert len(rows_of(tmp_path / "answers.csv")) == 90
+
+
+@pytest.mark.parametrize("uncertain", ["ignore", "positive"])
+def test_the_parts_of_the_folds(uncertain: str, folder: Path) -> None:
+    """They share no patient and no text, and the test labels are those to measure on."""
+    columns = (["mass", "fluid"], None, "-1", uncertain, None)
+    options: dict[str, Any] = {"models": {"text": (None, "x")}, "seed": 3}
+    table = folder / "many.csv"
+    divided = trainings.load_divided(table, None, None, None, 4, columns, **options)
+    _, truth = trainings.load_with_truth(table, *columns)
+    wanted = {row["text"]: row["label"] for row in truth}
+    tested = [row for parts in divided for row in parts["test"]]
+    assert sorted(row["text"] for row in tested) == sorted(wanted)
+    for row in tested:
+        np.testing.assert_equal(row["label"], wanted[row["text"]])
+    for parts in divided:
+        for column in ("group", "text"):
+            seen = [set(parts[name][column]) for name in ("train", "validation", "test")]
+            assert sum(map(len, seen)) == len(set.union(*seen))
+        assert sum(map(len, parts.values())) == len(truth)
+        assert 0.05 < len(parts["validation"]) / len(truth) < 0.25
+    other = trainings.load_divided(table, None, None, None, 4, columns, **options | {"seed": 4})
+    assert [set(p["test"]["text"]) for p in other] != [set(p["test"]["text"]) for p in divided]
+
+
+def test_equal_texts_stay_in_one_fold(tmp_path: Path) -> None:
+    lines = [f"same {number // 2},{number % 2},{number}" for number in range(60)]
+    table = tmp_path / "twins.csv"
+    table.write_text("\n".join(["text,label,group", *lines]))
+    columns = (None, None, None, "ignore", None)
+    for parts in trainings.load_divided(
+        table, None, None, None, 3, columns, models={"text": (None, "x")}, seed=0
+    ):
+        assert not set(parts["train"]["text"]) & set(parts["test"]["text"])
+
+
+def test_a_fold_without_rows_for_a_model_is_refused(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.png")
+    lines = [f"{'x.png' if number < 2 else ''},word {number},{number % 2},{number // 2}"
+             for number in range(40)]  # fmt: skip
+    table = tmp_path / "few.csv"
+    table.write_text("\n".join(["image,text,label,group", *lines]))
+    columns = (None, None, None, "ignore", None)
+    with pytest.raises(ValueError, match=r"the (train|validation) part of fold \d must have rows"):
+        trainings.load_divided(
+            table, None, None, None, 2, columns, models={"image": ("x", None)}, seed=0
+        )
+
+
+def test_a_folder_with_another_training_is_refused(folder: Path, tmp_path: Path) -> None:
+    def said(output: str, *words: object) -> str:
+        common = ("--output", tmp_path / output, "--text-encoder", folder / "text", *words)
+        return " ".join(call("train", folder / "one.csv", *common, code=1).split())
+
+    (tmp_path / "cv/fold-1").mkdir(parents=True)
+    (tmp_path / "cv/fold-2").mkdir()
+    (tmp_path / "cv/fold-3").mkdir()
+    assert "which holds 3 folds" in said("cv") and "3 folds" in said("cv", "--folds", 2)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/config.json").touch()
+    assert "which holds a model without folds" in said("one", "--folds", 2)
 
 
 def test_folds_and_another_division_are_refused(folder: Path, tmp_path: Path) -> None:

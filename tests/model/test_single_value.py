@@ -29,6 +29,8 @@ def test_a_single_value_meets_the_running_statistics(kind: Any, shape: tuple[int
     found.sum().backward()
     torch.testing.assert_close(values.grad.flatten(), norm.weight / (variance + norm.eps).sqrt())
     assert norm.training
+    # torch.compile of torch 2.11 traces no removal of an attribute, so the hooks remove none.
+    assert vars(norm)["was_training"] is False
     assert torch.equal(norm.running_mean, mean) and torch.equal(norm.running_var, variance)
 
 

@@ -13,10 +13,10 @@ from .app import app
 from .errors import check_output_folder, user_errors
 from .inputs import require_extra
 from .reports import (
+    FOLD,
     TEST_ANSWERS,
     announce,
     command_to_evaluate,
-    fold_name,
     record_of,
     report_training,
     write_cards,
@@ -25,7 +25,8 @@ from .reports import (
 )
 from .support import checked_parts, compose, encoders_of, fit_and_score, given
 from .trainings import (
-    check_augmentation,
+    check_training,
+    fold_name,
     load_divided,
     load_with_truth,
     loss_of,
@@ -91,10 +92,10 @@ def train(
     wanted = models_of(image_encoder, text_encoder, baselines)
     composed: dict[str, Any] = checked_parts(mapper, mapper_option, fusion, fusion_option)
     _check_folders(output, cache)
-    check_augmentation(augment, image_encoder, cache)
+    check_training(output, folds, augment, image_encoder, cache)
     columns = (label, template, unknown_label, uncertain, image_column)
     how_divided = (manifest, validation, test, split_column, folds, columns)
-    divided = load_divided(*how_divided, seed=seed, text=text_encoder is not None)
+    divided = load_divided(*how_divided, models=wanted, seed=seed)
     rows = concatenate_datasets(list(divided[0].values()))
     loss = loss_of(rows, class_weights, pos_weight, focal_gamma)
     composed |= {"what": what, "pretrained": pretrained, "seed": seed, "loss": loss}
@@ -198,7 +199,14 @@ def _train_divided(
     for number, parts in enumerate(divided, start=1):
         announce(f"fold {number} of {len(divided)}")
         found.append(train_each(parts, output / fold_name(number)))
-    rows = concatenate_datasets([parts["test"] for parts in divided])
+    tested = [parts["test"] for parts in divided]
+    numbered = [
+        rows.remove_columns([FOLD] if FOLD in rows.column_names else []).add_column(
+            FOLD, [number] * len(rows)
+        )
+        for number, rows in enumerate(tested, start=1)
+    ]
+    rows = concatenate_datasets(numbered)
     evaluations = {
         name: score(np.concatenate([fold[name].logits for fold in found]), rows)
         for name in found[0]

@@ -15,6 +15,7 @@ from rich.table import Table
 from ..model.printing import printable
 from .predictions import spreadsheet_cell
 from .support import to_json
+from .trainings import fold_name
 
 if TYPE_CHECKING:
     import datasets
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ..training.evaluate import Evaluation
 
 TEST_ANSWERS = "test_predictions.csv"
+FOLD = "fold"
+"""The column that says in which fold a row was tested."""
 
 
 def is_first_process() -> bool:
@@ -72,7 +75,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 def write_test_answers(
     path: Path, names: Sequence[str], evaluation: "Evaluation", rows: "datasets.Dataset"
 ) -> None:
-    """Writes one line per test row: picture, group, true label and the probability of each class.
+    """Writes one line per test row: picture, group, fold, label, probability of each class.
 
     Texts are left out: they may tell who the patient is, and the table may be passed on.
 
@@ -84,7 +87,7 @@ def write_test_answers(
     """
     if not is_first_process():
         return
-    shown = [name for name in ("image", "group") if name in rows.column_names]
+    shown = [name for name in ("image", "group", FOLD) if name in rows.column_names]
     kept = rows.select_columns(shown)
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file)
@@ -178,15 +181,6 @@ def report_training(
     typer.echo(f"  {printable(following)}")
     folder = printable(shlex.quote(str(output if folds is None else output / fold_name(1))))
     typer.echo(f"  mmfusion predict {folder} --manifest NEW.csv --output ANSWERS.csv")
-
-
-def fold_name(number: int) -> str:
-    """Returns the name of the folder of a test fold.
-
-    Args:
-        number: of the fold, from 1 on.
-    """
-    return f"fold-{number}"
 
 
 def command_to_evaluate(

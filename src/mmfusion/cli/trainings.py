@@ -1,5 +1,6 @@
 """What `train` and `compare` prepare: the labels, the parts, the loss and the list of models."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +94,8 @@ def load_divided(
     folds: int | None,
     columns: Columns,
     *,
+    models: Mapping[str, tuple[str | None, str | None]],
     seed: int,
-    text: bool,
 ) -> "list[dict[str, datasets.Dataset]]":
     """Returns the rows of "train", "validation" and "test", once or for each test fold.
 
@@ -105,19 +106,35 @@ def load_divided(
         split_column: as for `load_parts`.
         folds: the number of folds; each row is a test row of one. None: one division.
         columns: as for `load_parts`.
+        models: those that will be trained, as `models_of` returns them.
         seed: as for `split_rows`.
-        text: as for `split_rows`.
 
     Raises:
-        ValueError: as for `load_parts`, or if folds and another division are asked for.
+        ValueError: as for `load_parts`, if folds and another division are asked for, or if a part
+            has no row for one of the models.
     """
+    text = any(name is not None for _, name in models.values())
     if folds is None:
-        return [load_parts(manifest, validation, test, split_column, columns, seed=seed, text=text)]
-    if validation is not None or test is not None or split_column is not None:
+        files = (manifest, validation, test)
+        divided = [load_parts(*files, split_column, columns, seed=seed, text=text)]
+    elif validation is not None or test is not None or split_column is not None:
         raise ValueError("--folds must be given without --validation, --test and --split-column.")
+    else:
+        divided = _load_folds(manifest, folds, columns, seed=seed, text=text)
+    _check_rows(divided, models)
+    return divided
+
+
+def _load_folds(
+    manifest: Path, folds: int, columns: Columns, *, seed: int, text: bool
+) -> "list[dict[str, datasets.Dataset]]":
+    import datasets
+
     from ..training.compare_folds import parts_of
 
     rows, truth = load_with_truth(manifest, *columns)
+    # datasets shows a bar for each part that it copies.
+    datasets.disable_progress_bars()
     column = "text" if text and "text" in rows.column_names else None
     return [
         {
@@ -127,6 +144,25 @@ def load_divided(
         }
         for part in parts_of(rows, folds, seed, text=column)
     ]
+
+
+def _check_rows(
+    divided: "Sequence[Mapping[str, datasets.Dataset]]",
+    models: Mapping[str, tuple[str | None, str | None]],
+) -> None:
+    """Raises a ValueError if a division leaves a model without rows to train on or to choose by."""
+    from ..training.rows import has_modality
+
+    for number, parts in enumerate(divided, start=1):
+        where = f" of fold {number}" if len(divided) > 1 else ""
+        for model, encoders in models.items():
+            read = [name for name, one in zip(("image", "text"), encoders, strict=True) if one]
+            for part in ("train", "validation"):
+                if not has_modality(parts[part], read).any():
+                    raise ValueError(
+                        f"the {part} part{where} must have rows with {' or '.join(read)} for the "
+                        f"model {model!r}, got none. Divide in another way, or leave it out."
+                    )
 
 
 def _from_files(files: dict[str, Path], columns: Any) -> "dict[str, datasets.Dataset]":
@@ -237,25 +273,46 @@ def loss_of(
     return loss
 
 
-def check_augmentation(name: str | None, image: str | None, cache: Path | None) -> None:
-    """Refuses an augmentation that cannot be applied, before anything is loaded.
+def check_training(
+    output: Path, folds: int | None, augment: str | None, image: str | None, cache: Path | None
+) -> None:
+    """Refuses what cannot be trained, before anything is loaded.
 
     Args:
-        name: of the recipe, or None.
+        output: the folder for the trainings.
+        folds: the number of test folds, or None.
+        augment: the name of a recipe, or None.
         image: the name of the image encoder, or None.
         cache: the folder of the outputs of frozen towers, or None.
 
     Raises:
-        ValueError: for an unknown recipe, without an image encoder, or with a cache.
+        ValueError: for a folder with a training of another kind, whose files would stand between;
+            for an unknown recipe, or one without an image encoder or with a cache.
     """
     from ..data.augmentation import AUGMENTATIONS
     from ..model.validation import check_choice
 
-    if name is None:
+    found = len(list(output.glob(fold_name("*"))))
+    if found > (folds or 0) or (folds is not None and (output / "config.json").exists()):
+        held = f"{found} folds" if found else "a model without folds"
+        raise ValueError(
+            f"--output must be a folder without another training, got {str(output)!r}, which holds "
+            f"{held}. Give another folder."
+        )
+    if augment is None:
         return
-    check_choice("--augment", name, AUGMENTATIONS)
+    check_choice("--augment", augment, AUGMENTATIONS)
     if image is None or cache is not None:
         raise ValueError("--augment must be given with --image-encoder and without --cache.")
+
+
+def fold_name(number: int | str) -> str:
+    """Returns the name of the folder of a test fold.
+
+    Args:
+        number: of the fold, from 1 on; "*" is the pattern of all.
+    """
+    return f"fold-{number}"
 
 
 def models_of(

@@ -54,7 +54,8 @@ class Augmentation:
       side, scales by 0.8 to 1.2, multiplies brightness, contrast and saturation by 0.8 to 1.2, and
       moves the hue by up to 0.02 of a turn.
 
-    What enters at an edge is black. These are usual choices. They were not tuned on data.
+    One object must not be used by several threads at once, as they share torch's generator. What
+    enters at an edge is black. These are usual choices. They were not tuned on data.
 
     Args:
         name: of the recipe.
@@ -83,7 +84,14 @@ class Augmentation:
         Args:
             image: in mode "L" or "RGB".
             rng: decides what is drawn.
+
+        Raises:
+            ValueError: for a picture in another mode.
         """
+        if image.mode not in ("L", "RGB"):
+            raise ValueError(
+                f"image must be in mode 'L' or 'RGB', got {image.mode!r}. load_image makes it so."
+            )
         # torchvision draws from torch's generator of the CPU, which others draw from, too.
         state = torch.get_rng_state()
         torch.default_generator.manual_seed(int(rng.integers(2**63)))

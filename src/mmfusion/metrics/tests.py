@@ -61,7 +61,6 @@ def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
         >>> mcnemar(np.eye(2)[[0, 0, 1, 1]], np.eye(2)[[0, 1, 0, 1]], labels)
         McNemar(only_first=2, only_second=0, statistic=0.0, p_value=0.5)
     """
-    contingency_tables = _statsmodels("contingency_tables")
     right = []
     for name, scores in (("first", first), ("second", second)):
         values, truth = read_samples(name, scores, labels)
@@ -73,6 +72,7 @@ def mcnemar(first: Array, second: Array, labels: Array) -> McNemar:
         right.append(judge(values, truth)[0][:, 0].bool())
     only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
     exact = only_first + only_second < _EXACT_BELOW
+    contingency_tables = _statsmodels("contingency_tables")
     # The cells on the diagonal may be 0, because the test uses only the discordant ones.
     test = contingency_tables.mcnemar(
         [[0, only_first], [only_second, 0]], exact=exact, correction=True
@@ -101,13 +101,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
         [0.03, 0.06, 0.06]
     """
-    multitest = _statsmodels("multitest")
     for index, p_value in enumerate(p_values):
         if not 0 <= p_value <= 1:
             raise ValueError(f"p_values must be in [0, 1], got {p_value!r} at place {index}.")
     # statsmodels does not accept an empty sequence.
     if not len(p_values):
         return []
+    multitest = _statsmodels("multitest")
     return [float(p_value) for p_value in multitest.multipletests(list(p_values), method="holm")[1]]
 
 

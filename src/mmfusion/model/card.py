@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from transformers import PreTrainedModel
 
@@ -17,8 +17,10 @@ CARD = "README.md"
 MARK = (
     "<!-- written by mmfusion: a new training writes it anew. Delete this line to keep yours. -->"
 )
-_STUB = "This model card has been automatically generated."
-"""What transformers writes where a repository has no card."""
+_BY_TRANSFORMERS = "This model card has been automatically generated."
+_BY_TRAINER = "This model card has been generated automatically"
+_GAP, _GAP_OF_TRAINER = "[More Information Needed]", "More information needed"
+"""Sentences of the cards that transformers and its Trainer write, and the gaps they leave."""
 
 _LARGEST = 1_000_000
 """The most characters that are read of a card. A longer file is none."""
@@ -75,15 +77,17 @@ class CardedModel(PreTrainedModel, ABC):
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.card = read_card(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path, kwargs.get("subfolder") or "")
+        model.card = read_card(folder)
         return loaded
 
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
         is_main_process: bool = True,
-        *args: Any,
+        state_dict: dict[str, Any] | None = None,
         push_to_hub: bool = False,
+        *args: Any,
         **kwargs: Any,
     ) -> None:
         """Writes config, weights and card into a folder.
@@ -93,18 +97,20 @@ class CardedModel(PreTrainedModel, ABC):
         Args:
             save_directory: the folder; made if it does not exist.
             is_main_process: whether this process writes.
+            state_dict: as transformers takes it.
+            push_to_hub: whether to upload config, weights and card, too, as the method
+                `push_to_hub` does. Other files of the folder stay here.
             *args: as transformers takes them.
-            push_to_hub: whether to upload the folder, too, as the method `push_to_hub` does.
-            **kwargs: as transformers takes them.
+            **kwargs: as transformers and `push_to_hub` take them.
         """
         hub = {name: kwargs.pop(name) for name in _OF_HUB if push_to_hub and name in kwargs}
-        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict, False, *args, **kwargs)
         if not is_main_process:
             return
         write_card(save_directory, self.card or render_card(self))
         if push_to_hub:
             hub.setdefault("repo_id", Path(save_directory).name)
-            _upload(save_directory, has_card=self.card is not None, **hub)
+            self.push_to_hub(**hub)
 
     # transformers takes tags, too. Here they are lines of the card.
     def push_to_hub(  # type: ignore[override]
@@ -199,20 +205,27 @@ def write_card(folder: str | os.PathLike[str], card: str) -> bool:
         Whether it was written.
     """
     path = Path(folder) / CARD
-    if path.exists() and not _may_replace(path.read_text(encoding="utf-8", errors="replace")):
-        return False
+    if path.is_symlink() or path.exists():
+        there = read_card(folder)
+        if there is None or not _may_replace(there):
+            return False
     path.write_text(card, encoding="utf-8")
     return True
 
 
 def read_card(folder: str | os.PathLike[str]) -> str | None:
-    """Returns the card of a folder; None where there is none, or a file too long for one.
+    """Returns the card of a folder; None where there is none.
+
+    A file too long for a card is none, and neither is a link, which may lead to any file.
 
     Args:
         folder: of a model, or the name of a repository.
     """
+    path = Path(folder) / CARD
     try:
-        with (Path(folder) / CARD).open(encoding="utf-8", errors="replace") as file:
+        if path.is_symlink() or not path.is_file():
+            return None
+        with path.open(encoding="utf-8", errors="replace") as file:
             card = file.read(_LARGEST + 1)
     except OSError:
         return None
@@ -230,7 +243,16 @@ def cell(value: object) -> str:
 
 def _may_replace(card: str) -> bool:
     """Returns whether no person wrote a card."""
-    return MARK in card or _STUB in card
+    return MARK in card or _is_stub(card)
+
+
+def _is_stub(card: str) -> bool:
+    """Returns whether transformers wrote a card, and nobody has filled in anything."""
+    if _BY_TRAINER in card:
+        # Description, intended uses, and data.
+        return card.count(_GAP_OF_TRAINER) >= 3
+    template = ModelCard.from_template(ModelCardData(), model_description="").content
+    return _BY_TRANSFORMERS in card and card.count(_GAP) >= template.count(_GAP)
 
 
 def _upload(
@@ -262,12 +284,13 @@ def _upload(
             there = hub.hf_hub_download(name, CARD, revision=branch, local_dir=kept)
             card = Path(there).read_text(encoding="utf-8", errors="replace")
     except RemoteEntryNotFoundError:
-        card = _STUB
-    keeps = not _may_replace(card) or (_STUB not in card and not has_card)
+        card = None
+    # A card of the model alone replaces nothing but what transformers wrote.
+    replaced = card is None or _is_stub(card) or (has_card and _may_replace(card))
     uploaded = hub.upload_folder(
         repo_id=name,
         folder_path=os.fspath(folder),
-        ignore_patterns=[CARD] if keeps else None,
+        ignore_patterns=None if replaced else [CARD],
         **options,
     )
     return str(uploaded)
