@@ -68,7 +68,8 @@ def test_saved_and_read_again_by_either_class(
 ) -> None:
     model = classifier(fusion=fusion, mapper="mlp", num_labels=3, class_weights=[1.0, 2.0, 3.0])
     model.save_pretrained(tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    written = sorted(file.name for file in tmp_path.iterdir())
+    assert written == ["README.md", "config.json", "model.safetensors"]
     for loader in (FusionClassifier, AutoModel):
         again = loader.from_pretrained(tmp_path)
         assert type(again) is FusionClassifier and not again.training

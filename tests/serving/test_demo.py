@@ -1,5 +1,6 @@
 """The page shows what `explain` says, and a visitor can use it in a browser."""
 
+import functools
 import io
 import re
 import shutil
@@ -132,7 +133,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     log = tmp_path_factory.mktemp("demo") / "log.txt"
     with log.open("wb") as file:
         command = [sys.executable, "-m", "mmfusion", "demo", "--port", "0"]
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        # A shell that runs the tests in the background ignores Ctrl-C for all of them.
+        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, stdout=file, stderr=file, preexec_fn=heeds)
     try:
         address = None
         while address is None:

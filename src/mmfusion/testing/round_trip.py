@@ -70,7 +70,7 @@ def _check_no_pickle(folder: Path) -> None:
     files = [
         path
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix not in (".json", ".safetensors", ".py", ".txt")
+        if path.is_file() and path.suffix not in (".json", ".safetensors", ".py", ".txt", ".md")
     ]
     assert not files, f"round trip law: {[path.name for path in files]} beside JSON and safetensors"
 
