@@ -7,7 +7,7 @@ trains it, here with accelerate.
 """
 
 # %%
-# Small encoders that train, samples, and a loader.
+# Small frozen encoders, samples, and a loader.
 
 import tempfile
 

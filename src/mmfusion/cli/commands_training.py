@@ -104,7 +104,7 @@ def train(
     settings |= {"per_device_train_batch_size": batch_size, "dataloader_num_workers": workers}
     how = {"patience": patience, "cache": cache, "overwrite": overwrite, "augment": augment}
     train_each = partial(_train_each, wanted, build, manifest, settings, how)
-    unknown = [unknown_label] if unknown_label else None
+    unknown = None if unknown_label is None else [unknown_label]
     read = {"--image-column": image_column, "--unknown-label": unknown}
     evaluations = _train_divided(train_each, divided, output)
     measured = (output / fold_name(1) if folds else output, test or manifest, label, read)
