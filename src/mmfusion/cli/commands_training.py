@@ -231,6 +231,7 @@ def _train_each(
     The first model is the one that the user asked for. It is written to `output` itself. The record
     of the split is written beside each model as soon as it is trained.
     """
+    from ..inference.explain_sample import class_names
     from ..training.arguments import training_arguments
 
     evaluations: dict[str, Evaluation] = {}
@@ -243,7 +244,7 @@ def _train_each(
         evaluations[name] = fit_and_score(model, parts, arguments, **how)
         if number == 1:
             record = record_of(parts, manifest, settings["seed"])
-            classes = [str(one) for one in (model[0].config.id2label or {}).values()]
+            classes = class_names(model[0])
             write_test_answers(output / TEST_ANSWERS, classes, evaluations[name], parts["test"])
         write_record(folder, record)
         trained[folder] = model[0]
