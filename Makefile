@@ -16,7 +16,9 @@ $(VENV)/.installed: pyproject.toml
 study: $(VENV)/.installed
 	$(BIN)/python examples/lung_disease/study.py
 
-test: lint types docs $(VENV)/.installed
+# Types and docs each keep one core busy, so they run side by side. The tests keep all cores busy.
+test: $(VENV)/.installed
+	$(MAKE) --no-print-directory --output-sync -j 2 lint types docs
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
 # The tests that need a GPU. It installs nothing, as `bench-cuda`. The versions there are those of the machine, and may warn.

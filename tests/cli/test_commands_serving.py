@@ -1,6 +1,7 @@
-"""What is refused before a model is loaded: by `mmfusion serve`, `demo`, `export`, `compare`."""
+"""What `mmfusion serve`, `demo`, `export` and `compare` refuse or set before a model is loaded."""
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmfusion.cli import app
+from mmfusion.cli.commands_serving import KERNEL_CACHES
 from mmfusion.cli.inputs import require_extra
 
 
@@ -27,6 +29,17 @@ def test_an_engine_that_is_not_there_is_refused(small: Path) -> None:
     assert "Did you mean 'eager'?" in said("serve", model, "--engine", "eger")
     wrong = said("serve", model, "--engine", "onnx", "--dtype", "int8")
     assert "dtype must be one that engine 'onnx' has" in wrong
+
+
+def test_the_caches_of_kernels_are_limited(monkeypatch: pytest.MonkeyPatch, small: Path) -> None:
+    own, other = KERNEL_CACHES
+    monkeypatch.setenv(own, "7")
+    # Set first, so that monkeypatch removes what the command sets.
+    monkeypatch.setenv(other, "8")
+    monkeypatch.delenv(other)
+    said("serve", str(small / "model"), "--engine", "eger")
+    # What the user has set stays.
+    assert [os.environ[name] for name in KERNEL_CACHES] == ["7", "128"]
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

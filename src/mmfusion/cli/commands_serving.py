@@ -1,5 +1,6 @@
 """The commands that put a model behind HTTP."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,12 @@ from .app import app
 from .errors import user_errors
 from .inputs import check_model, open_model, require_extra
 from .support import quiet_libraries
+
+KERNEL_CACHES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+"""The variables that limit the caches of oneDNN and of torch's layer over it, in kernels.
+
+https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html
+"""
 
 
 @app.command()
@@ -37,6 +44,10 @@ def serve(
     that does both before it.
     """
     require_extra("serve", "fastapi", "uvicorn", "multipart")
+    # On a CPU each number of tokens has kernels of its own. By itself, each cache keeps 1,024 of
+    # them, and the memory of the engine "compiled" grew by 300 MiB in 10,000 requests.
+    for variable in KERNEL_CACHES:
+        os.environ.setdefault(variable, "128")
     import torch
     import uvicorn
 
@@ -90,8 +101,6 @@ def demo(
     nobody is asked who they are.
     """
     require_extra("demo", "gradio")
-    import os
-
     # The page needs no figures of its visitors, and Gradio asks its maker for news.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("KERAS_BACKEND", "torch")
