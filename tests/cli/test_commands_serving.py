@@ -24,6 +24,11 @@ def test_a_folder_that_is_not_there_is_refused(command: str, tmp_path: Path) -> 
     assert "model must be a folder that holds a model" in said(command, str(tmp_path / "no"))
 
 
+@pytest.mark.parametrize("command", [["serve"], ["predict", "--text", "clear"]])
+def test_the_models_in_a_folder_are_named(command: list[str], small: Path) -> None:
+    assert "has no config.json. These folders in it have one: model." in said(*command, str(small))
+
+
 def test_an_engine_that_is_not_there_is_refused(small: Path) -> None:
     model = str(small / "model")
     assert "Did you mean 'eager'?" in said("serve", model, "--engine", "eger")

@@ -161,8 +161,12 @@ def check_name(option: str, name: str, holds: str = "config.json") -> None:
         )
     if mode is not None:
         if not (path / holds).is_file():
+            # `mmfusion train --folds` writes a folder for each fold.
+            within = sorted(found.parent.name for found in path.glob(f"*/{holds}"))
+            hint = f" These folders in it have one: {', '.join(within[:8])}." if within else ""
             raise ValueError(
                 f"{option} must be a folder that holds a model, got {name!r}, which has no {holds}."
+                f"{hint}"
             )
         return
     # A folder beside it, such as runs/frist for runs/first, tells a mistyped path from a name.
