@@ -7,7 +7,6 @@ variable MMFUSION_DATA names their folder.
 import collections
 import contextlib
 import functools
-import gc
 import importlib.util
 import json
 import os
@@ -105,10 +104,6 @@ assert not _loaded, f"the shape check comes too late for {_loaded}, imported alr
 jaxtyping.install_import_hook(
     [f"mmfusion.model.{name}" for name in SHAPED], "mmfusion_shape_checker.checked"
 )
-
-# A million objects are alive after the imports. Python would look at all of them so often that an
-# eighth of the time went there.
-gc.set_threshold(100_000, 50, 100)
 
 if os.environ.get("PYTEST_XDIST_WORKER"):
     # The workers share the cores, so more threads would only compete.
