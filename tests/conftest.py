@@ -4,17 +4,12 @@ There is no network. Tensor shapes are checked at run time. Real data are used o
 variable MMFUSION_DATA names their folder.
 """
 
-import collections
-import contextlib
 import functools
 import importlib.util
-import json
 import os
 import resource
 import signal
-import subprocess
 import sys
-import tempfile
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -38,34 +33,9 @@ import torch
 import transformers.modeling_utils  # noqa: F401
 from transformers.utils import logging
 
-CHECKED_CALLS = 10
-"""In each test, this many calls of each function have their shapes checked.
-
-A check takes longer than the work of a tiny model does.
-"""
-_calls: collections.Counter[tuple[str, str]] = collections.Counter()
-_unchecked: list[Any] = []
-
-
-def _stop_checking(module: str, name: str) -> None:
-    """Lets the function run without a check until the next test."""
-    found: Any = sys.modules[module]
-    for part in name.split("."):
-        # A function in a function cannot be found by its name, and stays checked.
-        found = getattr(found, part, None)
-    if isinstance(found, property):
-        found = found.fget
-    while found is not None:
-        # jaxtyping reads this attribute of what it wraps. typing.no_type_check sets it.
-        with contextlib.suppress(AttributeError):
-            found.__no_type_check__ = True
-            _unchecked.append(found)
-        found = getattr(found, "__wrapped__", None)
-
 
 def _checked(function: Callable[..., Any]) -> Any:
     """Returns `function` with its arguments checked by beartype."""
-    key = (function.__module__, function.__qualname__)
     # beartype takes Self only in decorated classes, so that annotation is left out.
     function.__annotations__ = {
         name: hint for name, hint in function.__annotations__.items() if hint is not Self
@@ -74,10 +44,6 @@ def _checked(function: Callable[..., Any]) -> Any:
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        _calls[key] += 1
-        # jaxtyping calls twice: for the arguments, and for them and what is returned.
-        if _calls[key] == 2 * CHECKED_CALLS:
-            _stop_checking(*key)
         # torch.export calls with symbolic shapes. Comparing them would fix them to numbers.
         return (function if torch.compiler.is_exporting() else checking)(*args, **kwargs)
 
@@ -149,65 +115,6 @@ def _uncounted_processes(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Lets a test whose lines are not counted start processes whose lines are not counted."""
     if request.node.get_closest_marker("no_cover") is not None:
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-
-
-class _Warm:
-    """Takes the place of `subprocess` for the law of the round trip: forks of one process.
-
-    The process has done the imports of the library and nothing else (tests/workers/warm.py).
-    """
-
-    def __init__(self) -> None:
-        self.process: subprocess.Popen[str] | None = None
-
-    def run(
-        self, command: list[str], *, env: dict[str, str], **_: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """Runs `python -c source ...` in a fork, as `subprocess.run` does in a new process."""
-        python, option, source, *arguments = command
-        assert (python, option) == (sys.executable, "-c")
-        if self.process is None:
-            script = str(Path(__file__).parent / "workers" / "warm.py")
-            self.process = subprocess.Popen(
-                [sys.executable, script],
-                env=env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with tempfile.NamedTemporaryFile("r") as errors:
-            request = {"source": source, "arguments": arguments, "environment": env}
-            self.process.stdin.write(json.dumps(request | {"errors": errors.name}) + "\n")
-            self.process.stdin.flush()
-            code = int(self.process.stdout.readline())
-            return subprocess.CompletedProcess(command, code, "", errors.read())
-
-
-@pytest.fixture(scope="session")
-def _warm() -> Iterator[_Warm]:
-    warm = _Warm()
-    yield warm
-    if warm.process is not None:
-        warm.process.communicate(timeout=60)
-
-
-@pytest.fixture(autouse=True)
-def _imports_are_done_once(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _warm: _Warm
-) -> None:
-    """Lets the law of the round trip fork its new processes, except in the tests of that law."""
-    law = sys.modules.get("mmfusion.testing.round_trip")
-    if law is not None and request.path.parent.name != "testing":
-        monkeypatch.setattr(law, "subprocess", _warm)
-
-
-@pytest.fixture(autouse=True)
-def _shapes_are_checked() -> None:
-    """Lets the shapes of each function be checked anew."""
-    _calls.clear()
-    while _unchecked:
-        del _unchecked.pop().__no_type_check__
 
 
 @pytest.fixture(autouse=True)
