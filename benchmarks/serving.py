@@ -4,7 +4,7 @@ The server is a process of its own. The clients and the server share the machine
 figures are lower than those of a server that has a machine for itself.
 
     python -m benchmarks.serving                  # a tiny model: the cost of the server itself
-    python -m benchmarks.serving --model runs/first --samples samples.csv
+    python -m benchmarks.serving --model runs/first --engine eager --engine compiled
 """
 
 from __future__ import annotations
@@ -189,17 +189,21 @@ def main(
     model: Annotated[Path | None, typer.Option(help="Folder of a model; None: a tiny one.")] = None,
     clients: int = 64,
     requests: int = 10_000,
-    engine: str = "eager",
+    engine: Annotated[list[str] | None, typer.Option(help="May be repeated; None: eager.")] = None,
     output: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
-    """Prints the figures of `mmfusion serve` under load."""
+    """Prints the figures of `mmfusion serve` under load, one engine after the other."""
     with tempfile.TemporaryDirectory() as folder:
         where = model or write_tiny_model(Path(folder))
-        found = {"engine": engine} | measure(where, clients, requests, "--engine", engine)
-    print(json.dumps(found, indent=2))
+        found = [
+            {"engine": one} | measure(where, clients, requests, "--engine", one)
+            for one in engine or ["eager"]
+        ]
+    content = json.dumps(found, indent=2)
+    print(content)
     if output is not None:
-        output.write_text(json.dumps(found, indent=2) + "\n")
-    if found["lost"] or found["wrong"]:
+        output.write_text(content + "\n")
+    if any(one["lost"] or one["wrong"] for one in found):
         raise typer.Exit(1)
 
 

@@ -44,8 +44,8 @@ def serve(
     that does both before it.
     """
     require_extra("serve", "fastapi", "uvicorn", "multipart")
-    # On a CPU each number of tokens has kernels of its own. By itself, each cache keeps 1,024 of
-    # them, and the memory of the engine "compiled" grew by 300 MiB in 10,000 requests.
+    # On a CPU each number of tokens has kernels of its own, and the memory of the engine "compiled"
+    # grew with each. docs/serving.md has the figures.
     for variable in KERNEL_CACHES:
         os.environ.setdefault(variable, "128")
     import torch
