@@ -78,6 +78,7 @@ class FusionPipeline(Pipeline):
     def _forward(self, input_tensors: dict[str, Any], **_: Any) -> Any:
         return {"logits": self.model(**input_tensors).logits}
 
+    # transformers takes any keywords. Naming the one that is known lets a mistyped one be an error.
     def postprocess(  # type: ignore[override]
         self, model_outputs: Any, top_k: int | None = None
     ) -> list[dict[str, Any]]:

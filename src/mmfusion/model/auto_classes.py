@@ -86,5 +86,6 @@ class _Watch(MetaPathFinder):
             execute(module)
             _let_reader_register(module)
 
+        # This loader serves this one import, so the method is replaced on it alone.
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
