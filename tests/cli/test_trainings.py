@@ -1,4 +1,4 @@
-"""Unknown labels, the weights of the loss, folds and augmentation, from the command line."""
+"""Unknown labels, the weights of the loss and folds, from the command line."""
 
 import csv
 import json
@@ -15,14 +15,13 @@ from sklearn.utils.class_weight import compute_class_weight
 from typer.testing import CliRunner
 
 from mmfusion import (
-    Augmentation,
     FusionClassifier,
     FusionProcessor,
     TextEncoder,
     load_manifest,
 )
 from mmfusion.cli import app, trainings
-from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_config
 
 WORDS = ["clear", "opacity", "effusion", "dry", "heart", "large"]
@@ -360,40 +359,3 @@ def test_folds_and_another_division_are_refused(folder: Path, tmp_path: Path) ->
         "--split-column", "group", code=1,
     )  # fmt: skip
     assert "--folds must be given without --validation, --test and --split-column" in said
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        (["--image-encoder", "resnet10t", "--augment", "xrya"], "Did you mean 'xray'?"),
-        (["--text-encoder", "x", "--augment", "xray"], "--augment must be given with"),
-        (["--image-encoder", "resnet10t", "--augment", "xray", "--cache", "c"], "without --cache"),
-    ],
-)
-def test_an_augmentation_that_cannot_be_applied_is_refused(
-    words: list[str], expected: str, folder: Path, tmp_path: Path
-) -> None:
-    said = call("train", folder / "one.csv", "--output", tmp_path / "out", *words, code=1)
-    assert expected in " ".join(said.split())
-
-
-def test_pictures_are_augmented_in_training_alone(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-    augment = Augmentation.__call__
-
-    def counted(self: Augmentation, image: Any, rng: Any) -> Any:
-        seen.append(self.name)
-        return augment(self, image, rng)
-
-    monkeypatch.setattr(Augmentation, "__call__", counted)
-    table = draw_shapes(tmp_path / "shapes", 60, size=32)
-    output = tmp_path / "model"
-    call(
-        "train", table, "--output", output, "--image-encoder", "test_vit", "--text-encoder",
-        folder / "text", "--no-pretrained", "--epochs", 2, "--augment", "photo",
-    )  # fmt: skip
-    rows = json.loads((output / "split.json").read_text())["rows"]
-    # Two models read the pictures of the training part, twice.
-    assert len(seen) == 2 * 2 * rows["train"] and set(seen) == {"photo"}

@@ -7,11 +7,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, load_manifest
 from mmfusion.data.text import normalise_text
 from mmfusion.data.toy import draw_shapes, word_tokenizer
+from mmfusion.model.images import load_image
 from mmfusion.testing import tiny_config
 from mmfusion.training import compare_folds
 from mmfusion.training.compare_encoders import Encoders
@@ -39,8 +40,9 @@ def encoders(samples) -> Encoders:
     return Encoders(image.freeze(), text.freeze(), tokenizer)
 
 
-def trainings(samples, encoders, folder, **options) -> Trainings:
-    return Trainings(samples, encoders, OPTIONS | options, folder / "answers", folder / "cache")
+def trainings(samples, encoders, folder, augment=None, **options) -> Trainings:
+    folders = folder / "answers", folder / "cache"
+    return Trainings(samples, encoders, OPTIONS | options, *folders, augment=augment)
 
 
 def part_of(samples, seed: int = 0) -> Part:
@@ -84,6 +86,31 @@ def test_a_row_without_epochs_learns_from_training_and_validation_rows(samples, 
     assert np.shape(outcome["held_out"]) == (len(part.known), 4)
     assert np.shape(outcome["logits"]) == (len(part.test), 4)
     assert set(outcome["withheld"]) == {"image", "text"}
+
+
+def test_pictures_are_augmented_in_training_alone(samples, encoders, tmp_path):
+    seen: list[bytes] = []
+
+    def inverted(image, rng):
+        seen.append(image.tobytes())
+        return ImageOps.invert(image)
+
+    part = part_of(samples)
+    row, words = rows_of(["concat", "text"], ["image", "text"])
+    mine = trainings(samples, encoders, tmp_path, inverted)
+    outcome = mine.outcome(row, 0, 0, part)
+    # The model is linear in the embeddings, and trains in epochs all the same.
+    assert len([entry for entry in outcome["curve"] if "eval_loss" in entry]) == 2
+    shown = [one and load_image(one).tobytes() for one in samples["image"]]
+    trained = [shown[i] for i in part.train if shown[i] is not None]
+    assert sorted(seen) == sorted(trained) and len({*trained}) == len(trained)
+    seen.clear()
+    plain = trainings(samples, encoders, tmp_path)
+    assert plain.outcome(row, 0, 0, part)["curve"] == []
+    # A row without pictures answers as it does without augmentation, and is stored beside it.
+    alike = [one.outcome(words, 0, 0, part) | {"seconds": 0} for one in (mine, plain)]
+    assert alike[0] == alike[1] and not seen
+    assert len(list((tmp_path / "answers").iterdir())) == 4
 
 
 @pytest.mark.parametrize("start_was_best", [False, True])

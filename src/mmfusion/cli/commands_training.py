@@ -25,6 +25,7 @@ from .reports import (
 )
 from .support import checked_parts, compose, encoders_of, fit_and_score, given
 from .trainings import (
+    augmentation_of,
     check_training,
     fold_name,
     load_divided,
@@ -141,6 +142,7 @@ def compare(
     batch_size: options.ProcessBatchSize = 32,
     learning_rate: options.LearningRate = None,
     bf16: options.Bfloat16 = False,
+    augment: options.Augmentation = None,
     cache: options.Cache = None,
     config: options.ConfigFile = None,
 ) -> None:
@@ -153,16 +155,16 @@ def compare(
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
-    # First of all, because a mistake in the table should not wait for the weights.
+    # First of all, because a mistake should not wait for the weights.
+    how = {"augment": augmentation_of(augment, image_encoder), "cache": cache}
     columns = (template, unknown_label, uncertain, image_column)
     samples, truth = load_with_truth(manifest, label, *columns)
     loss = loss_of(samples, class_weights, pos_weight, focal_gamma)
-    image, text = encoders_of(
-        image_encoder, text_encoder, what, pretrained, image_weights, text_weights
-    )
+    weights = image_weights, text_weights
+    image, text = encoders_of(image_encoder, text_encoder, what, pretrained, *weights)
     prepared: dict[str, Any] = {"template": template, "keep_texts": keep_texts, "fit": fit}
     prepared |= {"max_length": max_length, "long_text": long_text, "folds": folds, "seeds": seeds}
-    prepared |= loss | {"truth": truth, "cache": cache}
+    prepared |= loss | how | {"truth": truth}
     comparison = compare_rows(
         samples,
         output,

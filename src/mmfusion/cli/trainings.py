@@ -17,6 +17,8 @@ Columns = tuple[list[str] | None, str | None, str | None, str, list[str] | None]
 if TYPE_CHECKING:
     import datasets
 
+    from ..data.augmentation import Augmentation
+
 
 def load_with_truth(
     manifest: Path,
@@ -289,9 +291,6 @@ def check_training(
         ValueError: for a folder with a training of another kind, whose files would stand between;
             for an unknown recipe, or one without an image encoder or with a cache.
     """
-    from ..data.augmentation import AUGMENTATIONS
-    from ..model.validation import check_choice
-
     found = len(list(output.glob(fold_name("*"))))
     if found > (folds or 0) or (folds is not None and (output / "config.json").exists()):
         held = f"{found} folds" if found else "a model without folds"
@@ -299,11 +298,35 @@ def check_training(
             f"--output must be a folder without another training, got {str(output)!r}, which holds "
             f"{held}. Give another folder."
         )
-    if augment is None:
-        return
-    check_choice("--augment", augment, AUGMENTATIONS)
-    if image is None or cache is not None:
-        raise ValueError("--augment must be given with --image-encoder and without --cache.")
+    if augment is not None and cache is not None:
+        raise ValueError(
+            f"--augment must be given without --cache, got {augment!r} and {str(cache)!r}: "
+            "the outputs of augmented pictures differ in every epoch. Leave one out."
+        )
+    augmentation_of(augment, image)
+
+
+def augmentation_of(name: str | None, image: str | None) -> "Augmentation | None":
+    """Returns the augmentation that is asked for.
+
+    Args:
+        name: of the recipe, or None for no augmentation.
+        image: the name of the image encoder, or None.
+
+    Raises:
+        ValueError: for an unknown recipe, or one without an image encoder.
+    """
+    if name is None:
+        return None
+    from ..data.augmentation import AUGMENTATIONS, Augmentation
+    from ..model.validation import check_choice
+
+    check_choice("--augment", name, AUGMENTATIONS)
+    if image is None:
+        raise ValueError(
+            f"--augment must be given with --image-encoder, got {name!r} and no image encoder."
+        )
+    return Augmentation(name)
 
 
 def fold_name(number: int | str) -> str:

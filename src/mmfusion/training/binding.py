@@ -118,9 +118,25 @@ def told_options(
     return {
         "patience": patience,
         "warm_start": warm_start,
-        "augment": augment and getattr(augment, "__qualname__", type(augment).__qualname__),
+        "augment": augment_name(augment),
         "teachers": {name: distillation for name in sorted(teachers or {})},
     }
+
+
+def augment_name(augment: Augment | None) -> str | None:
+    """Returns the name by which a stored training knows its augmentation.
+
+    Args:
+        augment: as for `fit`.
+
+    Example:
+        >>> from mmfusion import Augmentation
+        >>> augment_name(Augmentation("xray"))
+        "Augmentation('xray')"
+    """
+    if augment is None:
+        return None
+    return str(getattr(augment, "__qualname__", type(augment).__qualname__))
 
 
 def bind(arguments: TrainingArguments, facts: Mapping[str, Any], *, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..data.collate import Augment
 from ..data.present import load_present
 from ..data.samples import Samples, as_dataset
 from ..data.splits import GLUED_SHARE
@@ -21,6 +22,7 @@ from ..model.encoder_image import ImageEncoder
 from ..model.encoder_text import TextEncoder
 from ..model.quiet import without_messages
 from ..model.template import check_columns, template_columns, write_text
+from .binding import augment_name
 from .compare_encoders import Encoders
 from .compare_folds import Part, Trainings, parts_of, texts_tie
 from .compare_html import page
@@ -86,6 +88,7 @@ def compare(
     pos_weight: list[float] | str | None = None,
     focal_gamma: float = 0.0,
     truth: datasets.Dataset | None = None,
+    augment: Augment | None = None,
     cache: str | os.PathLike[str] | None = None,
     resamples: int = 2000,
     title: str = "Does fusing help?",
@@ -133,6 +136,9 @@ def compare(
         truth: the same samples with the labels that answers are measured on. None: those of
             `samples`. So uncertain labels that count as 0 or 1 in training can be left out where a
             model is measured (`load_manifest(..., uncertain=)`).
+        augment: of the pictures of the training rows, as for `fit`: `Augmentation("xray")`. Every
+            row with pictures then trains in epochs and computes its frozen encoders in each of
+            them, which takes much longer. Rows without pictures are not affected.
         cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
         resamples: of the bootstrap.
         title: of the report.
@@ -156,28 +162,28 @@ def compare(
     texts, text_notes = _tied_texts(table, keep_texts)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    stored = folder / "cache" if cache is None else Path(cache)
+    stored = folder / "answers", folder / "cache" if cache is None else Path(cache)
     with _quiet():
         parts = [parts_of(table, folds, seed, text=texts) for seed in range(seeds)]
-        trainings = Trainings(table, encoders, options or {}, folder / "answers", stored, loss)
+        trainings = Trainings(table, encoders, options or {}, *stored, loss, augment)
         measured = true_labels(truth, table)
         outcomes = _train(trainings, chosen, parts, title, progress)
     answers = Answers(outcomes, parts, measured, list(table["group"]), resamples)
     settings: dict[str, Any] = {"folds": folds, "seeds": seeds, "resamples": resamples}
-    settings |= {"template": template, "max_length": max_length, "fit": fit}
+    settings |= {"template": template, "max_length": max_length, "fit": fit, "long_text": long_text}
     settings |= {"encoders": {"image": _name(image), "text": _name(text)}, "loss": loss}
     settings |= {"options": dict(options or {}), "equal_texts_in_one_fold": texts is not None}
+    settings |= {"augment": augment_name(augment)}
     described = {
         "title": title,
         "verdict": "",
         "notes": [*notes, *_described(table, trainings, measured), *text_notes],
-        "settings": settings | {"long_text": long_text},
+        "settings": settings,
         "versions": versions(),
         **summarise(answers, chosen),
     }
     results = finite(described)
-    results["verdict"] = verdict(results)
-    results["seconds"] = round(time.perf_counter() - started, 1)
+    results |= {"verdict": verdict(results), "seconds": round(time.perf_counter() - started, 1)}
     return _written(Comparison(results, folder, answers), chosen, trainings)
 
 
@@ -303,7 +309,7 @@ def _described(
 ) -> list[str]:
     """Returns sentences about the samples: how many, how many of each class, what is missing.
 
-    They also tell the loss, and labels that are not measured on.
+    They also tell the augmentation, the loss, and labels that are not measured on.
     """
     notes = [f"{len(table)} samples of {len(set(table['group']))} groups"]
     if trainings.names:
@@ -318,6 +324,9 @@ def _described(
         absent = sum(one is None for one in table[name])
         if absent:
             notes.append(f"{absent} samples without {name}")
+    if trainings.augment is not None:
+        told = augment_name(trainings.augment)
+        notes.append(f"Pictures of the training rows are augmented by {told}.")
     if copies := trainings.copies():
         notes.append(
             f"{copies} pictures occur in more than one group: a copy in another fold is a leak"

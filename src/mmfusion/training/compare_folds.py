@@ -13,12 +13,14 @@ import datasets
 import numpy as np
 from transformers import set_seed
 
+from ..data.collate import Augment
 from ..data.labels import class_names, label_array
 from ..data.splits import components, fold_indices, split
 from ..model.configuration import FusionConfig
 from ..model.modeling import FusionClassifier
 from ..model.processing import FusionProcessor
 from .arguments import training_arguments
+from .binding import augment_name
 from .compare_baselines import (
     Array,
     absent_logits,
@@ -99,6 +101,7 @@ class Trainings:
         folder: each outcome is stored in it, as JSON.
         cache: the folder for the features of frozen encoders.
         loss: options of the loss, for `FusionClassifier`.
+        augment: of the pictures of the training rows, as for `fit`; None for none.
 
     Raises:
         ValueError: if an option of the loss does not fit the labels.
@@ -112,9 +115,11 @@ class Trainings:
         folder: Path,
         cache: Path,
         loss: Mapping[str, Any] | None = None,
+        augment: Augment | None = None,
     ):
         self.samples, self.encoders, self.options = samples, encoders, dict(options)
         self.folder, self.cache, self.loss = folder, cache, dict(loss or {})
+        self.augment = augment
         # A mistake in the options is told before anything is encoded.
         FusionConfig(**label_options(samples), **self.loss)
         self.labels = label_array(samples)
@@ -186,6 +191,7 @@ class Trainings:
             list(self.samples["group"]),
             # What was stored before there were such options stays valid.
             *([self.loss] if self.loss else []),
+            *([augment_name(self.augment)] if self.augment else []),
         ]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -225,7 +231,9 @@ class Trainings:
         model, processor = self._compose(row)
         rows = self._rows(row, model, processor)
         has = has_modality(self._pictures(row), row.modalities)
-        is_solved = is_solved_by_probes(model)
+        augment = self._augment(row)
+        # One solution does not cover augmented pictures, so `fit` trains such a model in epochs.
+        is_solved = is_solved_by_probes(model) and augment is None
         # A model without epochs needs no validation rows: its choices are made on held-out answers.
         train, asked = (part.known, part.known) if is_solved else (part.train, part.validation)
         started = time.perf_counter()
@@ -241,6 +249,7 @@ class Trainings:
                 rows.select(train[has[train]]),
                 None if is_solved else rows.select(asked[has[asked]]),
                 arguments=arguments,
+                augment=augment,
                 # Only what was better than the start keeps to the training part.
                 refit=not is_solved,
             )
@@ -249,15 +258,12 @@ class Trainings:
             def answers(rows: Any, indices: Array) -> Array:
                 return predict(model, processor, rows.select(indices), arguments=arguments)
 
-            if (
-                result.start_was_best
-                and result.start is not None
-                and result.start.logits is not None
-            ):
+            start = result.start if result.start_was_best else None
+            if start is not None and start.logits is not None:
                 # Solved on all known rows: these answers come from the folds inside. Their order is
                 # that in which `fit` got the rows.
                 asked = part.known if is_solved else np.concatenate([part.train, part.validation])
-                own = result.start.logits.numpy() / model.config.temperature
+                own = start.logits.numpy() / model.config.temperature
             else:
                 own = answers(rows, asked[has[asked]])
             trained = self.labels[train]
@@ -322,6 +328,10 @@ class Trainings:
         )
         return model, processor
 
+    def _augment(self, row: ComparisonRow) -> Augment | None:
+        """Returns the augmentation of the pictures that the row's model is trained on."""
+        return self.augment if "image" in row.modalities else None
+
     def _pictures(self, row: ComparisonRow) -> datasets.Dataset:
         """Returns the samples with the pictures that the row's model sees."""
         views = row.views
@@ -335,12 +345,14 @@ class Trainings:
     def _rows(self, row: ComparisonRow, model: FusionClassifier, processor: FusionProcessor) -> Any:
         """Returns the samples as the row's model reads them.
 
-        The features of frozen encoders are computed once, for all folds and seeds.
+        The features of frozen encoders are computed once, for all folds and seeds. Augmented
+        pictures differ in every epoch, so the rows with pictures have no stored features then.
         """
         if row.name not in self._prepared:
             rows: Any = self._pictures(row).select_columns([*row.modalities, "label", "group"])
             encoders = [getattr(model, f"{name}_encoder") for name in row.modalities]
-            if any(encoder.num_frozen_blocks for encoder in encoders):
+            is_fixed = self._augment(row) is None
+            if is_fixed and any(encoder.num_frozen_blocks for encoder in encoders):
                 rows, _ = cache_features(model, processor, rows, self.cache)
             self._prepared[row.name] = rows
         return self._prepared[row.name]
