@@ -22,6 +22,13 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+# The workers of pytest-xdist share the cores. Threads of one would wait for cores that others hold,
+# and spin meanwhile. The processes that tests start inherit this.
+os.environ.update(
+    {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else {}
+)
 
 import beartype
 import jaxtyping
@@ -71,8 +78,9 @@ jaxtyping.install_import_hook(
     [f"mmfusion.model.{name}" for name in SHAPED], "mmfusion_shape_checker.checked"
 )
 
-if os.environ.get("PYTEST_XDIST_WORKER"):
-    # The workers share the cores, so more threads would only compete.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    # Where a plugin imported torch before, the variables above come too late.
     torch.set_num_threads(1)
 
 
@@ -85,12 +93,26 @@ UNCOUNTED_WORDS = ("_law", "_exported_graph")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hides the GPU, except from the tests that are chosen with `-m cuda`.
+    """Hides the GPU, except from the tests that are chosen with `-m cuda`, and stops a counter.
 
-    The Trainer would move models to it, and the other tests compare with the CPU.
+    The Trainer would move models to the GPU, and the other tests compare with the CPU.
     """
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    counting = config.pluginmanager.getplugin("_cov")
+    if counting is not None and IS_WORKER:
+        # pytest-cov starts a counter when it is loaded and another one when the session starts.
+        # `no_cover` pauses the second one alone.
+        counting.cov_controller.cov.stop()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Lets the workers of pytest-xdist start without a counter of their own.
+
+    This variable makes every new process of Python count its lines. In a worker, pytest-cov counts.
+    """
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,8 @@ They must answer as the model does for other batch sizes, other lengths and abse
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,24 +47,32 @@ IN_BOTH = ("joint", "late")
 """Those that are exported to both, with and without a backbone of transformers for the picture."""
 
 
-def answered(path: Path, batch: dict[str, Tensor]) -> Tensor:
-    """Returns the logits that a program without mmfusion gets from the file."""
+@dataclass
+class Graph:
+    """An exported file, read once, as a program without mmfusion reads it.
+
+    Attributes:
+        answer: returns the logits of a batch.
+        described: what mmfusion wrote into the file.
+    """
+
+    answer: Callable[[dict[str, Tensor]], Tensor]
+    described: dict[str, Any]
+
+
+def loaded(path: Path) -> Graph:
     if path.suffix == ".pt2":
-        return torch.export.load(path).module()(*batch.values())
+        extra = {"mmfusion.json": ""}
+        program = torch.export.load(path, extra_files=extra).module()
+        return Graph(lambda batch: program(*batch.values()), json.loads(extra["mmfusion.json"]))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return torch.from_numpy(
-        session.run(None, {name: value.numpy() for name, value in batch.items()})[0]
-    )
 
+    def run(batch: dict[str, Tensor]) -> Tensor:
+        inputs = {name: value.numpy() for name, value in batch.items()}
+        return torch.from_numpy(session.run(None, inputs)[0])
 
-def described(path: Path) -> dict[str, Any]:
-    if path.suffix == ".onnx":
-        return dict(
-            json.loads(next(p.value for p in onnx.load(path).metadata_props if p.key == "mmfusion"))
-        )
-    extra = {"mmfusion.json": ""}
-    torch.export.load(path, extra_files=extra)
-    return dict(json.loads(extra["mmfusion.json"]))
+    written = session.get_modelmeta().custom_metadata_map["mmfusion"]
+    return Graph(run, json.loads(written))
 
 
 # Counting lines slows the exporters, and the other tests of this file run the same ones.
@@ -86,12 +96,13 @@ def test_a_graph_answers_as_the_model(
     batches = [kit.tiny_batch(model, rows, missing=rows > 1, seed=5) for rows in (1, 3, 6)]
     if image is not None and text is not None:
         batches += [kit.repadded(batches[-1], side="left", extra=3), kit.corrupted(batches[-1])]
+    graph = loaded(path)
     for batch in batches:
         inputs = {name: batch[name] for name in report.inputs}
         torch.testing.assert_close(
-            answered(path, inputs), model(**batch).logits.detach(), atol=1e-4, rtol=0
+            graph.answer(inputs), model(**batch).logits.detach(), atol=1e-4, rtol=0
         )
-    told = described(path)
+    told = graph.described
     assert told["id2label"] == {"0": "normal", "1": "ill", "2": "neither"}
     assert told["problem_type"] == model.config.problem_type
     if image is not None:
@@ -126,9 +137,8 @@ def test_a_graph_holds_the_temperature(tmp_path: Path) -> None:
     model.config.temperature = 2.5
     report = exported(model, tmp_path / "model.pt2")
     inputs = {name: batch[name] for name in report.inputs}
-    torch.testing.assert_close(
-        answered(tmp_path / "model.pt2", inputs), plain / 2.5, atol=1e-4, rtol=0
-    )
+    found = loaded(tmp_path / "model.pt2").answer(inputs)
+    torch.testing.assert_close(found, plain / 2.5, atol=1e-4, rtol=0)
 
 
 def test_no_kernel_enters_a_graph_that_asks_for_lengths(
@@ -147,7 +157,8 @@ def test_a_graph_whose_batch_has_no_text_answers_still(tmp_path: Path) -> None:
     batch["text_present"][:] = False
     for ending in (".pt2", ".onnx"):
         report = exported(model, tmp_path / f"model{ending}")
-        found = answered(Path(report.path), {name: batch[name] for name in report.inputs})
+        inputs = {name: batch[name] for name in report.inputs}
+        found = loaded(Path(report.path)).answer(inputs)
         torch.testing.assert_close(found, model(**batch).logits.detach(), atol=1e-4, rtol=0)
 
 
@@ -180,9 +191,8 @@ def test_a_query_whose_window_holds_padding_alone_makes_no_nan(tmp_path: Path) -
     }
     report = exported(model, tmp_path / "model.onnx", batches=[batch])
     assert [node for node in onnx.load(report.path).graph.node if node.op_type == "IsNaN"]
-    torch.testing.assert_close(
-        answered(tmp_path / "model.onnx", batch), model(**batch).logits.detach(), atol=1e-4, rtol=0
-    )
+    found = loaded(tmp_path / "model.onnx").answer(batch)
+    torch.testing.assert_close(found, model(**batch).logits.detach(), atol=1e-4, rtol=0)
 
 
 def test_it_is_checked_on_what_a_processor_makes(tmp_path: Path) -> None:
