@@ -5,6 +5,7 @@ variable MMFUSION_DATA names their folder.
 """
 
 import functools
+import gc
 import importlib.util
 import os
 import resource
@@ -137,6 +138,17 @@ def _uncounted_processes(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     """Lets a test whose lines are not counted start processes whose lines are not counted."""
     if request.node.get_closest_marker("no_cover") is not None:
         monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _lasting_objects_are_searched_once() -> Iterator[None]:
+    """Lets the garbage collector leave out what outlived the tests of a file, such as caches.
+
+    Every training collects garbage, and would search millions of objects that others left.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
