@@ -6,12 +6,11 @@ BIN := $(VENV)/bin
 .PHONY: study test test-cuda fuzz bench bench-cuda lint types docs format clean
 
 # torch and torchvision first and by plain name: pip then takes the build that the machine offers.
-# Python compiles a module when it is first imported, so pip need not compile all of them before.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --no-compile torch torchvision
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
 study: $(VENV)/.installed
