@@ -39,6 +39,7 @@ extensions = [
     "api_summary",
     "docstrings",
     "mathml",
+    "other_libraries",
 ]
 html_math_renderer = "mathml"
 sphinx_gallery_conf = {
