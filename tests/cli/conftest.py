@@ -1,14 +1,16 @@
 """A small model with awkward class names, and samples for it."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 from transformers.utils import logging
+from typer.testing import CliRunner
 
 from mmfusion import FusionProcessor
+from mmfusion.cli import app
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_classifier
 
@@ -35,6 +37,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lines.append(f"{number}.png,clear lungs {number},{label},p{number},@SUM({number})")
     (folder / "rows.csv").write_text("\n".join(lines))
     return folder
+
+
+@pytest.fixture(scope="session")
+def call() -> Callable[..., str]:
+    """Returns a function that runs a command by its words and returns what it prints.
+
+    A command that must fail has its exit status as `code`. Its error stream is returned as well.
+    """
+
+    def called(*words: object, code: int = 0) -> str:
+        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        assert result.exit_code == code, result.output
+        return result.output if code else result.stdout
+
+    return called
 
 
 @pytest.fixture(autouse=True)

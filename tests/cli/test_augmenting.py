@@ -1,22 +1,15 @@
 """The option --augment of `train` and `compare`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from mmfusion import Augmentation, TextEncoder
-from mmfusion.cli import app
 from mmfusion.data.toy import draw_shapes, word_tokenizer
 from mmfusion.testing import tiny_config
-
-
-def call(*words: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output
-    return result.output if code else result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +42,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ],
 )
 def test_an_augmentation_that_cannot_be_applied_is_refused(
-    command: str, words: str, expected: str, table: Path, tmp_path: Path
+    call: Callable[..., str], command: str, words: str, expected: str, table: Path, tmp_path: Path
 ) -> None:
     said = call(command, table, "--output", tmp_path / "out", *words.split(), code=1)
     assert expected in " ".join(said.split())
@@ -57,7 +50,7 @@ def test_an_augmentation_that_cannot_be_applied_is_refused(
 
 
 def test_train_augments_the_pictures_of_the_training_part_alone(
-    seen: list[str], table: Path, tmp_path: Path
+    call: Callable[..., str], seen: list[str], table: Path, tmp_path: Path
 ) -> None:
     tokenizer = word_tokenizer(["red", "blue"])
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -75,7 +68,7 @@ def test_train_augments_the_pictures_of_the_training_part_alone(
 
 
 def test_compare_augments_the_rows_with_pictures(
-    seen: list[str], table: Path, tmp_path: Path
+    call: Callable[..., str], seen: list[str], table: Path, tmp_path: Path
 ) -> None:
     call(
         "compare", table, "--output", tmp_path, "--image-encoder", "test_vit", "--no-pretrained",

@@ -39,14 +39,8 @@ def workspace(tmp_path_factory):
     return folder
 
 
-def call(*words: object, code: int = 0):
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output if code else result.stdout
-
-
 @pytest.fixture(scope="module")
-def model(workspace):
+def model(call, workspace):
     output = call(
         "train", workspace / "data" / "manifest.csv", "--output", workspace / "model",
         "--image-encoder", "test_vit", "--text-encoder", workspace / "text", "--no-pretrained",
@@ -67,7 +61,7 @@ def test_training_reports_each_modality_alone(model):
     assert results["image+text"]["accuracy"]["low"] <= results["image+text"]["accuracy"]["estimate"]
 
 
-def test_predict_prints_probabilities_and_what_was_missing(model, workspace, tmp_path):
+def test_predict_prints_probabilities_and_what_was_missing(call, model, workspace, tmp_path):
     text = tmp_path / "report.txt"
     text.write_text("the colour is red")
     image = workspace / "data" / "00000.png"
@@ -85,7 +79,7 @@ def test_predict_prints_probabilities_and_what_was_missing(model, workspace, tmp
 
 
 def test_evaluate_prints_intervals_and_leaves_no_folder_behind(
-    model, workspace, tmp_path, monkeypatch
+    call, model, workspace, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     manifest = workspace / "data" / "manifest.csv"
@@ -140,7 +134,7 @@ def test_the_test_answers_are_stored(model, workspace):
     assert record["versions"]["torch"] and record["seed"] == 0
 
 
-def test_audit_tells_of_leaks_between_splits(workspace, tmp_path):
+def test_audit_tells_of_leaks_between_splits(call, workspace, tmp_path):
     manifest = workspace / "data" / "manifest.csv"
     assert "60" in call("audit", manifest)
     shutil.copytree(workspace / "data", tmp_path / "data")
@@ -221,7 +215,7 @@ def test_a_trained_folder_holds_a_processor(model):
 
 
 @pytest.mark.parametrize("checked", ["drawn", "manifest"])
-def test_export_writes_a_graph_and_says_how_far_it_is(model, workspace, tmp_path, checked):
+def test_export_writes_a_graph_and_says_how_far_it_is(call, model, workspace, tmp_path, checked):
     manifest = workspace / "data" / "manifest.csv"
     options = ["--manifest", manifest, "--samples", 10] if checked == "manifest" else []
     output = call("export", model, tmp_path / "model.pt2", *options)
@@ -235,7 +229,7 @@ def test_export_writes_a_graph_and_says_how_far_it_is(model, workspace, tmp_path
     assert "must end in .pt2" in call("export", model, tmp_path / "model.bin", code=1)
 
 
-def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
+def test_predict_writes_many_as_it_answers_one(call, model, workspace, tmp_path):
     manifest = workspace / "data" / "manifest.csv"
     said = call(
         "predict",
@@ -289,7 +283,7 @@ def test_predict_writes_many_as_it_answers_one(model, workspace, tmp_path):
     )
 
 
-def test_compare_needs_one_command(workspace, tmp_path):
+def test_compare_needs_one_command(call, workspace, tmp_path):
     output = call(
         "compare", workspace / "data" / "manifest.csv", "--output", tmp_path / "out",
         "--image-encoder", "test_vit", "--text-encoder", workspace / "text", "--no-pretrained",
@@ -302,7 +296,7 @@ def test_compare_needs_one_command(workspace, tmp_path):
     assert (tmp_path / "out" / "report.html").is_file()
 
 
-def test_compare_reads_weights_from_a_file_and_text_from_columns(workspace, tmp_path):
+def test_compare_reads_weights_from_a_file_and_text_from_columns(call, workspace, tmp_path):
     import timm
     import torch
 
@@ -329,7 +323,7 @@ def test_compare_reads_weights_from_a_file_and_text_from_columns(workspace, tmp_
     assert "Did you mean 'sex'?" in wrong.replace("\n", " ")
 
 
-def test_a_template_goes_on_with_the_model(workspace, tmp_path):
+def test_a_template_goes_on_with_the_model(call, workspace, tmp_path):
     lines = ["sex,age,label,group"]
     lines += [f"{('male', 'female')[n % 2]},{n},{n % 2},{n}" for n in range(40)]
     manifest = tmp_path / "columns.csv"
@@ -345,7 +339,7 @@ def test_a_template_goes_on_with_the_model(workspace, tmp_path):
     assert json.loads(shown)["samples"] == 40
 
 
-def test_several_labels_are_matched_by_their_columns(workspace, tmp_path):
+def test_several_labels_are_matched_by_their_columns(call, workspace, tmp_path):
     """The evaluation finds the columns by the names of the model, in whatever order they stand."""
     cells = [(f"finding {n}", n % 2, n // 2 % 2, n) for n in range(40)]
     manifest, turned = tmp_path / "columns.csv", tmp_path / "turned.csv"
@@ -365,7 +359,7 @@ def test_several_labels_are_matched_by_their_columns(workspace, tmp_path):
     call(*words, 2, "--overwrite")
 
 
-def test_the_fit_of_the_pictures_goes_on_with_the_model(workspace, tmp_path):
+def test_the_fit_of_the_pictures_goes_on_with_the_model(call, workspace, tmp_path):
     call(
         "train", workspace / "data" / "manifest.csv", "--output", tmp_path, "--fit", "pad",
         "--image-encoder", "test_vit", "--no-pretrained", "--train", "frozen",

@@ -8,12 +8,6 @@ from typer.testing import CliRunner
 from mmfusion.cli import app
 
 
-def call(*words: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == code, result.output
-    return result.output
-
-
 @pytest.fixture
 def files(small, tmp_path):
     text = tmp_path / "report.txt"
@@ -21,7 +15,7 @@ def files(small, tmp_path):
     return ("--image", small / "3.png", "--text", text)
 
 
-def test_the_page_is_written_and_the_answer_is_that_of_predict(small, files, tmp_path):
+def test_the_page_is_written_and_the_answer_is_that_of_predict(call, small, files, tmp_path):
     page = tmp_path / "new" / "page.html"
     said = call("explain", small / "model", *files, "--output", page)
     content = page.read_text(encoding="utf-8")
@@ -37,7 +31,7 @@ def test_the_page_is_written_and_the_answer_is_that_of_predict(small, files, tmp
     assert chosen.startswith(r"\x1b[31mred")
 
 
-def test_options_reach_the_library(small, files, tmp_path):
+def test_options_reach_the_library(call, small, files, tmp_path):
     found = json.loads(
         call(
             "explain", small / "model", *files, "--json", "--target", "well",
@@ -67,7 +61,7 @@ def test_standard_input_is_read(small):
         (["--image", "IMAGE", "--output", "FOLDER"], "--output must be a file to write"),
     ],
 )
-def test_mistakes_are_one_line(small, options, message):
+def test_mistakes_are_one_line(call, small, options, message):
     places = {"IMAGE": small / "3.png", "FOLDER": small}
     words = [places.get(word, word) for word in options]
     said = call("explain", small / "model", *words, code=1)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.utils.class_weight import compute_class_weight
-from typer.testing import CliRunner
 
 from mmfusion import (
     FusionClassifier,
@@ -20,17 +20,11 @@ from mmfusion import (
     TextEncoder,
     load_manifest,
 )
-from mmfusion.cli import app, trainings
+from mmfusion.cli import trainings
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_config
 
 WORDS = ["clear", "opacity", "effusion", "dry", "heart", "large"]
-
-
-def call(*words: object, code: int = 0) -> str:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == code, result.output
-    return result.output if code else result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +71,17 @@ def test_the_test_part_leaves_uncertain_labels_out(folder: Path) -> None:
     assert also is same and str(same["label"][:]) == str(plain["label"][:])
 
 
-def train(folder: Path, table: str, output: Path, *words: object) -> None:
+def train(call: Callable[..., str], folder: Path, table: str, output: Path, *words: object) -> None:
     call(
         "train", folder / table, "--output", output, "--text-encoder", folder / "text",
         "--no-pretrained", "--train", "frozen", "--epochs", 1, "--unknown-label", -1, *words,
     )  # fmt: skip
 
 
-def test_many_labels(folder: Path, tmp_path: Path) -> None:
+def test_many_labels(call: Callable[..., str], folder: Path, tmp_path: Path) -> None:
     labels = ["--label", "mass", "--label", "fluid"]
     options = ["--uncertain", "positive", "--pos-weight", "balanced", "--focal-gamma", 1]
-    train(folder, "many.csv", tmp_path / "model", *labels, *options)
+    train(call, folder, "many.csv", tmp_path / "model", *labels, *options)
     config = FusionClassifier.from_pretrained(tmp_path / "model").config
     parts = trainings.split_rows(
         *trainings.load_with_truth(folder / "many.csv", ["mass", "fluid"], None, "-1", "positive"),
@@ -112,8 +106,8 @@ def test_many_labels(folder: Path, tmp_path: Path) -> None:
     call("audit", folder / "many.csv", *labels, "--unknown-label", -1)
 
 
-def test_one_label(folder: Path, tmp_path: Path) -> None:
-    train(folder, "one.csv", tmp_path / "model", "--class-weights", "balanced")
+def test_one_label(call: Callable[..., str], folder: Path, tmp_path: Path) -> None:
+    train(call, folder, "one.csv", tmp_path / "model", "--class-weights", "balanced")
     model = FusionClassifier.from_pretrained(tmp_path / "model")
     assert model.config.id2label == {0: "clear", 1: "opacity"}
     parts = trainings.split_rows(
@@ -134,7 +128,9 @@ def test_one_label(folder: Path, tmp_path: Path) -> None:
     assert measured["samples"] == sum(cell != "-1.0" for cell in cells) < 90
 
 
-def test_compare_measures_on_certain_labels(folder: Path, tmp_path: Path) -> None:
+def test_compare_measures_on_certain_labels(
+    call: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
     call(
         "compare", folder / "many.csv", "--output", tmp_path, "--text-encoder", folder / "text",
         "--no-pretrained", "--rows", "text", "--rows", "tfidf", "--folds", 2, "--seeds", 1,
@@ -165,7 +161,12 @@ def test_compare_measures_on_certain_labels(folder: Path, tmp_path: Path) -> Non
 )
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_mistakes_are_answered_in_one_line(
-    folder: Path, tmp_path: Path, command: str, words: list[object], message: str
+    call: Callable[..., str],
+    folder: Path,
+    tmp_path: Path,
+    command: str,
+    words: list[object],
+    message: str,
 ) -> None:
     output = call(
         command, folder / "one.csv", "--output", tmp_path / "out", "--text-encoder",
@@ -176,7 +177,7 @@ def test_mistakes_are_answered_in_one_line(
 
 
 def test_class_weights_of_many_labels_are_refused_with_the_right_option(
-    folder: Path, tmp_path: Path
+    call: Callable[..., str], folder: Path, tmp_path: Path
 ) -> None:
     output = call(
         "train", folder / "many.csv", "--output", tmp_path / "out", "--text-encoder",
@@ -249,7 +250,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_folds_answer_every_row_once(folder: Path, tmp_path: Path) -> None:
+def test_folds_answer_every_row_once(
+    call: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
     output = tmp_path / "cv"
     printed = call(
         "train", folder / "one.csv", "--output", output, "--text-encoder", folder / "text",
@@ -338,7 +341,9 @@ def test_a_fold_without_rows_for_a_model_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_a_folder_with_another_training_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_with_another_training_is_refused(
+    call: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
     def said(output: str, *words: object) -> str:
         common = ("--output", tmp_path / output, "--text-encoder", folder / "text", *words)
         return " ".join(call("train", folder / "one.csv", *common, code=1).split())
@@ -352,7 +357,9 @@ def test_a_folder_with_another_training_is_refused(folder: Path, tmp_path: Path)
     assert "which holds a model without folds" in said("one", "--folds", 2)
 
 
-def test_folds_and_another_division_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_folds_and_another_division_are_refused(
+    call: Callable[..., str], folder: Path, tmp_path: Path
+) -> None:
     table = folder / "one.csv"
     said = call(
         "train", table, "--output", tmp_path, "--text-encoder", folder / "text", "--folds", 3,
