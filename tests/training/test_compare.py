@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import mmfusion.training.compare as compare_module
-from mmfusion import ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
+from mmfusion import Augmentation, ComparisonRow, ImageEncoder, TextEncoder, compare, load_manifest
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.testing import tiny_config
 from mmfusion.training.compare_folds import Trainings
@@ -174,6 +174,7 @@ def test_rows_with_options_and_a_published_figure(manifest, tmp_path):
         ({"folds": 1}, "folds must be at least 2"),
         ({"seeds": 0}, "seeds and resamples at least 1"),
         ({"rows": ["imgae"]}, "Did you mean 'image'"),
+        ({"image_encoder": None, "augment": Augmentation("xray")}, "no row sees pictures"),
         ({"image_encoder": None, "text_encoder": None}, "must be given, got neither"),
     ],
 )

@@ -10,7 +10,7 @@ import typer
 from ..model.printing import printable
 from . import options
 from .app import app
-from .errors import check_output_folder, user_errors
+from .errors import check_output_folders, user_errors
 from .inputs import require_extra
 from .reports import (
     FOLD,
@@ -92,8 +92,9 @@ def train(
 
     wanted = models_of(image_encoder, text_encoder, baselines)
     composed: dict[str, Any] = checked_parts(mapper, mapper_option, fusion, fusion_option)
-    _check_folders(output, cache)
-    check_training(output, folds, augment, image_encoder, cache)
+    check_training(output, folds, cache)
+    how: dict[str, Any] = {"augment": augmentation_of(augment, image_encoder, cache)}
+    how |= {"patience": patience, "cache": cache, "overwrite": overwrite}
     columns = (label, template, unknown_label, uncertain, image_column)
     how_divided = (manifest, validation, test, split_column, folds, columns)
     divided = load_divided(*how_divided, models=wanted, seed=seed)
@@ -103,7 +104,6 @@ def train(
     build = partial(compose, rows, template=template, fit=fit, long_text=long_text, **composed)
     settings = given(num_train_epochs=epochs, learning_rate=learning_rate, bf16=bf16, seed=seed)
     settings |= {"per_device_train_batch_size": batch_size, "dataloader_num_workers": workers}
-    how = {"patience": patience, "cache": cache, "overwrite": overwrite, "augment": augment}
     train_each = partial(_train_each, wanted, build, manifest, settings, how)
     unknown = None if unknown_label is None else [unknown_label]
     read = {"--image-column": image_column, "--unknown-label": unknown}
@@ -151,7 +151,7 @@ def compare(
     A stopped run continues where it was stopped.
     """
     require_extra("report", "matplotlib", "statsmodels")
-    _check_folders(output, cache)
+    check_output_folders(output, cache)
     from ..training.compare import compare as compare_rows
     from ..training.compare_rows import DEFAULT_ROWS
 
@@ -252,9 +252,3 @@ def _train_each(
         trained[folder] = model[0]
     write_cards(trained, evaluations, parts)
     return evaluations
-
-
-def _check_folders(output: Path, cache: Path | None) -> None:
-    check_output_folder("--output", output)
-    if cache is not None:
-        check_output_folder("--cache", cache)

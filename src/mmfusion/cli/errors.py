@@ -114,6 +114,21 @@ def check_output_file(option: str, path: Path) -> None:
     check_output_folder(option, path.absolute().parent)
 
 
+def check_output_folders(output: Path, cache: Path | None) -> None:
+    """Refuses the folders of a training that cannot be written to, before the work begins.
+
+    Args:
+        output: the folder for the results.
+        cache: the folder for the outputs of frozen towers, or None.
+
+    Raises:
+        ValueError: as `check_output_folder`.
+    """
+    check_output_folder("--output", output)
+    if cache is not None:
+        check_output_folder("--cache", cache)
+
+
 def check_output_folder(option: str, path: Path) -> None:
     """Refuses a path that cannot become a folder, before the work begins.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+    from ..data.augmentation import Augmentation
     from ..model.encoder_image import ImageEncoder
     from ..model.encoder_text import TextEncoder
     from ..model.modeling import FusionClassifier
@@ -183,7 +184,7 @@ def fit_and_score(
     patience: int | None,
     cache: Path | None,
     overwrite: bool = False,
-    augment: str | None = None,
+    augment: "Augmentation | None" = None,
 ) -> "Evaluation":
     """Returns the evaluation on the whole test part, after training on the rows that can be used.
 
@@ -197,11 +198,10 @@ def fit_and_score(
         patience: as for `fit`.
         cache: as for `fit`.
         overwrite: as for `fit`.
-        augment: the name of a recipe for the pictures, or None.
+        augment: of the pictures of the training rows, or None.
     """
     import numpy as np
 
-    from ..data.augmentation import Augmentation
     from ..data.labels import label_array
     from ..training.compare_baselines import class_logits
     from ..training.compare_loss import weighted
@@ -223,7 +223,7 @@ def fit_and_score(
         patience=patience,
         cache=cache,
         overwrite=overwrite,
-        augment=Augmentation(augment) if augment and "image" in model.modalities else None,
+        augment=augment if "image" in model.modalities else None,
     )
     # All rows of the training part count, also those that this model cannot use. Otherwise each
     # model would have other class frequencies.

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import check_output_folders
 from .support import load_rows
 
 PARTS = ("train", "validation", "test")
@@ -275,22 +276,19 @@ def loss_of(
     return loss
 
 
-def check_training(
-    output: Path, folds: int | None, augment: str | None, image: str | None, cache: Path | None
-) -> None:
-    """Refuses what cannot be trained, before anything is loaded.
+def check_training(output: Path, folds: int | None, cache: Path | None) -> None:
+    """Refuses the folders of a training, before anything is loaded.
 
     Args:
         output: the folder for the trainings.
         folds: the number of test folds, or None.
-        augment: the name of a recipe, or None.
-        image: the name of the image encoder, or None.
-        cache: the folder of the outputs of frozen towers, or None.
+        cache: the folder for the outputs of frozen towers, or None.
 
     Raises:
-        ValueError: for a folder with a training of another kind, whose files would stand between;
-            for an unknown recipe, or one without an image encoder or with a cache.
+        ValueError: for a folder that cannot be written to, or one with a training of another kind,
+            whose files would stand between.
     """
+    check_output_folders(output, cache)
     found = len(list(output.glob(fold_name("*"))))
     if found > (folds or 0) or (folds is not None and (output / "config.json").exists()):
         held = f"{found} folds" if found else "a model without folds"
@@ -298,23 +296,20 @@ def check_training(
             f"--output must be a folder without another training, got {str(output)!r}, which holds "
             f"{held}. Give another folder."
         )
-    if augment is not None and cache is not None:
-        raise ValueError(
-            f"--augment must be given without --cache, got {augment!r} and {str(cache)!r}: "
-            "the outputs of augmented pictures differ in every epoch. Leave one out."
-        )
-    augmentation_of(augment, image)
 
 
-def augmentation_of(name: str | None, image: str | None) -> "Augmentation | None":
+def augmentation_of(
+    name: str | None, image: str | None, cache: Path | None = None
+) -> "Augmentation | None":
     """Returns the augmentation that is asked for.
 
     Args:
         name: of the recipe, or None for no augmentation.
         image: the name of the image encoder, or None.
+        cache: the folder for the outputs of frozen towers that the pictures would pass, or None.
 
     Raises:
-        ValueError: for an unknown recipe, or one without an image encoder.
+        ValueError: for an unknown recipe, or one without an image encoder or with a cache.
     """
     if name is None:
         return None
@@ -325,6 +320,11 @@ def augmentation_of(name: str | None, image: str | None) -> "Augmentation | None
     if image is None:
         raise ValueError(
             f"--augment must be given with --image-encoder, got {name!r} and no image encoder."
+        )
+    if cache is not None:
+        raise ValueError(
+            f"--augment must be given without --cache, got {name!r} and {str(cache)!r}: "
+            "the outputs of augmented pictures differ in every epoch. Leave one out."
         )
     return Augmentation(name)
 

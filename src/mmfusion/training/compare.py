@@ -138,7 +138,8 @@ def compare(
             model is measured (`load_manifest(..., uncertain=)`).
         augment: of the pictures of the training rows, as for `fit`: `Augmentation("xray")`. Every
             row with pictures then trains in epochs and computes its frozen encoders in each of
-            them, which takes much longer. Rows without pictures are not affected.
+            them, which takes much longer. Rows without pictures are not affected. What is stored
+            is bound to its name.
         cache: the folder for the features of frozen encoders. None: `cache` in the output folder.
         resamples: of the bootstrap.
         title: of the report.
@@ -153,7 +154,7 @@ def compare(
         ImportError: if matplotlib, which draws the plots, is not installed.
     """
     started = time.perf_counter()
-    _check_first(folds, seeds, resamples)
+    _check_first(folds, seeds, resamples, augment, image_encoder)
     image, text = _frozen(image_encoder, ImageEncoder), _frozen(text_encoder, TextEncoder)
     encoders = Encoders(image, text, tokenizer, max_length, fit, long_text)
     loss = given_loss(class_weights, pos_weight, focal_gamma)
@@ -162,7 +163,7 @@ def compare(
     texts, text_notes = _tied_texts(table, keep_texts)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    stored = folder / "answers", folder / "cache" if cache is None else Path(cache)
+    stored = (folder / "answers", folder / "cache" if cache is None else Path(cache))
     with _quiet():
         parts = [parts_of(table, folds, seed, text=texts) for seed in range(seeds)]
         trainings = Trainings(table, encoders, options or {}, *stored, loss, augment)
@@ -187,11 +188,13 @@ def compare(
     return _written(Comparison(results, folder, answers), chosen, trainings)
 
 
-def _check_first(folds: int, seeds: int, resamples: int) -> None:
+def _check_first(
+    folds: int, seeds: int, resamples: int, augment: Augment | None, image_encoder: Any
+) -> None:
     """Raises an error for what would otherwise fail after the trainings, or in the midst of them.
 
     Raises:
-        ValueError: if a number is too small.
+        ValueError: if a number is too small, or no row has pictures that could be augmented.
         ImportError: if matplotlib or statsmodels is not installed.
     """
     require_report()
@@ -199,6 +202,11 @@ def _check_first(folds: int, seeds: int, resamples: int) -> None:
         raise ValueError(
             "folds must be at least 2, seeds and resamples at least 1, "
             f"got {folds!r}, {seeds!r} and {resamples!r}."
+        )
+    if augment is not None and image_encoder is None:
+        raise ValueError(
+            f"augment must be None without image_encoder, got {augment_name(augment)}: "
+            "no row sees pictures. Leave it out."
         )
 
 

@@ -151,6 +151,8 @@ class Trainings:
             # What was stored before there were views keeps its name.
             del described["views"]
         told = [described, seed, *([int(i) for i in rows] for rows in vars(part).values())]
+        if (augment := self._augment(row)) is not None:
+            told.append(augment_name(augment))
         key = hashlib.sha256(json.dumps([self._key, *told], default=dict).encode()).hexdigest()
         shown = "".join(sign if sign.isalnum() else "-" for sign in row.name)
         path = self.folder / f"{shown}-{seed}-{number}-{key[:16]}.json"
@@ -191,7 +193,6 @@ class Trainings:
             list(self.samples["group"]),
             # What was stored before there were such options stays valid.
             *([self.loss] if self.loss else []),
-            *([augment_name(self.augment)] if self.augment else []),
         ]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
