@@ -7,11 +7,13 @@ variable MMFUSION_DATA names their folder.
 import functools
 import gc
 import importlib.util
+import inspect
 import os
 import resource
 import signal
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -30,6 +32,10 @@ os.environ.update(
     if "PYTEST_XDIST_WORKER" in os.environ
     else {}
 )
+# The processes that tests start read tests/processes/sitecustomize.py.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(__file__).with_name("processes")), os.environ.get("PYTHONPATH")])
+)
 
 import beartype
 import jaxtyping
@@ -41,6 +47,28 @@ import torch
 import transformers.modeling_utils  # noqa: F401
 from transformers.utils import logging
 
+CHECKED_CALLS = 4
+"""How many calls of each function of the library are checked in one test.
+
+Checking every call took half of the time of the tests. A model calls most functions with the same
+shapes in every block and every batch.
+"""
+_calls: Counter[str] = Counter()
+_no_longer_checked: list[Any] = []
+
+
+def _check_no_more(module: str, qualname: str) -> None:
+    """Ends the check of a function until the next test begins."""
+    found: Any = sys.modules[module]
+    for name in qualname.split("."):
+        found = inspect.getattr_static(found, name, None)
+    found = getattr(found, "fget", found)
+    if found is not None:
+        original = inspect.unwrap(getattr(found, "__func__", found))
+        # jaxtyping reads this attribute, which typing.no_type_check sets, in every call.
+        original.__no_type_check__ = True
+        _no_longer_checked.append(original)
+
 
 def _checked(function: Callable[..., Any]) -> Any:
     """Returns `function` with its arguments checked by beartype."""
@@ -49,11 +77,18 @@ def _checked(function: Callable[..., Any]) -> Any:
         name: hint for name, hint in function.__annotations__.items() if hint is not Self
     }
     checking = beartype.beartype(function)
+    name = f"{function.__module__}:{function.__qualname__}"
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         # torch.export calls with symbolic shapes. Comparing them would fix them to numbers.
-        return (function if torch.compiler.is_exporting() else checking)(*args, **kwargs)
+        if torch.compiler.is_exporting():
+            return function(*args, **kwargs)
+        _calls[name] += 1
+        # The arguments and the answer are checked by two functions of one name.
+        if _calls[name] == 2 * CHECKED_CALLS:
+            _check_no_more(function.__module__, function.__qualname__)
+        return checking(*args, **kwargs)
 
     return checked
 
@@ -120,11 +155,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves tests that run the same lines over and over out of the coverage.
 
     Counting lines makes Python about 40 % slower. The coverage is that of the tests that mirror the
-    library's folders.
+    library's folders, and of the first case of each test that has several.
     """
     here = Path(__file__).parent
+    counted: set[str] = set()
     for item in items:
-        if item.path.is_relative_to(here):
+        name = item.nodeid.partition("[")[0]
+        if name in counted:
+            item.add_marker(pytest.mark.no_cover)
+        elif item.path.is_relative_to(here):
+            counted.add(name)
             first, *rest = item.path.relative_to(here).parts
             is_long = item.path.name in UNCOUNTED_FILES or any(
                 w in item.name for w in UNCOUNTED_WORDS
@@ -149,6 +189,15 @@ def _lasting_objects_are_searched_once() -> Iterator[None]:
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _shapes_are_checked() -> Iterator[None]:
+    """Checks the first calls of every function in each test, whatever ran before it."""
+    yield
+    _calls.clear()
+    while _no_longer_checked:
+        del _no_longer_checked.pop().__no_type_check__
 
 
 @pytest.fixture(autouse=True)

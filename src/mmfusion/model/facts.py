@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple, final
 
 import torch
@@ -112,16 +113,15 @@ def look(
     device = columns[0].device
     numbers = iter(torch.cat([one.to(device) for one in columns]).tolist() if columns else [])
     rows = len(columns[0]) if columns else 0
-
-    def take(count: int) -> tuple[int, ...]:
-        return tuple(next(numbers) for _ in range(count))
-
-    present = {name: tuple(map(bool, take(rows))) for name in names}
+    present = {name: tuple(map(bool, islice(numbers, rows))) for name in names}
     of_parts = {
-        name: tuple(tuple(map(bool, take(one.shape[1]))) for _ in range(rows))
+        name: tuple(tuple(map(bool, islice(numbers, one.shape[1]))) for _ in range(rows))
         for name, one in parts.items()
     }
-    windows = None if mask is None else [take(mask[0, ..., 0].numel()) for _ in range(rows)]
+    windows = None
+    if mask is not None:
+        of_each = mask[0, ..., 0].numel()
+        windows = [tuple(islice(numbers, of_each)) for _ in range(rows)]
     has_ids = mask is not None and _are_ids(ids)
     return BatchFacts(
         present=present,

@@ -250,21 +250,23 @@ class Tower:
         Returns:
             how the block changed the foreign tokens; zeros where the modality is absent.
         """
-
-        def act(hidden: Hidden, foreign: Tensor) -> tuple[Hidden, Tensor]:
-            places, mask, lengths = foreign.shape[1], hidden.mask, hidden.lengths
-            # Behind the own tokens and their padding, as in `joint`. The mask tells them apart.
-            joined = Hidden(
-                torch.cat([hidden.values, foreign], dim=1),
-                None if mask is None else F.pad(mask, (0, places), value=True),
-                lengths=None if lengths is None else [length + places for length in lengths],
-            )
-            values = self.encoder.walk(self._block, self._block + 1, joined).values
-            return hidden._replace(values=values[:, :-places]), values[:, -places:] - foreign
-
-        change = self.meet(foreign, act)
+        change = self.meet(foreign, self._attend_jointly)
         self._block += 1
         return change
+
+    def _attend_jointly(
+        self, hidden: Hidden, foreign: Float[Tensor, "R M D"]
+    ) -> tuple[Hidden, Float[Tensor, "R M D"]]:
+        """Returns the state behind the next block, and how the block changed foreign tokens."""
+        places, mask, lengths = foreign.shape[1], hidden.mask, hidden.lengths
+        # Behind the own tokens and their padding, as in `joint`. The mask tells them apart.
+        joined = Hidden(
+            torch.cat([hidden.values, foreign], dim=1),
+            None if mask is None else F.pad(mask, (0, places), value=True),
+            lengths=None if lengths is None else [length + places for length in lengths],
+        )
+        values = self.encoder.walk(self._block, self._block + 1, joined).values
+        return hidden._replace(values=values[:, :-places]), values[:, -places:] - foreign
 
     def meet(
         self,
