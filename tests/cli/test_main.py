@@ -1,11 +1,14 @@
 """`python -m mmfusion` and the entry point of the commands."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
 import mmfusion
+from mmfusion.cli import app
 
 
 @pytest.mark.parametrize("module", ["mmfusion", "mmfusion.cli"])
@@ -27,3 +30,14 @@ def test_the_version_is_printed() -> None:
     command = [sys.executable, "-m", "mmfusion", "--version"]
     answer = subprocess.run(command, capture_output=True, text=True)
     assert answer.stdout == f"mmfusion {mmfusion.__version__}\n" and not answer.stderr
+
+
+def test_a_command_exits_without_a_search_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[object] = []
+    monkeypatch.setattr("atexit.register", at_exit.append)
+    before = gc.get_threshold()
+    try:
+        assert CliRunner().invoke(app, ["predict", "nowhere"]).exit_code != 0
+        assert at_exit == [gc.freeze] and gc.get_threshold()[0] > 700 and gc.isenabled()
+    finally:
+        gc.set_threshold(*before)

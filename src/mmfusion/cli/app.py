@@ -1,5 +1,7 @@
 """The Typer application that the commands belong to."""
 
+import atexit
+import gc
 import logging
 from typing import Annotated
 
@@ -34,5 +36,9 @@ def main(
     ] = False,
 ) -> None:
     """Sets up what all commands share."""
+    # torch and transformers bring a million objects. The collector would search them for garbage
+    # several times while they are imported, and once more at the exit.
+    gc.set_threshold(5_000, 10, 10)
+    atexit.register(gc.freeze)
     # torchao 0.18 registers two enums in a way that torch 2.14 calls deprecated, at every import.
     logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
