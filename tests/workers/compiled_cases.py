@@ -13,7 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, predict_stream
+from mmfusion import (
+    CompiledClassifier,
+    FusionClassifier,
+    FusionProcessor,
+    TextEncoder,
+    predict_stream,
+)
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.inference import int8
@@ -100,8 +106,9 @@ def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
     text: str, fusion: str, dtype: torch.dtype | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # torch's own compiler lays the weights out for the processor. Other texts of the same shape
-    # must run through the same graph.
-    model = kit.tiny_classifier(fusion, "linear", "cnn", text)
+    # must run through the same graph. It takes seconds for each block.
+    encoder = TextEncoder(kit.tiny_config(text, num_hidden_layers=2))
+    model = kit.tiny_classifier(fusion, "linear", "cnn" if fusion == "mmtm" else "custom", encoder)
     fast = CompiledClassifier(model, dtype=dtype, batch_sizes=(4,), lengths=(16,))
     attended: list[int] = []
     real = packed_attention._text_by_text
