@@ -1,5 +1,6 @@
 """What the host knows of a batch, so that no code waits for the device to read it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -120,7 +121,7 @@ def look(
     }
     windows = None
     if mask is not None:
-        of_each = mask[0, ..., 0].numel()
+        of_each = math.prod(mask.shape[1:-1])
         windows = [tuple(islice(numbers, of_each)) for _ in range(rows)]
     has_ids = mask is not None and _are_ids(ids)
     return BatchFacts(
