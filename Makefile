@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 .PHONY: study test test-cuda fuzz bench bench-cuda lint types docs format clean
 
 # torch and torchvision first and by plain name: pip then takes the build that the machine offers.
+# pip compiles modules on one core, compileall on all. A few files of the packages are no valid Python, which pip ignores, too.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch torchvision
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile torch torchvision
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/python -W ignore -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@
 
 study: $(VENV)/.installed
