@@ -55,7 +55,7 @@ def pixels(size: int = 64, rows: int = 2) -> Tensor:
         ("DenseNet121", 64),
         ("EfficientNetB0", 75),
         ("EfficientNetV2B0", 64),
-        ("NASNetMobile", 75),
+        ("NASNetLarge", 75),
         ("MobileNetV3Small", 64),
     ],
 )
