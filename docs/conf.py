@@ -24,6 +24,8 @@ import mmfusion  # noqa: E402 (transformers reads the environment variable at im
 
 # A script of the gallery shows what a user sees, who sees warnings alone.
 logging.getLogger("mmfusion").setLevel(logging.WARNING)
+# torch 2.14 warns of torchao at its import, which the docs have and a user may not have.
+logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 
 project = "mmfusion"
 author = "The mmfusion authors"
