@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import FusionClassifier, FusionProcessor, ImageEncoder, TextEncoder
+from mmfusion import FusionProcessor
 from mmfusion import export_model as exported
 from mmfusion import testing as kit
 from mmfusion.data.toy import draw_shapes, word_tokenizer
@@ -45,16 +45,6 @@ IN_ONNX = ("cross_attention", "joint", "late", "guarded", "bottleneck", "film", 
 
 IN_BOTH = ("joint", "late")
 """Those that are exported to both, with and without a backbone of transformers for the picture."""
-
-
-def classifier(image: str | None, text: str | None, fusion: str, mapper: str) -> FusionClassifier:
-    """Returns a tiny classifier of short towers, because exporters take long for each block."""
-    towers: dict[str, Any] = {"image": image, "text": text}
-    if image == "transformers_vit":
-        towers["image"] = ImageEncoder(kit.tiny_config("vit", hidden_size=32, num_hidden_layers=2))
-    if text is not None and text != "custom":
-        towers["text"] = TextEncoder(kit.tiny_config(text, num_hidden_layers=2))
-    return kit.tiny_classifier(fusion, mapper, **towers)
 
 
 @dataclass
@@ -95,7 +85,7 @@ def loaded(path: Path) -> Graph:
 def test_a_graph_answers_as_the_model(
     image: str | None, text: str | None, fusion: str, mapper: str, ending: str, tmp_path: Path
 ) -> None:
-    model = classifier(image, text, fusion, mapper)
+    model = kit.tiny_classifier(fusion, mapper, image, text)
     model.config.id2label = {0: "normal", 1: "ill", 2: "neither"}
     path = tmp_path / f"model{ending}"
     report = exported(model, path)
@@ -131,7 +121,7 @@ def test_a_graph_answers_as_the_model(
 def test_a_graph_packs_its_texts_unless_told_otherwise(
     padding: str, fusion: str, mapper: str, image: str | None, tmp_path: Path
 ) -> None:
-    model = classifier(image, "bert", fusion, mapper)
+    model = kit.tiny_classifier(fusion, mapper, image, "bert")
     model.text_encoder.padding = padding
     model(**kit.tiny_batch(model))
     assert exported(model, tmp_path / "model.pt2").largest_difference < 1e-5

@@ -13,13 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmfusion import (
-    CompiledClassifier,
-    FusionClassifier,
-    FusionProcessor,
-    TextEncoder,
-    predict_stream,
-)
+from mmfusion import CompiledClassifier, FusionClassifier, FusionProcessor, predict_stream
 from mmfusion import testing as kit
 from mmfusion.data.toy import word_tokenizer
 from mmfusion.inference import int8
@@ -42,13 +36,6 @@ class Counting:
         return graph.forward
 
 
-def short_text_encoder(kind: str) -> TextEncoder:
-    """Returns an encoder of two blocks, or of one, because each block is compiled for seconds."""
-    if kind == "custom":
-        return kit.tiny_text_encoder(kind)
-    return TextEncoder(kit.tiny_config(kind, num_hidden_layers=2))
-
-
 def inputs_of(model: Any, rows: int, *, columns: int = 0, seed: int = 0) -> dict[str, Tensor]:
     batch = kit.repadded(kit.tiny_batch(model, rows, missing=rows > 1, seed=seed), extra=columns)
     return {name: value for name, value in batch.items() if name != "labels"}
@@ -69,7 +56,7 @@ def inputs_of(model: Any, rows: int, *, columns: int = 0, seed: int = 0) -> dict
 def test_it_answers_as_eager_does_and_compiles_no_more_than_its_shapes(
     image: str, text: str, fusion: str
 ) -> None:
-    model = kit.tiny_classifier(fusion, "linear", image, short_text_encoder(text))
+    model = kit.tiny_classifier(fusion, "linear", image, text)
     backend = Counting()
     fast = CompiledClassifier(model, batch_sizes=(1, 4), lengths=(4, 8), backend=backend)
     for seed, (rows, columns) in enumerate(
@@ -114,8 +101,7 @@ def test_on_a_cpu_the_compilers_graph_computes_real_tokens_alone(
 ) -> None:
     # torch's own compiler lays the weights out for the processor. Other texts of the same shape
     # must run through the same graph.
-    image = "cnn" if fusion == "mmtm" else "custom"
-    model = kit.tiny_classifier(fusion, "linear", image, short_text_encoder(text))
+    model = kit.tiny_classifier(fusion, "linear", "cnn", text)
     fast = CompiledClassifier(model, dtype=dtype, batch_sizes=(4,), lengths=(16,))
     attended: list[int] = []
     real = packed_attention._text_by_text
@@ -319,7 +305,7 @@ def test_what_it_refuses() -> None:
     [("cnn", "roberta", "mmtm"), ("timm_vit", "bert", "joint")],
 )
 def test_pictures_of_a_study_and_windows_of_a_text(image: str, text: str, fusion: str) -> None:
-    config = kit.tiny_classifier(fusion, "linear", image, short_text_encoder(text)).config
+    config = kit.tiny_classifier(fusion, "linear", image, text).config
     config.num_views = 3
     model = FusionClassifier(config).eval()
     kit.redraw_parameters(model, 0)
