@@ -24,7 +24,7 @@ processor = FusionProcessor(word_tokenizer(["clear no"]), model.image_encoder.in
 batch = dict(processor(images=[np.zeros((9, 9), np.uint8)] * 3, text=["clear", "no clear", None]))
 with torch.no_grad():
     wanted = model(**batch).logits
-found = make_engine(model, "compiled", batch_size=1, lengths=(8,))(batch)
+found = make_engine(model, "compiled", batch_size=4, lengths=(8,))(batch)
 np.testing.assert_allclose(found, wanted, atol=1e-5)
 print("equal")
 """
