@@ -58,7 +58,10 @@ _no_longer_checked: list[Any] = []
 
 
 def _check_no_more(module: str, qualname: str) -> None:
-    """Ends the check of a function until the next test begins."""
+    """Ends the check of a function until the next test begins.
+
+    A function inside of another one is not found by its name, and is checked in every call.
+    """
     found: Any = sys.modules[module]
     for name in qualname.split("."):
         found = inspect.getattr_static(found, name, None)
@@ -161,6 +164,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     counted: set[str] = set()
     for item in items:
         name = item.nodeid.partition("[")[0]
+        if item.get_closest_marker("no_cover") is not None:
+            continue
         if name in counted:
             item.add_marker(pytest.mark.no_cover)
         elif item.path.is_relative_to(here):
