@@ -22,6 +22,7 @@ from benchmarks import (
     cases,
     epochs,
     gaps,
+    layout,
     measuring,
     peers,
     pixels,
@@ -383,3 +384,11 @@ def test_options_are_checked() -> None:
     assert "must be of" in run("--case", "speed", code=2)
     assert "must be of" in run("--dtype", "float8", code=2)
     assert "runs on the CPU in float32" in run("--dtype", "bfloat16", "--case", "export", code=2)
+
+
+def test_both_layouts_of_the_pixels_answer_alike_before_they_are_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layout, "WORK", {"two pictures": (2, False), "step": (2, True)})
+    ratios = layout.measured("resnet10t", torch.float32, rounds=1)
+    assert list(ratios) == ["two pictures", "step"] and min(ratios.values()) > 0

@@ -4,8 +4,10 @@ import json
 from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
+from transformers import ResNetConfig
 
 from mmfusion import testing as kit
 from mmfusion.model.encoder_image import ImageEncoder
@@ -108,3 +110,47 @@ def test_the_input_spec_cannot_be_changed_from_outside() -> None:
     encoder = kit.tiny_image_encoder("timm_vit")
     encoder.input_spec["size"] = [1, 1]
     assert encoder.input_spec["size"] == [32, 32]
+
+
+def layouts_in(encoder: Any, values: Tensor) -> set[bool]:
+    """Returns whether the channels are last in the inputs of the convolutions of a forward pass."""
+    seen: list[bool] = []
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, inputs: seen.append(
+                inputs[0].is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+        for module in encoder.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with torch.no_grad():
+        encoder(values)
+        encoder.embed(values)
+    for hook in hooks:
+        hook.remove()
+    assert seen
+    return set(seen)
+
+
+@pytest.mark.parametrize("source", ["timm", "transformers"])
+def test_all_convolutions_of_a_cnn_have_the_channels_last_on_a_cpu(source: str) -> None:
+    cnn = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12, 16, 24], depths=[1, 1, 2, 1])
+    encoder: Any = ImageEncoder("resnet10t" if source == "timm" else cnn, pretrained=False).eval()
+    values = pixels(64)
+    assert layouts_in(encoder, values) == {True}
+    with torch.no_grad():
+        features = encoder.backbone(values)
+        pooled = features if source == "timm" else features.pooler_output[:, :, 0, 0]
+        torch.testing.assert_close(encoder(values).pooled, pooled, atol=1e-5, rtol=0)
+
+
+def test_a_registered_module_gets_the_pixels_as_they_are() -> None:
+    # It may call `view`, which needs the usual layout.
+    assert layouts_in(ImageEncoder(Whole()), pixels()) == {False}
+
+
+def test_an_exported_graph_holds_no_layout() -> None:
+    encoder: Any = ImageEncoder("resnet10t", pretrained=False).eval()
+    graph = torch.export.export(encoder, (pixels(64),)).graph
+    assert not [node for node in graph.nodes if "memory_format" in node.kwargs]

@@ -34,10 +34,7 @@ def encoders():
     sys.path.insert(0, str(ROOT / "examples" / "lung_disease"))
     import encoders
 
-    image = encoders.image_encoder("small").freeze()
-    # One thread computes the same features in two thirds of the time.
-    image.backbone.to(memory_format=torch.channels_last)
-    return image, encoders.text_encoder("small").freeze()
+    return encoders.image_encoder("small").freeze(), encoders.text_encoder("small").freeze()
 
 
 def samples_of(name: str, folder: Path):

@@ -35,6 +35,9 @@ from .load_weights import load_weights
 from .processing_size import checked_spec
 from .types import Encoded, Lengths
 
+CHANNELS_LAST_SOURCES = ("timm", "transformers", "open_clip")
+"""The sources whose models take pixels with the channels last in memory."""
+
 
 @final
 class ImageEncoder(Encoder):
@@ -207,9 +210,23 @@ class ImageEncoder(Encoder):
     def _prepared(
         self, inputs: tuple[Tensor, ...], lengths: Lengths
     ) -> tuple[tuple[Tensor, ...], Lengths]:
-        """Returns the pixels in the type of the weights."""
+        """Returns the pixels in the type of the weights, and in the layout that suits a CPU."""
         dtype = self.dtype
-        return inputs if dtype is None else tuple(pixels.to(dtype) for pixels in inputs), lengths
+        if dtype is not None:
+            inputs = tuple(pixels.to(dtype) for pixels in inputs)
+        return tuple(map(self._laid_out, inputs)), lengths
+
+    def _laid_out(self, pixels: Tensor) -> Tensor:
+        """Returns the pixels with the channels last in memory, where a CPU convolves them.
+
+        All layers of a CNN keep the layout of their input. Their convolutions and batch norms then
+        read a position's channels in one piece. The shape and the answer stay the same. A compiler
+        chooses the layout itself. Keras has its own. A registered module may need the usual one.
+        """
+        can = self.config.source in CHANNELS_LAST_SOURCES and pixels.dim() == 4
+        if not can or pixels.device.type != "cpu" or torch.compiler.is_compiling():
+            return pixels
+        return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def _build_transformers(
