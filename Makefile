@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: study test test-cuda fuzz bench bench-cuda lint types docs format clean
+.PHONY: study test pytest test-cuda fuzz bench bench-cuda lint types docs format clean
 
 # torch and torchvision first and by plain name: pip then takes the build that the machine offers.
 # pip compiles modules on one core, compileall on all. A few files of the packages are no valid Python, which pip ignores, too.
@@ -18,9 +18,11 @@ $(VENV)/.installed: pyproject.toml
 study: $(VENV)/.installed
 	$(BIN)/python examples/lung_disease/study.py
 
-# Types and docs each keep one core busy, so they run side by side. The tests keep all cores busy.
+# Types and docs each keep one core busy. The tests start when one of them has ended, and keep all cores busy.
 test: $(VENV)/.installed
-	$(MAKE) --no-print-directory --output-sync -j 2 lint types docs
+	$(MAKE) --no-print-directory -j 2 lint types docs pytest
+
+pytest: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term-missing:skip-covered
 
 # The tests that need a GPU. It installs nothing, as `bench-cuda`. The versions there are those of the machine, and may warn.

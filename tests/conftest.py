@@ -145,20 +145,12 @@ def pytest_configure(config: pytest.Config) -> None:
         counting.cov_controller.cov.stop()
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Lets the workers of pytest-xdist start without a counter of their own.
-
-    This variable makes every new process of Python count its lines. In a worker, pytest-cov counts.
-    """
-    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leaves tests that run the same lines over and over out of the coverage.
 
     Counting lines makes Python about 40 % slower. The coverage is that of the tests that mirror the
-    library's folders, and of the first case of each test that has several.
+    library's folders, and of the first case of each test that has several. The processes that tests
+    start are not counted either, so the coverage is a lower bound.
     """
     here = Path(__file__).parent
     counted: set[str] = set()
@@ -176,13 +168,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
             if first in UNCOUNTED or not rest or is_long:
                 item.add_marker(pytest.mark.no_cover)
-
-
-@pytest.fixture(autouse=True)
-def _uncounted_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets a test whose lines are not counted start processes whose lines are not counted."""
-    if request.node.get_closest_marker("no_cover") is not None:
-        monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 
 @pytest.fixture(autouse=True, scope="module")

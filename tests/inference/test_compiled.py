@@ -8,11 +8,7 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize(
-    # Counting lines would take half as long again. The second file runs most of them.
-    "name",
-    [pytest.param("compiled_cases", marks=pytest.mark.no_cover), "compiled_rows"],
-)
+@pytest.mark.parametrize("name", ["compiled_cases", "compiled_rows"])
 def test_the_compiled_classifier(name: str) -> None:
     # This needs a process of its own, because torch.compile and the run-time check of shapes clash.
     cases = Path(__file__).parents[1] / "workers" / f"{name}.py"
