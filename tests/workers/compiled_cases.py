@@ -292,6 +292,16 @@ def test_what_it_refuses() -> None:
         fast(pixel_values=inputs["pixel_values"])
     with pytest.raises(ValueError, match="got pixel_values too"):
         CompiledClassifier(kit.tiny_classifier(image=None, text="bert"))(**inputs)
+    # Here, where no shapes are checked at run time, the library's own messages are seen.
+    for refuses in (model, fast):
+        with pytest.raises(
+            ValueError, match=r"pixel_values must be .*, got the shape \(3, 64, 64\)"
+        ):
+            refuses(**inputs | {"pixel_values": inputs["pixel_values"][0]})
+        with pytest.raises(ValueError, match=r"attention_mask must have the shape of input_ids"):
+            refuses(**inputs | {"attention_mask": inputs["attention_mask"][:, 1:]})
+        with pytest.raises(TypeError, match="pixel_values must be a tensor of torch, got ndarray"):
+            refuses(**inputs | {"pixel_values": inputs["pixel_values"].numpy()})
     inputs["text_present"][:] = False
     with pytest.raises(
         ValueError,

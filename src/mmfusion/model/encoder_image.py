@@ -13,6 +13,7 @@ from .adapter_base import Adapter, OneBlock, features_to_encoded
 from .adapter_open_clip import open_clip_adapter
 from .adapter_timm import timm_adapter
 from .adapter_vit import feature_width, transformers_image_adapter
+from .axes import check_axes
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
 from .encoder_build import (
@@ -25,6 +26,7 @@ from .encoder_build import (
     rebuild,
     source_of,
 )
+from .graph import is_tracing
 from .load_input_spec import default_input_spec, timm_input_spec, transformers_input_spec
 from .load_keras import build_keras, keras_weights
 from .load_open_clip import backbone_weights, build_open_clip, open_clip_input_spec
@@ -203,6 +205,10 @@ class ImageEncoder(Encoder):
 
         Args:
             pixel_values: normalised pixels [B, C, H, W].
+
+        Raises:
+            TypeError: if they are no tensor.
+            ValueError: if they have other axes.
         """
         (pixel_values,), _ = self._prepared((pixel_values,), None)
         return self.adapter.forward(pixel_values)
@@ -211,6 +217,8 @@ class ImageEncoder(Encoder):
         self, inputs: tuple[Tensor, ...], lengths: Lengths
     ) -> tuple[tuple[Tensor, ...], Lengths]:
         """Returns the pixels in the type of the weights, and in the layout that suits a CPU."""
+        if not is_tracing():
+            check_axes({"pixel_values": inputs[0]}, parts=False)
         dtype = self.dtype
         if dtype is not None:
             inputs = tuple(pixels.to(dtype) for pixels in inputs)
@@ -224,7 +232,7 @@ class ImageEncoder(Encoder):
         chooses the layout itself. Keras has its own. A registered module may need the usual one.
         """
         can = self.config.source in CHANNELS_LAST_SOURCES and pixels.dim() == 4
-        if not can or pixels.device.type != "cpu" or torch.compiler.is_compiling():
+        if not can or pixels.device.type != "cpu" or is_tracing():
             return pixels
         return pixels.contiguous(memory_format=torch.channels_last)
 

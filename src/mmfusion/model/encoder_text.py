@@ -13,6 +13,7 @@ from .adapter_base import Adapter, OneBlock
 from .adapter_bert import pool_by, position_offset, text_runner, transformers_text_adapter
 from .adapter_dual import text_width
 from .adapter_open_clip import open_clip_adapter
+from .axes import check_axes
 from .configuration import EncoderConfig
 from .encoder_base import Encoder
 from .encoder_build import (
@@ -266,8 +267,9 @@ class TextEncoder(Encoder):
                 which waits for the device.
 
         Raises:
-            ValueError: when a text is longer than the backbone's positions, or a token id is
-                outside its vocabulary.
+            TypeError: if the ids or the mask are no tensors.
+            ValueError: if they have other axes, a text has no real token or is longer than the
+                backbone's positions, or a token id is outside its vocabulary.
         """
         inputs = (input_ids,) if attention_mask is None else (input_ids, attention_mask)
         (input_ids, mask), lengths = self._prepared(inputs, lengths)
@@ -324,11 +326,21 @@ class TextEncoder(Encoder):
         self, inputs: tuple[Tensor, ...], lengths: Lengths
     ) -> tuple[tuple[Tensor, ...], Lengths]:
         """Returns ids and mask, real tokens first and without empty columns, and the lengths."""
+        if not is_tracing():
+            check_axes(
+                dict(zip(("input_ids", "attention_mask"), inputs, strict=False)), parts=False
+            )
         input_ids = inputs[0]
         mask = inputs[1].bool() if len(inputs) > 1 else torch.ones_like(input_ids).bool()
         if lengths is None and not is_tracing():
             facts = look({"input_ids": input_ids, "attention_mask": mask})
             lengths = facts.text_lengths
+            empty = [row for row, length in enumerate(lengths or ()) if not length]
+            if empty:
+                raise ValueError(
+                    "attention_mask must mark at least one real token per text, got none in rows "
+                    f"{empty[:10]}. Leave these texts out."
+                )
             self.check_texts(lengths, facts.token_range)
         pad_id = getattr(getattr(self.backbone, "config", None), "pad_token_id", None)
         input_ids, mask = real_tokens_first(input_ids, mask, 0 if pad_id is None else pad_id)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 
+from .axes import check_axes
 from .facts import BatchFacts, look, parts_of, presence
 from .graph import is_tracing
 from .modalities import MODALITIES, given_modalities, main_input
@@ -115,8 +116,11 @@ def with_views(given: Mapping[str, Tensor | None], num_views: int) -> dict[str, 
         num_views: the most pictures of one sample.
 
     Raises:
-        ValueError: if there are more.
+        TypeError: as for `check_axes`.
+        ValueError: if there are more, or as for `check_axes`.
     """
+    if not is_tracing():
+        check_axes(given, parts=True)
     inputs, image = dict(given), MODALITIES["image"]
     places = parts_of(image, {name: value for name, value in given.items() if value is not None})
     if places is not None and places > num_views:
