@@ -191,6 +191,19 @@ def _shapes_are_checked() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _threads_stay() -> Iterator[None]:
+    """Takes back the number of threads that a test sets.
+
+    A worker with two threads waits for a core that the other worker holds, and spins meanwhile. The
+    trainings behind such a test took four times as long.
+    """
+    before = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != before:
+        torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
 def _warnings_are_heard() -> None:
     """Lets each test hear what is said once per process, whatever ran before it."""
     logging.warning_once.cache_clear()

@@ -180,9 +180,12 @@ def test_a_folder_of_pictures_with_metadata(
 
 
 def test_training_on_a_stream_that_is_not_loaded(
-    rows: datasets.Dataset, compose: Compose, tmp_path: Path
+    rows: datasets.Dataset, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An `IterableDataset` with a shuffled buffer trains, and a stopped run resumes alike."""
+    # After each pass over several files, datasets sleeps 5 seconds for threads of pyarrow. The test
+    # has seven passes.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
     files = [str(tmp_path / f"{number}.parquet") for number in range(2)]
     for number, file in enumerate(files):
         rows.shard(2, number).to_parquet(file)

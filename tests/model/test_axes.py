@@ -71,14 +71,3 @@ def test_an_encoder_alone_refuses_them() -> None:
         text.embed(batch["input_ids"][0])
     with pytest.raises(ValueError, match="attention_mask must have the shape of input_ids"):
         text.embed(batch["input_ids"], batch["attention_mask"][:, 1:])
-
-
-def test_a_text_encoder_refuses_texts_without_a_token() -> None:
-    model = kit.tiny_classifier(image=None, text="bert")
-    batch = kit.tiny_batch(model, 3)
-    mask = batch["attention_mask"].clone()
-    mask[1] = 0
-    with pytest.raises(
-        ValueError, match=r"at least one real token per text, got none in rows \[1\]"
-    ):
-        model.text_encoder(batch["input_ids"], mask)

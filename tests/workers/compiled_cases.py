@@ -295,7 +295,7 @@ def test_what_it_refuses() -> None:
     # Here, where no shapes are checked at run time, the library's own messages are seen.
     for refuses in (model, fast):
         with pytest.raises(
-            ValueError, match=r"pixel_values must be .*, got the shape \(3, 64, 64\)"
+            ValueError, match=r"pixel_values must be .*, got the shape \(3, 32, 32\)"
         ):
             refuses(**inputs | {"pixel_values": inputs["pixel_values"][0]})
         with pytest.raises(ValueError, match=r"attention_mask must have the shape of input_ids"):

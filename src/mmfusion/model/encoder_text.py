@@ -268,8 +268,8 @@ class TextEncoder(Encoder):
 
         Raises:
             TypeError: if the ids or the mask are no tensors.
-            ValueError: if they have other axes, a text has no real token or is longer than the
-                backbone's positions, or a token id is outside its vocabulary.
+            ValueError: if they have other axes, a text is longer than the backbone's positions, or
+                a token id is outside its vocabulary.
         """
         inputs = (input_ids,) if attention_mask is None else (input_ids, attention_mask)
         (input_ids, mask), lengths = self._prepared(inputs, lengths)
@@ -335,12 +335,6 @@ class TextEncoder(Encoder):
         if lengths is None and not is_tracing():
             facts = look({"input_ids": input_ids, "attention_mask": mask})
             lengths = facts.text_lengths
-            empty = [row for row, length in enumerate(lengths or ()) if not length]
-            if empty:
-                raise ValueError(
-                    "attention_mask must mark at least one real token per text, got none in rows "
-                    f"{empty[:10]}. Leave these texts out."
-                )
             self.check_texts(lengths, facts.token_range)
         pad_id = getattr(getattr(self.backbone, "config", None), "pad_token_id", None)
         input_ids, mask = real_tokens_first(input_ids, mask, 0 if pad_id is None else pad_id)
