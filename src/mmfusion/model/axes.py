@@ -44,12 +44,12 @@ def check_axes(tensors: Mapping[str, object], *, parts: bool) -> None:
                 "makes one."
             )
         allowed = [axes, AXES_OF_PARTS[name]] if parts else [axes]
-        if value.ndim not in [len(one.split(",")) for one in allowed]:
+        numbers = [len(one.split(",")) for one in allowed]
+        if value.ndim not in numbers:
             wanted = " or ".join(f"[{one}]" for one in allowed)
-            raise ValueError(
-                f"{name} must be {wanted}, got the shape {tuple(value.shape)}. One sample is a "
-                f"batch of one: {name}[None]."
-            )
+            lacks_one = value.ndim + 1 in numbers
+            hint = f" One sample is a batch of one: {name}[None]." if lacks_one else ""
+            raise ValueError(f"{name} must be {wanted}, got the shape {tuple(value.shape)}.{hint}")
     ids, mask = tensors.get("input_ids"), tensors.get("attention_mask")
     if isinstance(ids, Tensor) and isinstance(mask, Tensor) and ids.shape != mask.shape:
         raise ValueError(
