@@ -8,8 +8,6 @@ encoder without that step. Both run in turn, with the same weights.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated, Any
 from unittest.mock import patch
 
@@ -81,17 +79,12 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     threads: Annotated[int, typer.Option(min=1)] = 2,
-    output: Annotated[Path | None, typer.Option(help="A JSON file for the figures.")] = None,
 ) -> None:
     """Print how many times as long each CNN takes without the layout of the library."""
     torch.set_num_threads(threads)
-    found = {}
     for name in MODELS:
-        found[name] = measured(name, getattr(torch, dtype), rounds)
-        for work, ratio in found[name].items():
+        for work, ratio in measured(name, getattr(torch, dtype), rounds).items():
             typer.echo(f"{name}\t{work}\t{ratio:.2f}")
-    if output is not None:
-        output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
